@@ -1,0 +1,1 @@
+//! Tensor files: safetensors, npz and npy

@@ -1,0 +1,357 @@
+//! The operations of the IR.
+
+use serde::{Deserialize, Serialize};
+
+use crate::dim::Dim;
+use crate::graph::Graph;
+use crate::tensor::Tensor;
+
+/// An operation. Unless it says otherwise it has one result, whose type follows from its operands (see [`crate::infer`]);
+/// where it does not follow, the node's type says it, and the verifier checks that both agree.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Op {
+    /// A tensor given at run time, by name.
+    Input(String),
+    /// A parameter or buffer, by name; [`Graph::parameters`] describes it.
+    Parameter(String),
+    /// A constant.
+    Constant(Tensor),
+    /// An `i64` scalar: the value of a dimension.
+    Size(Dim),
+    /// `0, 1, 2, ...` along the only axis, as `i64`.
+    Iota,
+    /// Random numbers. In a parameter's initial value they come from the generator that equals PyTorch's; elsewhere from a
+    /// counter-based one keyed by the seed and `stream`.
+    Random {
+        /// How they are distributed.
+        distribution: Distribution,
+        /// Tells apart the random operations of a graph.
+        stream: u32,
+    },
+
+    /// An elementwise function.
+    Unary(UnaryOp),
+    /// An elementwise function of two operands of one type.
+    Binary(BinaryOp),
+    /// `condition ? a : b`, elementwise.
+    Select,
+    /// Conversion to the element type of the result. To `bool`: is it not zero?
+    Cast,
+    /// 1 where the operand is `>= 0` (`strict`: `> 0`), else 0. Its derivative is the surrogate: a scalar graph of one input.
+    Spike {
+        /// Fire above the threshold only, not at it.
+        strict: bool,
+        /// The derivative at the operand.
+        #[serde(skip)]
+        surrogate: Box<Graph>,
+    },
+
+    /// Repeats the operand: its axis `i` becomes axis `axes[i]` of the result; an axis of size 1 may grow.
+    Broadcast {
+        /// Where each axis of the operand goes, ascending.
+        axes: Vec<usize>,
+    },
+    /// The same elements in another shape.
+    Reshape,
+    /// Axis `i` of the result is axis `permutation[i]` of the operand.
+    Transpose {
+        /// The order of the axes.
+        permutation: Vec<usize>,
+    },
+    /// `x[start + step * i]` along an axis.
+    Slice {
+        /// The axis.
+        axis: usize,
+        /// The first index.
+        start: Dim,
+        /// The distance of two indices, at least 1.
+        step: i64,
+    },
+    /// Adds `low` elements of `value` before and `high` after along an axis.
+    Pad {
+        /// The axis.
+        axis: usize,
+        /// How many before.
+        low: Dim,
+        /// How many after.
+        high: Dim,
+        /// With what.
+        value: f32,
+    },
+    /// Joins operands along an axis.
+    Concat {
+        /// The axis.
+        axis: usize,
+    },
+    /// `x[..., indices, ...]` along an axis: the axes of the indices take its place. An index out of range is an error.
+    Gather {
+        /// The axis.
+        axis: usize,
+    },
+    /// The operands are a target, indices, and updates in the shape that `Gather` would give; adds the updates to the target.
+    ScatterAdd {
+        /// The axis.
+        axis: usize,
+    },
+    /// All windows of an axis: `y[..., i, ..., k] = x[..., stride * i + dilation * k, ...]`; `k` is a new last axis.
+    Window {
+        /// The axis.
+        axis: usize,
+        /// The length of a window.
+        size: i64,
+        /// The distance of two windows.
+        stride: i64,
+        /// The distance of two elements of a window.
+        dilation: i64,
+    },
+
+    /// Reduces axes, which vanish. The empty sum is 0; other empty reductions are errors.
+    Reduce {
+        /// With what.
+        kind: Reduction,
+        /// The axes, ascending.
+        axes: Vec<usize>,
+    },
+    /// The index of the first largest element along an axis, as `i64`; a NaN is the largest.
+    ArgMax {
+        /// The axis.
+        axis: usize,
+    },
+    /// Running sum along an axis.
+    CumSum {
+        /// The axis.
+        axis: usize,
+    },
+    /// A product of tensors summed over shared axes. The result has the batch axes, then the free axes of the left operand,
+    /// then those of the right.
+    Contract(Contraction),
+    /// A convolution (cross-correlation, as PyTorch's): `x[..., C, spatial...]` with `w[O, C / groups, kernel...]`.
+    Conv(Convolution),
+
+    /// `y[t] = x[t - steps]` along axis 0, zero before.
+    Delay {
+        /// How many steps, at least 0.
+        steps: i64,
+    },
+    /// True at the first spike along an axis: `cumsum(cumsum(x)) == 1`.
+    FirstSpike {
+        /// The axis of time.
+        axis: usize,
+    },
+    /// `labels[B]` to f32 `[B, classes * repeat]`: ones at columns `label * repeat ... label * repeat + repeat - 1`. A label
+    /// out of range is an error.
+    RedundantOneHot {
+        /// The number of classes.
+        classes: i64,
+        /// Columns of each class.
+        repeat: i64,
+    },
+    /// A threshold. In training its operand is a one-hot label, and it is `on` where that is 1 and `off` elsewhere; in
+    /// evaluation it has no operand and is the scalar `evaluation`.
+    ThresholdMargin {
+        /// Is the graph one for training?
+        training: bool,
+        /// The threshold in evaluation.
+        evaluation: f32,
+        /// The threshold where the label is 0.
+        off: f32,
+        /// The threshold where the label is 1.
+        on: f32,
+    },
+
+    /// A step function over time, elementwise: every neuron. See [`Scan`].
+    Scan(Box<Scan>),
+    /// A graph over time, step by step: recurrent connections. See [`Loop`].
+    Loop(Box<Loop>),
+}
+
+/// A distribution of random numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Distribution {
+    /// Uniform on `[0, 1)`, 24 bits.
+    Uniform,
+    /// Normal with mean 0 and variance 1.
+    Normal,
+}
+
+/// Elementwise functions of one operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum UnaryOp {
+    Neg,
+    Abs,
+    Exp,
+    Log,
+    Sqrt,
+    Sin,
+    Cos,
+    Tanh,
+    Erf,
+    /// Rounds down.
+    Floor,
+    /// Rounds to the nearest, ties to even.
+    Round,
+    /// Of truth values.
+    Not,
+    /// The operand; its derivative is 0.
+    Detach,
+}
+
+/// Elementwise functions of two operands. Comparisons give `bool`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum BinaryOp {
+    Add,
+    Sub,
+    Mul,
+    /// Of floats.
+    Div,
+    /// The remainder with the sign of the divisor, as Python's `%`.
+    Rem,
+    Pow,
+    /// NaN where either is NaN.
+    Max,
+    /// NaN where either is NaN.
+    Min,
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    /// Of truth values.
+    And,
+    /// Of truth values.
+    Or,
+}
+
+impl BinaryOp {
+    /// Does it give truth values for numbers?
+    pub fn is_comparison(self) -> bool {
+        use BinaryOp::*;
+        matches!(self, Eq | Ne | Lt | Le | Gt | Ge)
+    }
+}
+
+/// How axes are reduced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum Reduction {
+    Sum,
+    Max,
+    Min,
+}
+
+/// Which axes of both operands a contraction pairs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Contraction {
+    /// Axes of the left operand that are kept, one for each in `rhs_batch`.
+    pub lhs_batch: Vec<usize>,
+    /// Axes of the right operand that are kept.
+    pub rhs_batch: Vec<usize>,
+    /// Axes of the left operand that are summed, one for each in `rhs_sum`.
+    pub lhs_sum: Vec<usize>,
+    /// Axes of the right operand that are summed.
+    pub rhs_sum: Vec<usize>,
+}
+
+impl Contraction {
+    /// The axes that are neither kept nor summed, of the left and of the right operand.
+    pub fn free_axes(&self, lhs_rank: usize, rhs_rank: usize) -> (Vec<usize>, Vec<usize>) {
+        let free = |rank, batch: &[usize], sum: &[usize]| (0..rank).filter(|a| !batch.contains(a) && !sum.contains(a)).collect();
+        (free(lhs_rank, &self.lhs_batch, &self.lhs_sum), free(rhs_rank, &self.rhs_batch, &self.rhs_sum))
+    }
+}
+
+/// The settings of a convolution, one number for each spatial axis.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Convolution {
+    /// The distance of two windows.
+    pub stride: Vec<i64>,
+    /// Zeros added on both sides.
+    pub padding: Vec<i64>,
+    /// The distance of two elements of a window.
+    pub dilation: Vec<i64>,
+    /// Into how many independent groups the channels are divided.
+    pub groups: i64,
+}
+
+/// A step function along axis 0 of its sequences.
+///
+/// Operands: `sequences` tensors of one shape `[T, S...]`, `invariants` that broadcast against `[S...]`, then one initial
+/// value for each state, which broadcasts against `[S...]` too. Results: `outputs` sequences `[T, S...]`, then the state after
+/// the last step, `[S...]`.
+///
+/// The body is a graph of scalars. Its inputs are one element of each sequence, invariant and state; its outputs are the
+/// outputs of the step and then the next states.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scan {
+    /// How many operands are sequences.
+    pub sequences: usize,
+    /// How many operands do not change over time.
+    pub invariants: usize,
+    /// How many states there are.
+    pub states: usize,
+    /// How many outputs each step has.
+    pub outputs: usize,
+    /// Does it run from the last step to the first?
+    pub reverse: bool,
+    /// One step for one element.
+    #[serde(skip)]
+    pub body: Graph,
+}
+
+/// A graph run step by step along axis 0 of its sequences.
+///
+/// Operands and results are as in [`Scan`], but of any shapes. The body's inputs are slices of length 1 of the sequences,
+/// `[1, ...]`, then invariants and states as they are; its outputs are slices `[1, ...]` and then the next states.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Loop {
+    /// How many operands are sequences.
+    pub sequences: usize,
+    /// How many operands do not change over time.
+    pub invariants: usize,
+    /// How many states there are.
+    pub states: usize,
+    /// How many outputs each step has.
+    pub outputs: usize,
+    /// Does it run from the last step to the first?
+    pub reverse: bool,
+    /// The number of steps, for a loop without sequences.
+    pub steps: Dim,
+    /// One step.
+    #[serde(skip)]
+    pub body: Graph,
+}
+
+impl Op {
+    /// Does each element of the result depend on the elements at the same place of the operands only?
+    pub fn is_elementwise(&self) -> bool {
+        matches!(self, Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. })
+    }
+
+    /// The graphs inside this operation.
+    pub fn bodies(&self) -> Vec<&Graph> {
+        match self {
+            Op::Spike { surrogate, .. } => vec![surrogate],
+            Op::Scan(s) => vec![&s.body],
+            Op::Loop(l) => vec![&l.body],
+            _ => Vec::new(),
+        }
+    }
+
+    /// The graphs inside this operation.
+    pub fn bodies_mut(&mut self) -> Vec<&mut Graph> {
+        match self {
+            Op::Spike { surrogate, .. } => vec![surrogate],
+            Op::Scan(s) => vec![&mut s.body],
+            Op::Loop(l) => vec![&mut l.body],
+            _ => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The grammar of snnc: text to syntax tree, diagnostics and the formatter

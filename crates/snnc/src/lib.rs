@@ -1,0 +1,1 @@
+//! The snnc compiler: its library and its command
