@@ -1,1 +1,17 @@
-//! The grammar of snnc: text to syntax tree, diagnostics and the formatter
+//! The grammar of snnc's language: text to syntax tree with positions, diagnostics, and the formatter.
+//!
+//! [`parse()`] reads a file, [`print()`](print()) writes it in its canonical layout, [`Diagnostic`] is what every stage of the
+//! compiler reports to a person. Nothing here knows what a program means.
+
+pub mod ast;
+pub mod diagnostic;
+mod dump;
+mod layout;
+pub mod parse;
+pub mod print;
+
+pub use ast::{Ast, Span};
+pub use diagnostic::{nearest, Diagnostic, Severity, Sources};
+pub use dump::dump;
+pub use parse::{parse, parse_expression};
+pub use print::print;
