@@ -144,8 +144,21 @@ impl Dim {
         if let Some(exact) = self.divided_exactly(other) {
             return exact;
         }
-        let atom = Atom::FloorDiv(Box::new(self.clone()), Box::new(other.clone()));
-        Dim { terms: BTreeMap::from([(vec![atom], 1)]) }
+        // floor((a + d * b) / d) = floor(a / d) + b: take out what divides, so that equal quotients have one form.
+        let mut whole = Dim::default();
+        let mut rest = self.clone();
+        if let Some(d) = other.as_constant().filter(|d| *d > 0) {
+            rest = Dim::default();
+            for (factors, c) in &self.terms {
+                whole.insert(factors.clone(), c.div_euclid(d));
+                rest.insert(factors.clone(), c.rem_euclid(d));
+            }
+            if rest.as_constant().is_some() {
+                return whole;
+            }
+        }
+        let atom = Atom::FloorDiv(Box::new(rest), Box::new(other.clone()));
+        whole.plus(&Dim { terms: BTreeMap::from([(vec![atom], 1)]) })
     }
 
     /// The product of several dimensions.
@@ -368,11 +381,12 @@ mod tests {
         assert_eq!(dim("(T + 1) * (T - 1)"), dim("T * T - 1"));
         assert_eq!(dim("(4 * H + 2) / 2"), dim("2 * H + 1"));
         assert_ne!(dim("H / 2 * 2"), dim("H"));
+        assert_eq!(dim("(H - 2) / 2 + 1"), dim("H / 2"));
     }
 
     #[test]
     fn text_reads_back() {
-        for text in ["0", "-3", "T", "2 * B * T - 1", "(H + 2) / 2 + 1", "-T + 4"] {
+        for text in ["0", "-3", "T", "2 * B * T - 1", "(H + 1) / 2 + 1", "-T + 4"] {
             let d = dim(text);
             assert_eq!(dim(&d.to_string()), d, "{text}");
         }
@@ -382,6 +396,7 @@ mod tests {
     fn binding_evaluates_what_it_can() {
         let dims = Dims::from([("H".to_string(), 7)]);
         assert_eq!(dim("(H + 2) / 2 * C").bind(&dims), dim("4 * C"));
+        assert_eq!(dim("(H + 3) / 2").evaluate(&dims), Ok(5));
         assert_eq!(dim("H * H").evaluate(&dims), Ok(49));
         assert_eq!(dim("C").evaluate(&dims), Err(DimError::Unbound("C".into())));
         let huge = Dims::from([("H".to_string(), i64::MAX)]);

@@ -1,0 +1,728 @@
+//! Nets, statements and expressions.
+
+use std::collections::{BTreeMap, HashMap};
+
+use snn_ir::recurrence::{self, RecurrenceError, Recursion};
+use snn_ir::{DType, Dim, Graph, Op, SourceSpan, Type, Value};
+use snn_syntax::ast::{BinaryOperator, Block, Body, Dimension, ExprId, ExprKind, Item, ItemKind, Name, Statement, StatementKind};
+use snn_syntax::{nearest, Diagnostic, Span};
+
+use crate::call::{Bound, Given};
+use crate::context::{Frame, Lowerer, Purpose, Result, Stop};
+use crate::value::{ItemRef, Val};
+use crate::{Module, Options};
+
+/// How deep calls may be nested; more is a recursion without end.
+const MAX_CALLS: usize = 200;
+
+/// The graph of a net, and everything there is to say about it.
+pub(crate) fn lower(module: &Module, net: &str, options: &Options) -> (Option<Graph>, Vec<Diagnostic>) {
+    let mut l = Lowerer::new(module, options);
+    let graph = match l.entry(net) {
+        Ok(graph) => Some(graph),
+        Err(Stop::Say(d)) => {
+            l.diagnostics.push(*d);
+            None
+        }
+        Err(Stop::Said) => None,
+    };
+    (graph, l.diagnostics)
+}
+
+/// The declared inputs of a net.
+pub(crate) fn signature(module: &Module, net: &str, options: &Options) -> std::result::Result<Vec<(String, Type)>, Vec<Diagnostic>> {
+    let mut l = Lowerer::new(module, options);
+    let Some(index) = module.ast.items.iter().position(|i| i.name.text == net) else { return Ok(vec![]) };
+    l.open(net, Purpose::Net);
+    let result = l.enter(ItemRef { file: 0, index }, "", None).and_then(|()| l.bind_defaults(index)).and_then(|()| l.entry_inputs(&module.ast.items[index]));
+    result.map_err(|stop| match stop {
+        Stop::Say(d) => vec![*d],
+        Stop::Said => std::mem::take(&mut l.diagnostics),
+    })
+}
+
+/// Checks a neuron that no net may use, by running it once.
+pub(crate) fn check_neuron(module: &Module, item: &Item) -> Vec<Diagnostic> {
+    let options = Options::default();
+    let mut l = Lowerer::new(module, &options);
+    let Some(index) = module.ast.items.iter().position(|i| std::ptr::eq(i, item)) else { return vec![] };
+    let item_ref = ItemRef { file: 0, index };
+    l.open("check", Purpose::Net);
+    let result = l.enter(item_ref, "", None).and_then(|()| {
+        let given = vec![None; item.settings.len()];
+        let settings = l.fill_settings(item_ref, given, item.name.span)?;
+        let mut inputs = Vec::new();
+        for input in &item.inputs {
+            let value = l.graph().add_input(input.name.text.clone(), Type::new(DType::F32, [Dim::name("T"), Dim::name("N")]));
+            inputs.push(Given { name: None, value: l.tensor(value), span: input.name.span });
+        }
+        l.apply_neuron(item_ref, &settings, "n.", inputs, item.name.span)
+    });
+    if let Err(Stop::Say(d)) = result {
+        l.diagnostics.push(*d);
+    }
+    l.warn_unused_settings(item);
+    l.diagnostics
+}
+
+/// The names that a statement binds.
+pub(crate) fn bound_names(statement: &Statement) -> Vec<String> {
+    match &statement.kind {
+        StatementKind::Let { names, .. } => names.iter().map(|n| n.text.clone()).collect(),
+        StatementKind::Layer { name, .. } | StatementKind::Parameter { name, .. } | StatementKind::State { name, .. } => vec![name.text.clone()],
+        _ => vec![],
+    }
+}
+
+impl Lowerer<'_> {
+    /// Begins the evaluation of an item.
+    pub fn enter(&mut self, item: ItemRef, prefix: &str, call: Option<Span>) -> Result<()> {
+        let name = self.item(item).name.text.clone();
+        if self.frames.len() >= MAX_CALLS {
+            let span = call.unwrap_or(self.item(item).name.span);
+            // Push a frame all the same: the caller pops one.
+            let stop = self.fail(span, format!("`{name}` calls itself without end"), "this call");
+            self.push_frame(item, name, prefix, call);
+            return stop;
+        }
+        self.push_frame(item, name, prefix, call);
+        Ok(())
+    }
+
+    fn push_frame(&mut self, item: ItemRef, item_name: String, prefix: &str, call: Option<Span>) {
+        self.frames.push(Frame {
+            file: item.file,
+            item_name,
+            scopes: vec![HashMap::new()],
+            rest: None,
+            prefix: prefix.to_string(),
+            call,
+            assigned: BTreeMap::new(),
+            states: vec![],
+            emitted: vec![],
+            buffers: vec![],
+            declaring: false,
+            kaiming: vec![],
+        });
+    }
+
+    fn bind_defaults(&mut self, index: usize) -> Result<()> {
+        let item = ItemRef { file: 0, index };
+        let given = vec![None; self.item(item).settings.len()];
+        let settings = self.fill_settings(item, given, self.item(item).name.span)?;
+        settings.into_iter().for_each(|s| self.bind(&s.name, s.value));
+        Ok(())
+    }
+
+    fn entry_inputs(&mut self, item: &Item) -> Result<Vec<(String, Type)>> {
+        let mut inputs: Vec<(String, Type)> = Vec::new();
+        for input in &item.inputs {
+            let Some(ty) = &input.ty else {
+                let help = format!("write `{}: f32[T, B, 10]`", input.name.text);
+                return self.fail_help(input.name.span, format!("the input `{}` has no type", input.name.text), "here", help);
+            };
+            if inputs.iter().any(|(n, _)| *n == input.name.text) {
+                return self.fail(input.name.span, format!("the input `{}` is declared twice", input.name.text), "again here");
+            }
+            let rests: Vec<Span> = ty.dimensions.iter().filter_map(|d| if let Dimension::Rest(s) = d { Some(*s) } else { None }).collect();
+            if rests.len() > 1 {
+                return self.fail(rests[1], "a type has one `...` at most", "a second one");
+            }
+            if !rests.is_empty() && self.frame().rest.is_none() {
+                let size = |i: usize| format!("_{i}");
+                let bound = |n: String| self.options.dims.get(&n).map_or_else(|| Dim::name(&n), |v| Dim::constant(*v));
+                let rest = (0..self.options.rest.unwrap_or(1)).map(|i| bound(size(i))).collect();
+                self.frame().rest = Some(rest);
+            }
+            let ty = self.declared_type(ty, true)?;
+            inputs.push((input.name.text.clone(), ty));
+        }
+        Ok(inputs)
+    }
+
+    fn entry(&mut self, net: &str) -> Result<Graph> {
+        let index = self.module.ast.items.iter().position(|i| i.name.text == net && i.kind == ItemKind::Net);
+        let Some(index) = index else {
+            return Err(Stop::Say(Box::new(Diagnostic::error(format!("there is no net `{net}`")))));
+        };
+        let item = &self.module.ast.items[index];
+        self.open(net, Purpose::Net);
+        self.enter(ItemRef { file: 0, index }, "", None)?;
+        self.bind_defaults(index)?;
+        for (name, ty) in self.entry_inputs(item)? {
+            let value = self.graph().add_input(name.clone(), ty);
+            let bound = self.tensor(value);
+            self.bind(&name, bound);
+        }
+        let first_layer = self.layers.len();
+        let outputs = self.net_outputs(item)?;
+        for (name, value) in outputs {
+            self.graph().outputs.push((name, value));
+        }
+        self.warn_unused(item, first_layer);
+        self.frames.pop();
+        let context = self.close();
+        let mut graph = context.graph;
+        graph.updates = std::mem::take(&mut self.updates);
+        graph.parameters = self.parameters.iter().map(|p| p.info.clone()).collect();
+        let graph = recurrence::close(&graph, &context.recursions).map_err(|e| Stop::Say(Box::new(recurrence_error(e))))?;
+        if self.diagnostics.iter().any(|d| d.severity == snn_syntax::Severity::Error) {
+            return Err(Stop::Said);
+        }
+        let graph = graph.pruned();
+        if let Err(e) = snn_ir::verify(&graph) {
+            debug_assert!(false, "{e}\n{graph}");
+            return Err(Stop::Say(Box::new(Diagnostic::error(format!("a defect of the compiler: {e}")))));
+        }
+        Ok(graph)
+    }
+
+    /// Evaluates the body of a net and checks its results against what is declared.
+    fn net_outputs(&mut self, item: &Item) -> Result<Vec<(String, Value)>> {
+        let value = self.body_value(&item.body)?;
+        let kaiming = std::mem::take(&mut self.frame().kaiming);
+        kaiming.into_iter().for_each(|(prefix, span)| self.draw_first(&prefix, span));
+        self.buffer_updates(item)?;
+        let place = match &item.body {
+            Body::Block(b) => b.statements.last().map_or(b.span, |s| s.span),
+            Body::Expression(e) => self.ast(self.frames.last().map_or(0, |f| f.file)).expr(*e).span,
+        };
+        let values = match value {
+            Val::Tuple(items) if item.results.len() != 1 => items,
+            Val::Poison => return Err(Stop::Said),
+            other => vec![other],
+        };
+        if !item.results.is_empty() && values.len() != item.results.len() {
+            let message = format!("`{}` declares {} results and gives {}", item.name.text, item.results.len(), values.len());
+            return self.fail(place, message, "this is its value");
+        }
+        let mut outputs = Vec::new();
+        for (i, value) in values.into_iter().enumerate() {
+            let declared = item.results.get(i);
+            let dtype = declared.and_then(|r| r.ty.dtype.parse().ok());
+            if matches!(value, Val::Unknown) {
+                return Err(Stop::Said);
+            }
+            let v = self.to_tensor(value, dtype, place)?;
+            let actual = self.ty(v);
+            if let Some(result) = declared {
+                let expected = self.declared_type(&result.ty, true)?;
+                if expected != actual {
+                    let what = result.name.as_ref().map_or("the result".to_string(), |n| format!("the result `{}`", n.text));
+                    let d = Diagnostic::error(format!("{what} of `{}` is {actual}, and {expected} is declared", item.name.text));
+                    let d = self.at(d, place, format!("this is {actual}"));
+                    let d = if result.ty.span.file == 0 { d.label(result.ty.span, format!("declared as {expected} here")) } else { d };
+                    let d = if expected.dtype != actual.dtype { d.help(format!("convert it: `{}(...)`", expected.dtype)) } else { d };
+                    return Err(Stop::Say(Box::new(d)));
+                }
+            }
+            let name = match declared.and_then(|r| r.name.as_ref()) {
+                Some(n) => n.text.clone(),
+                None if i == 0 => "out".to_string(),
+                None => format!("out{i}"),
+            };
+            outputs.push((name, v));
+        }
+        Ok(outputs)
+    }
+
+    fn buffer_updates(&mut self, item: &Item) -> Result<()> {
+        let assigned = std::mem::take(&mut self.frame().assigned);
+        if self.options.mode != crate::Mode::Train || self.dry > 0 {
+            return Ok(());
+        }
+        for (name, value) in assigned {
+            let full = format!("{}{name}", self.frame().prefix);
+            if let Val::Tensor { context, value } = value {
+                let value = self.import(context, value, item.name.span)?;
+                self.updates.retain(|(n, _)| *n != full);
+                self.updates.push((full, value));
+            }
+        }
+        Ok(())
+    }
+
+    /// Inlines a net.
+    pub fn apply_net(&mut self, item: ItemRef, settings: Vec<Bound>, prefix: String, inputs: Vec<Given>, span: Span) -> Result<Val> {
+        let declared = self.item(item);
+        if self.in_step() {
+            return self.fail(span, format!("`{}` is a net and cannot be used inside the step of a neuron", declared.name.text), "here");
+        }
+        if inputs.iter().any(|g| g.value.is_unknown()) {
+            return Ok(Val::Unknown);
+        }
+        let mut tensors = Vec::new();
+        for (input, g) in declared.inputs.iter().zip(inputs) {
+            let wanted = input.ty.as_ref().and_then(|t| t.dtype.parse::<DType>().ok());
+            let value = self.to_tensor(g.value, wanted, g.span)?;
+            tensors.push((value, g.span));
+        }
+        let result = self.enter(item, &prefix, Some(span)).and_then(|()| {
+            settings.into_iter().for_each(|s| self.bind(&s.name, s.value));
+            for (input, (value, place)) in declared.inputs.iter().zip(tensors) {
+                let actual = self.ty(value);
+                if let Some(ty) = &input.ty {
+                    self.match_type(ty, &input.name.text, &actual, place)?;
+                }
+                let bound = self.tensor(value);
+                self.bind(&input.name.text, bound);
+            }
+            self.net_outputs(declared)
+        });
+        self.frames.pop();
+        let mut values: Vec<Val> = result?.into_iter().map(|(_, v)| self.tensor(v)).collect();
+        Ok(if values.len() == 1 { values.remove(0) } else { Val::Tuple(values) })
+    }
+
+    /// The value of a body: of its last expression. An error in a statement is reported, and the next ones go on.
+    pub fn body_value(&mut self, body: &Body) -> Result<Val> {
+        match body {
+            Body::Expression(e) => self.eval(*e),
+            Body::Block(b) => self.block_value(b),
+        }
+    }
+
+    pub fn block_value(&mut self, block: &Block) -> Result<Val> {
+        let Some((last, rest)) = block.statements.split_last() else {
+            return self.fail(block.span, "an empty body has no value", "here");
+        };
+        let mut failed = false;
+        let mut at = 0;
+        while at < rest.len() {
+            // Recursive values that follow each other may mention each other.
+            let group = rest[at..].iter().take_while(|s| matches!(s.kind, StatementKind::Let { recursive: true, .. })).count().max(1);
+            let result = if matches!(rest[at].kind, StatementKind::Let { recursive: true, .. }) {
+                self.recursive(&rest[at..at + group])
+            } else {
+                self.statement(&rest[at])
+            };
+            if let Err(stop) = result {
+                failed = true;
+                if let Stop::Say(d) = stop {
+                    self.diagnostics.push(*d);
+                }
+                for name in rest[at..at + group].iter().flat_map(bound_names) {
+                    self.bind(&name, Val::Poison);
+                }
+                if self.dry > 0 {
+                    return Err(Stop::Said);
+                }
+            }
+            at += group;
+        }
+        let value = match &last.kind {
+            StatementKind::Expression(e) => self.eval(*e),
+            _ => self.statement(last).and_then(|()| self.fail_help(last.span, "the body has no value", "it ends with this", "end it with an expression")),
+        };
+        match value {
+            Ok(_) if failed => Err(Stop::Said),
+            other => other,
+        }
+    }
+
+    pub fn statement(&mut self, statement: &Statement) -> Result<()> {
+        let span = statement.span;
+        match &statement.kind {
+            StatementKind::Layer { name, value } => {
+                if self.in_step() {
+                    return self.fail(span, "a neuron has no layers", "here");
+                }
+                self.declare_layer(name, *value)
+            }
+            StatementKind::Parameter { name, ty, value, learnable } => {
+                if !*learnable {
+                    let buffer = name.text.clone();
+                    self.frame().buffers.push(buffer);
+                }
+                let v = self.declare_parameter(name, ty.as_ref(), *value, *learnable)?;
+                self.bind(&name.text, v);
+                Ok(())
+            }
+            StatementKind::State { name, value } => {
+                let v = self.eval(*value)?;
+                if self.frame().declaring {
+                    self.bind(&name.text, Val::Unknown);
+                    return Ok(());
+                }
+                self.declare_state(&name.text, v, span)
+            }
+            StatementKind::Let { recursive: true, .. } => self.recursive(std::slice::from_ref(statement)),
+            StatementKind::Let { names, ty, value, .. } => {
+                let mut v = self.eval(*value)?;
+                if let (Some(ty), false) = (ty, v.is_unknown()) {
+                    v = self.annotated(v, ty, *value)?;
+                }
+                self.bind_pattern(names, v, span)
+            }
+            StatementKind::Assign { name, value } => {
+                let frame = self.frames.last();
+                let is_state = frame.is_some_and(|f| f.states.iter().any(|s| s.0 == name.text) || f.buffers.contains(&name.text) || f.declaring);
+                if !is_state {
+                    let help = format!("name a new value with `let {} = ...`; only `state`s and `buffer`s are assigned", name.text);
+                    return self.fail_help(name.span, format!("`{}` is not a state", name.text), "assigned here", help);
+                }
+                let v = self.eval(*value)?;
+                self.bind(&name.text, v.clone());
+                self.frame().assigned.insert(name.text.clone(), v);
+                Ok(())
+            }
+            StatementKind::Emit(value) => {
+                if !self.in_step() && !self.frame().declaring {
+                    return self.fail_help(span, "`emit` stands in a neuron", "not here", "a net's value is its last expression");
+                }
+                let v = self.eval(*value)?;
+                self.frame().emitted.push(v);
+                Ok(())
+            }
+            StatementKind::Expression(e) => {
+                let v = self.eval(*e)?;
+                if v.is_tensor() && self.frames.last().is_some_and(|f| f.file == 0) {
+                    self.warn(span, Diagnostic::warning("this value is not used").help("name it with `let`, or remove it"), "computed and dropped");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn annotated(&mut self, value: Val, ty: &snn_syntax::ast::TypeExpr, e: ExprId) -> Result<Val> {
+        let span = self.ast(self.frames.last().map_or(0, |f| f.file)).expr(e).span;
+        let expected = self.declared_type(ty, true)?;
+        let v = self.to_tensor(value, Some(expected.dtype), span)?;
+        let actual = self.ty(v);
+        if actual != expected {
+            let d = Diagnostic::error(format!("the value is {actual}, and {expected} is declared"));
+            return Err(Stop::Say(Box::new(self.at(d, span, format!("this is {actual}")).label(ty.span, format!("{expected} here")))));
+        }
+        Ok(self.tensor(v))
+    }
+
+    fn bind_pattern(&mut self, names: &[Name], value: Val, span: Span) -> Result<()> {
+        if let [only] = names {
+            self.bind(&only.text, value);
+            return Ok(());
+        }
+        match value {
+            Val::Tuple(items) | Val::List(items) if items.len() == names.len() => {
+                names.iter().zip(items).for_each(|(n, v)| self.bind(&n.text, v));
+                Ok(())
+            }
+            Val::Unknown => {
+                names.iter().for_each(|n| self.bind(&n.text, Val::Unknown));
+                Ok(())
+            }
+            other => self.fail(span, format!("{} names for {}", names.len(), other.describe()), "here"),
+        }
+    }
+
+    /// `let rec`: first its type is found with the value unknown, then the value is built on a placeholder.
+    fn recursive(&mut self, statements: &[Statement]) -> Result<()> {
+        let mut known: Vec<Option<Type>> = vec![None; statements.len()];
+        let part = |s: &Statement| match &s.kind {
+            StatementKind::Let { names, ty, value, .. } => (names[0].clone(), ty.clone(), *value),
+            _ => unreachable!("only recursive bindings are grouped"),
+        };
+        for (i, s) in statements.iter().enumerate() {
+            if let (_, Some(ty), _) = part(s) {
+                known[i] = Some(self.declared_type(&ty, true)?);
+            }
+        }
+        if self.frames.last().is_some_and(|f| f.declaring) {
+            statements.iter().for_each(|s| self.bind(&part(s).0.text, Val::Unknown));
+            return Ok(());
+        }
+        for _ in 0..statements.len() {
+            if known.iter().all(Option::is_some) {
+                break;
+            }
+            for i in 0..statements.len() {
+                if known[i].is_none() {
+                    known[i] = self.first_look(statements, &known, i)?;
+                }
+            }
+        }
+        let mut placeholders = Vec::new();
+        for (s, ty) in statements.iter().zip(&known) {
+            let (name, _, _) = part(s);
+            let Some(ty) = ty else {
+                let help = format!("write its type: `let rec {}: f32[T, B, 10] = ...`", name.text);
+                return self.fail_help(name.span, format!("the type of the recursive value `{}` cannot be found", name.text), "this one", help);
+            };
+            let value = self.graph().add(Op::Input(name.text.clone()), &[], Some(ty.clone()));
+            self.graph().node_mut(value.node).span = Some(SourceSpan { file: 0, start: s.span.start as u32, end: s.span.end as u32 });
+            let bound = self.tensor(value);
+            self.bind(&name.text, bound);
+            placeholders.push(value);
+        }
+        for ((s, ty), placeholder) in statements.iter().zip(&known).zip(placeholders) {
+            let (name, _, e) = part(s);
+            let value = self.eval(e)?;
+            let definition = self.to_tensor(value, ty.as_ref().map(|t| t.dtype), s.span)?;
+            let actual = self.ty(definition);
+            if Some(&actual) != ty.as_ref() {
+                let expected = ty.as_ref().map_or(String::new(), ToString::to_string);
+                let message = format!("the recursive value `{}` is used as {expected} and is {actual}", name.text);
+                return self.fail(s.span, message, "here");
+            }
+            self.context().recursions.push(Recursion { name: name.text.clone(), placeholder, definition });
+            let bound = self.tensor(definition);
+            self.bind(&name.text, bound);
+        }
+        Ok(())
+    }
+
+    /// The type of a recursive value whose own uses are unknown, if it has one then. Leaves no trace.
+    fn first_look(&mut self, statements: &[Statement], known: &[Option<Type>], at: usize) -> Result<Option<Type>> {
+        let saved = (
+            self.contexts.clone(),
+            self.frames.clone(),
+            self.layers.clone(),
+            self.diagnostics.len(),
+            self.parameters.len(),
+            self.updates.clone(),
+        );
+        self.dry += 1;
+        for (s, ty) in statements.iter().zip(known) {
+            for name in bound_names(s) {
+                let value = match ty {
+                    Some(ty) => {
+                        let v = self.graph().add(Op::Input(name.clone()), &[], Some(ty.clone()));
+                        self.tensor(v)
+                    }
+                    None => Val::Unknown,
+                };
+                self.bind(&name, value);
+            }
+        }
+        let StatementKind::Let { value, .. } = &statements[at].kind else { return Ok(None) };
+        let result = self.eval(*value);
+        let ty = match &result {
+            Ok(Val::Tensor { value, .. }) => Some(self.ty(*value)),
+            _ => None,
+        };
+        self.dry -= 1;
+        (self.contexts, self.frames, self.layers, self.updates) = (saved.0, saved.1, saved.2, saved.5);
+        self.diagnostics.truncate(saved.3);
+        self.parameters.truncate(saved.4);
+        match result {
+            Err(stop) => Err(stop),
+            Ok(_) => Ok(ty),
+        }
+    }
+
+    // ---------------------------------------------------------------- expressions
+
+    pub fn eval(&mut self, id: ExprId) -> Result<Val> {
+        stacker::maybe_grow(128 << 10, 8 << 20, || self.eval_plain(id))
+    }
+
+    fn eval_plain(&mut self, id: ExprId) -> Result<Val> {
+        let file = self.frame().file;
+        let expr = self.ast(file).expr(id);
+        let span = expr.span;
+        match &expr.kind {
+            ExprKind::Int(n) => Ok(Val::int(*n)),
+            ExprKind::Float(x) => Ok(Val::Float(*x)),
+            ExprKind::Bool(b) => Ok(Val::Bool(*b)),
+            ExprKind::Nothing => Ok(Val::Nothing),
+            ExprKind::ThisNet => Ok(Val::ThisNet),
+            ExprKind::Name(name) => self.name(name, span),
+            ExprKind::List(items) => Ok(Val::List(items.iter().map(|e| self.eval(*e)).collect::<Result<_>>()?)),
+            ExprKind::Tuple(items) => Ok(Val::Tuple(items.iter().map(|e| self.eval(*e)).collect::<Result<_>>()?)),
+            ExprKind::Unary(op, e) => {
+                let v = self.eval(*e)?;
+                self.unary_operator(*op, v, span)
+            }
+            ExprKind::Binary(BinaryOperator::Pipe, ..) => self.pipe(id),
+            ExprKind::Binary(op, a, b) => {
+                let left = self.eval(*a)?;
+                // `and`, `or` and `or else` do not look at what they do not need.
+                match (op, &left) {
+                    (BinaryOperator::OrElse, Val::Nothing) => return self.eval(*b),
+                    (BinaryOperator::OrElse, _) => return Ok(left),
+                    (BinaryOperator::And, Val::Bool(false)) | (BinaryOperator::Or, Val::Bool(true)) => return Ok(left),
+                    _ => {}
+                }
+                let right = self.eval(*b)?;
+                let spans = (self.ast(file).expr(*a).span, self.ast(file).expr(*b).span);
+                self.binary_operator(*op, left, right, span, spans)
+            }
+            ExprKind::Call { callee, arguments } => {
+                if let ExprKind::Name(name) = &self.ast(file).expr(*callee).kind {
+                    if name == "fold" && self.lookup(name).is_none() {
+                        return self.fold(arguments, span);
+                    }
+                }
+                let given = self.given(arguments)?;
+                self.call(*callee, given, span)
+            }
+            ExprKind::Index { base, subscripts } => {
+                let v = self.eval(*base)?;
+                self.index(v, subscripts, span)
+            }
+            ExprKind::Field { base, name } => {
+                let v = self.eval(*base)?;
+                match v {
+                    Val::Layer(i) => self.layer_field(i, name, span),
+                    Val::Unknown => Ok(Val::Unknown),
+                    Val::Poison => Err(Stop::Said),
+                    other => self.fail(span, format!("{} has no `.{}`", other.describe(), name.text), "only layers have fields"),
+                }
+            }
+            ExprKind::If { condition, then, otherwise } => {
+                let c = self.eval(*condition)?;
+                let place = self.ast(file).expr(*condition).span;
+                match c {
+                    Val::Bool(true) => self.scoped(then),
+                    Val::Bool(false) => self.scoped(otherwise),
+                    Val::Poison => Err(Stop::Said),
+                    Val::Tensor { .. } => {
+                        let a = self.scoped(then)?;
+                        let b = self.scoped(otherwise)?;
+                        self.select(c, a, b, span)
+                    }
+                    Val::Unknown => Ok(Val::Unknown),
+                    other => self.fail_help(place, format!("a condition is true or false, not {}", other.describe()), "here", "compare it: `x > 0`"),
+                }
+            }
+        }
+    }
+
+    fn scoped(&mut self, block: &Block) -> Result<Val> {
+        self.frame().scopes.push(HashMap::new());
+        let result = self.block_value(block);
+        self.frame().scopes.pop();
+        result
+    }
+
+    fn name(&mut self, name: &str, span: Span) -> Result<Val> {
+        if let Some(v) = self.lookup(name) {
+            return if matches!(v, Val::Poison) { Err(Stop::Said) } else { Ok(v) };
+        }
+        use ItemKind::{Function, Net, Neuron, Surrogate};
+        // A surrogate without brackets has its defaults.
+        if let Some(item) = self.resolve_item(name, &[Surrogate]) {
+            return self.call_item(item, vec![], span);
+        }
+        if let Some(item) = self.resolve_item(name, &[Function, Net, Neuron]) {
+            return Ok(Val::Item(item));
+        }
+        match name {
+            "pi" => return Ok(Val::Float(std::f64::consts::PI)),
+            "inf" => return Ok(Val::Float(f64::INFINITY)),
+            "training" => return Ok(Val::Bool(self.options.mode == crate::Mode::Train)),
+            _ => {}
+        }
+        if let Some(n) = crate::builtins::names().find(|n| *n == name) {
+            return Ok(Val::Builtin(n));
+        }
+        let known = self.known_names();
+        let near = nearest(name, known.iter().map(String::as_str)).map(|n| format!("did you mean `{n}`?"));
+        self.fail_help(span, format!("`{name}` is not known"), "not found", near.unwrap_or_else(|| format!("name it first: `let {name} = ...`")))
+    }
+
+    /// `x |> f |> g(1)`, from left to right without recursion.
+    fn pipe(&mut self, id: ExprId) -> Result<Val> {
+        let file = self.frame().file;
+        let mut stages = Vec::new();
+        let mut first = id;
+        while let ExprKind::Binary(BinaryOperator::Pipe, a, b) = &self.ast(file).expr(first).kind {
+            stages.push(*b);
+            first = *a;
+        }
+        let mut value = self.eval(first)?;
+        let mut span = self.ast(file).expr(first).span;
+        for stage in stages.into_iter().rev() {
+            if matches!(value, Val::Poison) {
+                return Err(Stop::Said);
+            }
+            let expr = self.ast(file).expr(stage);
+            let mut given = vec![Given { name: None, value, span }];
+            let callee = match &expr.kind {
+                ExprKind::Call { callee, arguments } => {
+                    given.extend(self.given(arguments)?);
+                    *callee
+                }
+                _ => stage,
+            };
+            value = self.call(callee, given, expr.span)?;
+            span = expr.span;
+        }
+        Ok(value)
+    }
+
+    /// `fold(n, k, e)`: the sum of `e` for `k = 0 ... n - 1`.
+    fn fold(&mut self, arguments: &[snn_syntax::ast::Argument], span: Span) -> Result<Val> {
+        let file = self.frame().file;
+        let [n, k, e] = arguments else { return self.fail(span, "`fold` takes a number, a name and an expression", "here") };
+        let n = match self.eval(n.value)? {
+            Val::Int(d) => d.as_constant(),
+            _ => None,
+        };
+        let (Some(n), ExprKind::Name(name)) = (n, &self.ast(file).expr(k.value).kind) else {
+            return self.fail_help(span, "the number of terms must be known", "here", "write `fold(4, k, k * x)`");
+        };
+        let mut sum: Option<Val> = None;
+        for i in 0..n {
+            self.frame().scopes.push(HashMap::from([(name.clone(), Val::int(i))]));
+            let term = self.eval(e.value);
+            self.frame().scopes.pop();
+            let term = term?;
+            sum = Some(match sum {
+                None => term,
+                Some(s) => self.binary_operator(BinaryOperator::Add, s, term, span, (span, span))?,
+            });
+        }
+        Ok(sum.unwrap_or(Val::Float(0.0)))
+    }
+
+    // ---------------------------------------------------------------- warnings
+
+    fn warn_unused(&mut self, item: &Item, first_layer: usize) {
+        let layers: Vec<(String, Span)> =
+            self.layers[first_layer..].iter().filter(|l| !l.used && l.span.file == 0).map(|l| (l.name.clone(), l.span)).collect();
+        for (name, span) in layers {
+            // Only those that this net declares itself.
+            if span.start >= item.span.start && span.end <= item.span.end {
+                self.warn(span, Diagnostic::warning(format!("the layer `{name}` is never applied")), "unused");
+            }
+        }
+        for input in &item.inputs {
+            if !self.looked_up.contains(&(item.name.text.clone(), input.name.text.clone())) {
+                let d = Diagnostic::warning(format!("the input `{}` is not used", input.name.text));
+                self.warn(input.name.span, d, "unused");
+            }
+        }
+        self.warn_unused_settings(item);
+    }
+
+    fn warn_unused_settings(&mut self, item: &Item) {
+        for s in &item.settings {
+            if !self.looked_up.contains(&(item.name.text.clone(), s.name.text.clone())) {
+                self.warn(s.name.span, Diagnostic::warning(format!("the setting `{}` is not used", s.name.text)), "unused");
+            }
+        }
+    }
+}
+
+fn recurrence_error(error: RecurrenceError) -> Diagnostic {
+    let place = |span: &Option<SourceSpan>| span.map_or(Span::default(), |s| Span { file: s.file, start: s.start as usize, end: s.end as usize });
+    match error {
+        RecurrenceError::NoDelay { cycle } => {
+            let names: Vec<&str> = cycle.iter().map(|(n, _)| n.as_str()).collect();
+            let mut shown = names.clone();
+            shown.push(names[0]);
+            let mut d = Diagnostic::error("a recursive value depends on itself within the same time step").note(format!("the cycle: {}", shown.join(" -> ")));
+            let mut seen = Vec::new();
+            for (name, span) in &cycle {
+                if span.is_some() && !seen.contains(span) {
+                    seen.push(*span);
+                    d = d.label(place(span), format!("`{name}` is on the cycle"));
+                }
+            }
+            d.help("put a `delay(..., 1)` on it: `let rec h = lif(fc(x) + back(delay(h, 1)))`")
+        }
+        RecurrenceError::MixesSteps { what, span } => Diagnostic::error(format!("`{what}` needs more than one time step, and is part of a recursive value"))
+            .label(place(&span), "this cannot run step by step")
+            .help("use it outside of the `let rec`"),
+    }
+}
