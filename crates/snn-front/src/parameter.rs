@@ -139,7 +139,9 @@ impl Lowerer<'_> {
                 graph.pruned()
             }
         };
-        let origin = (name.span, self.frames.last().and_then(|f| f.call).filter(|_| self.frames.last().is_some_and(|f| f.file == 1)));
+        // The same parameter is met again where its layer is applied.
+        let layer = self.layers.iter().rev().find(|l| Some(&l.prefix) == self.frames.last().map(|f| &f.prefix));
+        let origin = (name.span, layer.map(|l| l.span));
         let frame = self.frame();
         let is_weight = frame.file == 1 && WEIGHTED.contains(&frame.item_name.as_str()) && name.text == "weight";
         let info = ParameterInfo { name: full.clone(), ty, initial, drawn_first: false, learnable };

@@ -19,6 +19,7 @@
 //!
 //! The [`interpreter`](interpret) is the meaning of every operation. [`text`] prints a graph and reads it back.
 
+pub mod backend;
 pub mod dim;
 pub mod dot;
 pub mod graph;
@@ -34,10 +35,11 @@ pub mod text;
 pub mod types;
 pub mod verify;
 
+pub use backend::{Backend, CompileError, Executable, Interpreter};
 pub use dim::{Dim, DimError, Dims};
 pub use graph::{Graph, Node, NodeId, ParameterInfo, SourceSpan, Value};
 pub use infer::{infer, TypeError};
-pub use interpret::{interpret, RuntimeError};
+pub use interpret::{interpret, Results, RuntimeError};
 pub use op::{BinaryOp, Contraction, Convolution, Distribution, Loop, Op, Reduction, Scan, UnaryOp};
 pub use tensor::{Data, Tensor};
 pub use types::{DType, Type};

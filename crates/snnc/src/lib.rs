@@ -1,1 +1,81 @@
-//! The snnc compiler: its library and its command
+//! The front door of snnc: a program is parsed, checked, compiled and run.
+//!
+//! ```
+//! use snnc::{Program, CompileOptions, Tensor};
+//! let text = "net main(x: f32[T, N]) -> f32[T, N] { x |> lif() |> delay(1) }";
+//! let program = Program::parse("example.snn", text).unwrap();
+//! let net = program.compile(None, &CompileOptions::default()).unwrap();
+//! let x = Tensor::f32([3, 1], vec![2.5, 0.0, 2.5]);
+//! let run = net.run(&[("x".to_string(), x)], &[]).unwrap();
+//! assert_eq!(run.outputs[0].1, Tensor::f32([3, 1], vec![0.0, 1.0, 0.0]));
+//! ```
+
+mod bind;
+mod compiled;
+mod error;
+mod weights;
+
+use std::sync::Arc;
+
+pub use compiled::{Backends, CompileOptions, Compiled, Run};
+pub use error::Error;
+pub use snn_data::{load, save};
+pub use snn_front::{Mode, Options};
+pub use snn_ir::{DType, Dims, Graph, Tensor};
+pub use snn_syntax::{Diagnostic, Severity, Sources};
+
+/// A parsed program.
+#[derive(Clone, Debug)]
+pub struct Program {
+    module: Arc<snn_front::Module>,
+}
+
+impl Program {
+    /// Parses a program; `name` is what messages call its file.
+    ///
+    /// # Errors
+    /// Syntax errors.
+    pub fn parse(name: &str, text: &str) -> Result<Program, Error> {
+        match snn_front::Module::parse(name, text) {
+            Ok(module) => Ok(Program { module: Arc::new(module) }),
+            Err((sources, diagnostics)) => Err(Error::Source { sources: Box::new(sources), diagnostics }),
+        }
+    }
+
+    /// The parsed file.
+    pub fn module(&self) -> &snn_front::Module {
+        &self.module
+    }
+
+    /// Everything that is wrong or suspicious, with symbolic dimensions.
+    pub fn check(&self, mode: Mode) -> Vec<Diagnostic> {
+        self.module.check(mode)
+    }
+
+    /// The diagnostics as text with source lines.
+    pub fn render(&self, diagnostics: &[Diagnostic], colour: bool) -> String {
+        self.module.sources.render(diagnostics, colour)
+    }
+
+    /// The graph of a net.
+    ///
+    /// # Errors
+    /// What is wrong with its source.
+    pub fn lower(&self, net: Option<&str>, options: &Options) -> Result<Graph, Error> {
+        let net = self.module.default_net(net).map_err(|d| self.error(vec![d]))?;
+        self.module.lower(&net, options).map(|l| l.graph).map_err(|d| self.error(d))
+    }
+
+    /// Prepares a net to run. Code is generated at the first run with each set of dimensions, and kept.
+    ///
+    /// # Errors
+    /// What is wrong with its source.
+    pub fn compile(&self, net: Option<&str>, options: &CompileOptions) -> Result<Compiled, Error> {
+        let net = self.module.default_net(net).map_err(|d| self.error(vec![d]))?;
+        Ok(Compiled::new(self.clone(), net, options.clone()))
+    }
+
+    pub(crate) fn error(&self, diagnostics: Vec<Diagnostic>) -> Error {
+        Error::Source { sources: Box::new(self.module.sources.clone()), diagnostics }
+    }
+}

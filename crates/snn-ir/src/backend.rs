@@ -1,0 +1,88 @@
+//! What a backend is: something that makes a graph with known dimensions run.
+
+use std::collections::HashMap;
+
+use crate::graph::Graph;
+use crate::interpret::{interpret, Randomness, Results, RuntimeError};
+use crate::tensor::Tensor;
+
+/// Why a backend cannot compile a graph.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum CompileError {
+    #[error("a size is not known: {0}")]
+    UnknownSize(#[from] crate::DimError),
+    #[error("the tensors of this program are too large for this machine's addresses")]
+    TooLarge,
+    #[error("code generation failed: {0}")]
+    CodeGeneration(String),
+}
+
+/// Compiles graphs.
+pub trait Backend: Send + Sync {
+    /// Its name, as `--backend` takes it.
+    fn name(&self) -> &'static str;
+
+    /// Compiles a graph whose dimensions are all numbers.
+    ///
+    /// # Errors
+    /// See [`CompileError`].
+    fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>, CompileError>;
+}
+
+/// A compiled graph, which several threads may run at once.
+pub trait Executable: Send + Sync {
+    /// Runs it with inputs and parameters by name.
+    ///
+    /// # Errors
+    /// See [`RuntimeError`].
+    fn run(&self, tensors: &HashMap<String, Tensor>, seed: u64) -> Result<Results, RuntimeError>;
+
+    /// Bytes that a run allocates, beside its inputs.
+    fn memory(&self) -> usize;
+}
+
+/// The interpreter as a backend.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Interpreter;
+
+struct Interpreted {
+    graph: Graph,
+    memory: usize,
+}
+
+impl Backend for Interpreter {
+    fn name(&self) -> &'static str {
+        "interpreter"
+    }
+
+    fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>, CompileError> {
+        Ok(Box::new(Interpreted { graph: graph.clone(), memory: total_bytes(graph)? }))
+    }
+}
+
+impl Executable for Interpreted {
+    fn run(&self, tensors: &HashMap<String, Tensor>, seed: u64) -> Result<Results, RuntimeError> {
+        interpret(&self.graph, tensors, &mut Randomness::Counter { seed })
+    }
+
+    fn memory(&self) -> usize {
+        self.memory
+    }
+}
+
+/// The bytes of all values of a graph.
+///
+/// # Errors
+/// If a size is unknown or the sum does not fit.
+pub fn total_bytes(graph: &Graph) -> Result<usize, CompileError> {
+    let mut sum = 0usize;
+    for (_, node) in graph.nodes() {
+        for ty in &node.types {
+            let elements = crate::tensor::element_count(&ty.sizes()?).ok_or(CompileError::TooLarge)?;
+            let bytes = elements.checked_mul(ty.dtype.bytes()).ok_or(CompileError::TooLarge)?;
+            sum = sum.checked_add(bytes).filter(|s| *s <= isize::MAX as usize).ok_or(CompileError::TooLarge)?;
+        }
+    }
+    Ok(sum)
+}

@@ -1,0 +1,237 @@
+//! A net that is ready to run.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use snn_front::{Mode, Options};
+use snn_ir::{Backend, Dims, Executable, Graph, Interpreter, Tensor, Type};
+
+use crate::bind::{bind, part, rest_rank};
+use crate::weights::{check_names, parameters};
+use crate::{Error, Program};
+
+/// Which backend runs a net.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Backends {
+    /// Machine code for this processor.
+    #[default]
+    Cranelift,
+    /// The plain meaning of every operation, slow.
+    Interpreter,
+}
+
+impl Backends {
+    fn backend(self, threads: usize) -> Box<dyn Backend> {
+        match self {
+            Backends::Cranelift => Box::new(snn_cpu::Cranelift::new(threads)),
+            Backends::Interpreter => Box::new(Interpreter),
+        }
+    }
+}
+
+/// How to compile and run a net.
+#[derive(Clone, Debug)]
+pub struct CompileOptions {
+    /// Evaluation or training.
+    pub mode: Mode,
+    /// Sizes of dimensions beside those that data give.
+    pub dims: Dims,
+    /// Which backend.
+    pub backend: Backends,
+    /// Threads; 0 for one on each processor.
+    pub threads: usize,
+    /// The seed of parameters that are not given and of random operations.
+    pub seed: u64,
+    /// Bytes that a run may use.
+    pub memory_limit: u64,
+    /// Run the dimension `B` in pieces of this size.
+    pub batch: Option<usize>,
+}
+
+impl Default for CompileOptions {
+    fn default() -> Self {
+        CompileOptions {
+            mode: Mode::Eval,
+            dims: Dims::new(),
+            backend: Backends::default(),
+            threads: 0,
+            seed: 0,
+            memory_limit: u64::MAX,
+            batch: None,
+        }
+    }
+}
+
+/// What a run gives.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    /// Outputs by name, in order.
+    pub outputs: Vec<(String, Tensor)>,
+    /// New values of buffers, in training.
+    pub updates: Vec<(String, Tensor)>,
+    /// The parameters that were used, in order of declaration.
+    pub parameters: Vec<(String, Tensor)>,
+}
+
+struct Ready {
+    graph: Graph,
+    executable: Box<dyn Executable>,
+}
+
+/// A net that is compiled for each set of dimensions that it meets. It can be run from several threads at once.
+pub struct Compiled {
+    program: Program,
+    net: String,
+    options: CompileOptions,
+    backend: Box<dyn Backend>,
+    cache: Mutex<HashMap<(Dims, Option<usize>), Arc<Ready>>>,
+}
+
+impl Compiled {
+    pub(crate) fn new(program: Program, net: String, options: CompileOptions) -> Compiled {
+        let backend = options.backend.backend(options.threads);
+        Compiled { program, net, options, backend, cache: Mutex::new(HashMap::new()) }
+    }
+
+    /// The name of the net.
+    pub fn net(&self) -> &str {
+        &self.net
+    }
+
+    fn lowering(&self, dims: Dims, rest: Option<usize>) -> Options {
+        Options { mode: self.options.mode, dims, rest }
+    }
+
+    /// The declared inputs, where `...` stands for `rest` dimensions.
+    fn signature(&self, rest: Option<usize>) -> Result<Vec<(String, Type)>, Error> {
+        self.program.module().signature(&self.net, &self.lowering(Dims::new(), rest)).map_err(|d| self.program.error(d))
+    }
+
+    fn ready(&self, dims: &Dims, rest: Option<usize>) -> Result<Arc<Ready>, Error> {
+        let key = (dims.clone(), rest);
+        let cache = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ready) = cache().get(&key) {
+            return Ok(ready.clone());
+        }
+        let lowered = self.program.module().lower(&self.net, &self.lowering(dims.clone(), rest)).map_err(|d| self.program.error(d))?;
+        let graph = lowered.graph.bind(dims);
+        // What is missing is better said than that a size is unknown.
+        for (_, node) in graph.nodes() {
+            for ty in &node.types {
+                if let Err(e) = ty.sizes() {
+                    return Err(Error::Data(format!("{e}; give an input that has it, or `--dims`")));
+                }
+            }
+        }
+        let executable = self.backend.compile(&graph)?;
+        let needed = executable.memory() as u64;
+        if needed > self.options.memory_limit {
+            return Err(Error::Memory { needed, limit: self.options.memory_limit });
+        }
+        let ready = Arc::new(Ready { graph, executable });
+        cache().insert(key, ready.clone());
+        Ok(ready)
+    }
+
+    /// Runs the net on data and weights, both found by name; data that it does not ask for are ignored.
+    ///
+    /// # Errors
+    /// If data or weights do not fit, are missing, or the program fails.
+    pub fn run(&self, data: &[(String, Tensor)], weights: &[(String, Tensor)]) -> Result<Run, Error> {
+        let by_name: HashMap<&str, &Tensor> = data.iter().map(|(n, t)| (n.as_str(), t)).collect();
+        let rest = rest_rank(&self.signature(None)?, &by_name);
+        let declared = self.signature(rest)?;
+        let bound = bind(&declared, &by_name, &self.options.dims)?;
+        let size = bound.dims.get("B").copied().unwrap_or(0) as usize;
+        match self.options.batch {
+            Some(piece) if piece > 0 && piece < size => self.run_in_pieces(&declared, bound.tensors, bound.dims, rest, data, weights, piece),
+            _ => self.run_once(bound.tensors, &bound.dims, rest, data, weights),
+        }
+    }
+
+    fn run_once(
+        &self,
+        mut tensors: HashMap<String, Tensor>,
+        dims: &Dims,
+        rest: Option<usize>,
+        data: &[(String, Tensor)],
+        weights: &[(String, Tensor)],
+    ) -> Result<Run, Error> {
+        let ready = self.ready(dims, rest)?;
+        let missing: Vec<&str> = ready.graph.needed_inputs().into_iter().map(|(n, _)| n).filter(|n| !tensors.contains_key(*n)).collect();
+        if !missing.is_empty() {
+            let given: Vec<&str> = data.iter().map(|(n, _)| n.as_str()).collect();
+            let given = if given.is_empty() { "nothing".to_string() } else { given.join(", ") };
+            let inputs: Vec<String> = ready.graph.needed_inputs().iter().map(|(n, t)| format!("{n}: {t}")).collect();
+            return Err(Error::Data(format!(
+                "`{}` needs the input `{}`\n  it takes: {}\n  the data hold: {given}",
+                self.net,
+                missing.join("`, `"),
+                inputs.join(", ")
+            )));
+        }
+        let weight_names: Vec<&str> = weights.iter().map(|(n, _)| n.as_str()).collect();
+        let data_names: Vec<&str> = data.iter().map(|(n, _)| n.as_str()).collect();
+        check_names(&ready.graph, &weight_names, &data_names)?;
+        // Weights win over tensors of the data that carry a parameter's name.
+        let given: HashMap<&str, &Tensor> = data.iter().chain(weights).map(|(n, t)| (n.as_str(), t)).collect();
+        let parameters = parameters(&ready.graph, &given, self.options.seed)?;
+        tensors.extend(parameters.iter().cloned());
+        let results = ready.executable.run(&tensors, self.options.seed)?;
+        Ok(Run { outputs: results.outputs, updates: results.updates, parameters })
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn run_in_pieces(
+        &self,
+        declared: &[(String, Type)],
+        tensors: HashMap<String, Tensor>,
+        dims: Dims,
+        rest: Option<usize>,
+        data: &[(String, Tensor)],
+        weights: &[(String, Tensor)],
+        piece: usize,
+    ) -> Result<Run, Error> {
+        let is_batch = |d: &snn_ir::Dim| d.as_name() == Some("B");
+        let symbolic = self.program.module().lower(&self.net, &self.lowering(Dims::new(), rest)).map_err(|d| self.program.error(d))?;
+        let mut axes = Vec::new();
+        for (name, v) in &symbolic.graph.outputs {
+            match symbolic.graph.ty(*v).shape.iter().position(is_batch) {
+                Some(axis) => axes.push(axis),
+                None => {
+                    return Err(Error::Data(format!(
+                        "`--batch` runs the dimension `B` in pieces, and the output `{name}` of `{}` has none: {}",
+                        self.net,
+                        symbolic.graph.ty(*v)
+                    )));
+                }
+            }
+        }
+        let size = dims.get("B").copied().unwrap_or(0) as usize;
+        let mut runs = Vec::new();
+        for start in (0..size).step_by(piece) {
+            let end = (start + piece).min(size);
+            let mut dims = dims.clone();
+            dims.insert("B".into(), (end - start) as i64);
+            let mut parts = HashMap::new();
+            for (name, ty) in declared {
+                if let Some(t) = tensors.get(name) {
+                    let tensor = ty.shape.iter().position(is_batch).map_or_else(|| t.clone(), |axis| part(t, axis, start, end));
+                    parts.insert(name.clone(), tensor);
+                }
+            }
+            runs.push(self.run_once(parts, &dims, rest, data, weights)?);
+        }
+        let mut joined = Run { parameters: runs[0].parameters.clone(), updates: runs.last().map(|r| r.updates.clone()).unwrap_or_default(), outputs: vec![] };
+        for (i, axis) in axes.iter().enumerate() {
+            let parts: Vec<&Tensor> = runs.iter().map(|r| &r.outputs[i].1).collect();
+            let mut shape = parts[0].shape().to_vec();
+            shape[*axis] = size;
+            let types = [Type::new(parts[0].dtype(), shape.iter().map(|n| snn_ir::Dim::constant(*n as i64)).collect::<Vec<_>>())];
+            let mut none = snn_ir::interpret::Randomness::Counter { seed: 0 };
+            let tensor = snn_ir::interpret::evaluate(&snn_ir::Op::Concat { axis: *axis }, &parts, &types, &mut none)?.remove(0);
+            joined.outputs.push((runs[0].outputs[i].0.clone(), tensor));
+        }
+        Ok(joined)
+    }
+}

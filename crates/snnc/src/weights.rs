@@ -1,0 +1,75 @@
+//! The parameters of a net: from files, else from their initialisers.
+
+use std::collections::HashMap;
+
+use snn_data::fit;
+use snn_ir::interpret::{evaluate_closed, Randomness};
+use snn_ir::random::TorchGenerator;
+use snn_ir::{Graph, Tensor};
+
+use crate::Error;
+
+/// The parameters of a graph by name, in order of declaration. Those that `given` lacks are drawn from a generator that
+/// equals PyTorch's with that seed: first what `kaiming_normal_conv_linear_weight` names, then the rest.
+///
+/// # Errors
+/// Parameters of a wrong shape or type, all of them.
+pub(crate) fn parameters(graph: &Graph, given: &HashMap<&str, &Tensor>, seed: u64) -> Result<Vec<(String, Tensor)>, Error> {
+    let mut values: Vec<Option<Tensor>> = vec![None; graph.parameters.len()];
+    let mut wrong = Vec::new();
+    for (p, value) in graph.parameters.iter().zip(&mut values) {
+        let Some(tensor) = given.get(p.name.as_str()) else { continue };
+        let sizes = p.ty.sizes().map_err(|e| Error::Data(format!("the parameter `{}`: {e}", p.name)))?;
+        let text = {
+            let dims: Vec<String> = tensor.shape().iter().map(usize::to_string).collect();
+            format!("{}[{}]", tensor.dtype(), dims.join(", "))
+        };
+        if tensor.shape() != sizes {
+            // A scalar may be saved as one element.
+            if sizes.is_empty() && tensor.len() == 1 {
+                *value = fit(&tensor.reshaped([]), p.ty.dtype).ok();
+                continue;
+            }
+            wrong.push(format!("  `{}` is {text}, and the net wants {}", p.name, p.ty));
+            continue;
+        }
+        match fit(tensor, p.ty.dtype) {
+            Ok(t) => *value = Some(t),
+            Err(e) => wrong.push(format!("  `{}` is {text}, and the net wants {}: {e}", p.name, p.ty)),
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(Error::Data(format!("the weights do not fit the net:\n{}", wrong.join("\n"))));
+    }
+    let mut generator = TorchGenerator::new(seed);
+    for first in [true, false] {
+        for (p, value) in graph.parameters.iter().zip(&mut values) {
+            if p.drawn_first == first && value.is_none() {
+                *value = Some(evaluate_closed(&p.initial, &mut Randomness::Torch(&mut generator))?);
+            }
+        }
+    }
+    let names = graph.parameters.iter().map(|p| p.name.clone());
+    Ok(names.zip(values).filter_map(|(n, v)| v.map(|v| (n, v))).collect())
+}
+
+/// Names in the weights that a net lacks are an error that lists both. Counters that PyTorch saves beside batch norms, and
+/// tensors that are data of the same run, are not weights.
+///
+/// # Errors
+/// The names that are in one and not in the other.
+pub(crate) fn check_names(graph: &Graph, given: &[&str], data: &[&str]) -> Result<(), Error> {
+    let has = |n: &str| graph.parameters.iter().any(|p| p.name == n);
+    let is_data = |n: &str| !n.contains('.') && data.contains(&n);
+    let unknown: Vec<&str> = given.iter().filter(|n| !has(n) && !n.ends_with(".num_batches_tracked") && !is_data(n)).copied().collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let missing: Vec<&str> = graph.parameters.iter().map(|p| p.name.as_str()).filter(|n| !given.contains(n)).collect();
+    let list = |names: &[&str]| if names.is_empty() { "none".to_string() } else { names.join(", ") };
+    Err(Error::Data(format!(
+        "the weights are not those of this net\n  in the file and not in the net: {}\n  in the net and not in the file: {}",
+        list(&unknown),
+        list(&missing)
+    )))
+}
