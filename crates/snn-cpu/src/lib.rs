@@ -1,15 +1,35 @@
-//! The CPU backend of snnc: a plan of kernels, Cranelift for step kernels, the `gemm` crate for contractions.
+//! The CPU backend of snnc.
+//!
+//! A graph with known dimensions becomes a [`plan`]: a list of kernels over buffers. A *step kernel* ([`step`]) is every
+//! elementwise part with its scans, fused into one function that Cranelift generates ([`emit`]): one time step over a run of
+//! elements, with the state in a scratch that stays in the first cache. Products go through the `gemm` crate
+//! ([`products`]), pools and reductions through plain loops; everything rare is evaluated as the interpreter does.
+//!
+//! Threads divide independent elements and never a sum, so a result does not depend on their number.
+
+mod emit;
+mod loops;
+mod plan;
+mod products;
+mod run;
+mod step;
+
+use std::sync::Arc;
+
 use snn_ir::{Backend, CompileError, Executable, Graph};
 
 /// Compiles graphs to machine code.
 pub struct Cranelift {
-    threads: usize,
+    pool: Arc<rayon::ThreadPool>,
 }
 
 impl Cranelift {
     /// A backend that runs on that many threads; 0 for one on each processor.
     pub fn new(threads: usize) -> Cranelift {
-        Cranelift { threads }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        // Without threads of its own the backend works on the caller's.
+        let pool = pool.or_else(|_| rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build());
+        Cranelift { pool: Arc::new(pool.expect("a pool of the current thread needs nothing of the system")) }
     }
 }
 
@@ -19,7 +39,35 @@ impl Backend for Cranelift {
     }
 
     fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>, CompileError> {
-        let _ = self.threads;
-        snn_ir::Interpreter.compile(graph)
+        let graph = graph.pruned();
+        let mut code = emit::Code::for_this_machine()?;
+        let plan = plan::plan(&graph, &mut code)?;
+        let machine = code.finish()?;
+        Ok(Box::new(run::Runnable::new(graph, plan, machine, self.pool.clone())?))
     }
+}
+
+/// What is generated for a graph, as text: Cranelift's intermediate form, or machine code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// CLIF, for the machine named by `triple`, or this one.
+    Clif,
+    /// Machine code of this machine.
+    Assembly,
+}
+
+/// The generated code of a graph as text, with the plan as its head.
+///
+/// # Errors
+/// If code generation fails.
+pub fn listing(graph: &Graph, kind: Listing) -> Result<String, CompileError> {
+    let graph = graph.pruned();
+    // CLIF does not depend on the machine: a fixed one makes it stable.
+    let mut code = emit::Code::for_this_machine()?;
+    code.keep_text(kind);
+    let plan = plan::plan(&graph, &mut code)?;
+    let mut text = plan::describe(&graph, &plan, 0);
+    text.push_str(&code.text());
+    code.finish()?;
+    Ok(text)
 }

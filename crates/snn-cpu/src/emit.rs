@@ -1,0 +1,583 @@
+//! Step functions to machine code, through Cranelift.
+//!
+//! A kernel has the signature `fn(pointers: *const *mut u8, n: i64)`: one time step over `n` elements. The pointers are
+//! those of loads, then states, then stores. Each iteration handles [`WIDTH`] elements in vectors of four; a scalar loop
+//! follows for the rest. Arithmetic is exactly that of [`snn_ir::math`]: nothing is contracted or re-associated.
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+
+use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
+use cranelift_codegen::ir::{types, AbiParam, BlockArg, InstBuilder, MemFlagsData, Type as ClifType, Value as ClifValue};
+use cranelift_codegen::settings::{self, Configurable};
+use cranelift_codegen::Context;
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use cranelift_jit::{JITBuilder, JITModule};
+use cranelift_module::{default_libcall_names, FuncId, Linkage, Module};
+use snn_ir::math::{self, Lanes};
+use snn_ir::{BinaryOp, CompileError, DType, Graph, Op, UnaryOp, Value};
+
+use crate::Listing;
+
+/// Vectors of four that an iteration handles.
+const VECTORS: usize = 2;
+/// Elements that an iteration handles.
+const WIDTH: i64 = 4 * VECTORS as i64;
+
+/// The type of a generated kernel.
+pub type KernelFunction = unsafe extern "C" fn(*const *mut u8, i64);
+
+/// What a kernel reads and writes.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Element type of each load, and whether it is the same for all elements of a run.
+    pub loads: Vec<(DType, bool)>,
+    /// How many states it carries.
+    pub states: usize,
+    /// Element type of each store.
+    pub stores: Vec<DType>,
+}
+
+/// A value in a kernel: floats, truth values, or whole numbers that were bytes.
+#[derive(Clone, Copy, Debug)]
+pub enum Lane {
+    Float(ClifValue),
+    Mask(ClifValue),
+    Int(ClifValue),
+}
+
+/// A module that is being filled with kernels.
+pub struct Code {
+    module: JITModule,
+    context: Context,
+    builder: FunctionBuilderContext,
+    functions: Vec<FuncId>,
+    listing: Option<Listing>,
+    text: String,
+}
+
+/// Generated code; it lives as long as this.
+pub struct Machine {
+    module: Option<JITModule>,
+    /// The kernels, in order of definition.
+    pub kernels: Vec<KernelFunction>,
+}
+
+// SAFETY: after `finish` the module is never changed; its code is read-only memory that any thread may run.
+unsafe impl Send for Machine {}
+// SAFETY: as above; kernels keep no state beside what they are given pointers to.
+unsafe impl Sync for Machine {}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Some(module) = self.module.take() {
+            self.kernels.clear();
+            // SAFETY: the kernels are only reachable through this value, which is going away.
+            unsafe { module.free_memory() };
+        }
+    }
+}
+
+fn failed(e: impl std::fmt::Display) -> CompileError {
+    CompileError::CodeGeneration(e.to_string())
+}
+
+impl Code {
+    /// An empty module for the machine that this runs on.
+    pub fn for_this_machine() -> Result<Code, CompileError> {
+        let mut flags = settings::builder();
+        let verifier = if cfg!(debug_assertions) { "true" } else { "false" };
+        for (name, value) in [("opt_level", "speed"), ("enable_verifier", verifier), ("is_pic", "false")] {
+            flags.set(name, value).map_err(failed)?;
+        }
+        let isa = cranelift_native::builder().map_err(failed)?.finish(settings::Flags::new(flags)).map_err(failed)?;
+        let module = JITModule::new(JITBuilder::with_isa(isa, default_libcall_names()));
+        let context = module.make_context();
+        Ok(Code { module, context, builder: FunctionBuilderContext::new(), functions: vec![], listing: None, text: String::new() })
+    }
+
+    /// Keeps the text of what is generated.
+    pub fn keep_text(&mut self, listing: Listing) {
+        self.listing = Some(listing);
+    }
+
+    /// The kept text.
+    pub fn text(&self) -> String {
+        self.text.clone()
+    }
+
+    /// Adds a kernel and returns its number. `body` computes the next states and the stores from loads and states.
+    pub fn kernel(&mut self, name: &str, shape: &Shape, body: &dyn Fn(&mut Emitter<'_, '_>, &[Lane], &[Lane]) -> (Vec<Lane>, Vec<Lane>)) -> Result<usize, CompileError> {
+        let pointer = self.module.target_config().pointer_type();
+        self.context.func.signature.params = vec![AbiParam::new(pointer), AbiParam::new(types::I64)];
+        let config = self.module.target_config();
+        let mut b = FunctionBuilder::new(&mut self.context.func, &mut self.builder);
+        let entry = b.create_block();
+        b.append_block_params_for_function_params(entry);
+        b.switch_to_block(entry);
+        let (table, n) = (b.block_params(entry)[0], b.block_params(entry)[1]);
+        let count = shape.loads.len() + shape.states + shape.stores.len();
+        let flags = MemFlagsData::trusted();
+        let pointers: Vec<ClifValue> = (0..count).map(|i| b.ins().load(pointer, flags, table, (i * 8) as i32)).collect();
+        let zero = b.ins().iconst(types::I64, 0);
+        let whole = b.ins().iconst(types::I64, -WIDTH);
+        let vector_end = b.ins().band(n, whole);
+        let start = run_loop(&mut b, shape, &pointers, zero, vector_end, true, body);
+        run_loop(&mut b, shape, &pointers, start, n, false, body);
+        b.ins().return_(&[]);
+        b.seal_all_blocks();
+        b.finalize(config);
+        if self.listing == Some(Listing::Clif) {
+            self.text.push_str(&format!("\n; {name}\n{}", self.context.func.display()));
+        }
+        let id = self.module.declare_function(&format!("kernel{}", self.functions.len()), Linkage::Export, &self.context.func.signature).map_err(failed)?;
+        self.context.set_disasm(self.listing == Some(Listing::Assembly));
+        self.module.define_function(id, &mut self.context).map_err(|e| CompileError::CodeGeneration(format!("{e:?}")))?;
+        if let (Some(Listing::Assembly), Some(code)) = (self.listing, self.context.compiled_code()) {
+            self.text.push_str(&format!("\n; {name}\n{}", code.vcode.as_deref().unwrap_or("")));
+        }
+        self.module.clear_context(&mut self.context);
+        self.functions.push(id);
+        Ok(self.functions.len() - 1)
+    }
+
+    /// Makes the code runnable.
+    pub fn finish(mut self) -> Result<Machine, CompileError> {
+        self.module.finalize_definitions().map_err(failed)?;
+        let kernels = self
+            .functions
+            .iter()
+            .map(|id| {
+                let address = self.module.get_finalized_function(*id);
+                // SAFETY: every function of this module was defined by `kernel` with this signature.
+                unsafe { std::mem::transmute::<*const u8, KernelFunction>(address) }
+            })
+            .collect();
+        Ok(Machine { module: Some(self.module), kernels })
+    }
+}
+
+/// `for i in start .. end`, by [`WIDTH`] or by one; returns the first index that was not handled.
+fn run_loop(
+    b: &mut FunctionBuilder<'_>,
+    shape: &Shape,
+    pointers: &[ClifValue],
+    start: ClifValue,
+    end: ClifValue,
+    vectors: bool,
+    body: &dyn Fn(&mut Emitter<'_, '_>, &[Lane], &[Lane]) -> (Vec<Lane>, Vec<Lane>),
+) -> ClifValue {
+    // What is the same for all elements is loaded before the loop.
+    let uniform: Vec<Option<Lane>> = shape
+        .loads
+        .iter()
+        .zip(pointers)
+        .map(|((dtype, uniform), p)| {
+            uniform.then(|| {
+                let mut e = Emitter { b: &mut *b, vectors: false };
+                let lane = e.load(*dtype, *p);
+                if !vectors {
+                    return lane;
+                }
+                e.splat(lane)
+            })
+        })
+        .collect();
+    let (head, inside, after) = (b.create_block(), b.create_block(), b.create_block());
+    b.append_block_param(head, types::I64);
+    b.ins().jump(head, &[BlockArg::Value(start)]);
+    b.switch_to_block(head);
+    let i = b.block_params(head)[0];
+    let more = b.ins().icmp(IntCC::SignedLessThan, i, end);
+    b.ins().brif(more, inside, &[], after, &[]);
+    b.switch_to_block(inside);
+    let repeats = if vectors { VECTORS } else { 1 };
+    // All loads of an iteration come before its stores, so that states may be written where they were read.
+    let mut results = Vec::new();
+    for k in 0..repeats {
+        let mut e = Emitter { b: &mut *b, vectors };
+        let address = |e: &mut Emitter<'_, '_>, p: ClifValue, dtype: DType| {
+            let at = if k == 0 { i } else { e.b.ins().iadd_imm_s(i, 4 * k as i64) };
+            let bytes = e.b.ins().imul_imm_s(at, dtype.bytes() as i64);
+            e.b.ins().iadd(p, bytes)
+        };
+        let mut loads = Vec::new();
+        for (((dtype, _), p), kept) in shape.loads.iter().zip(pointers).zip(&uniform) {
+            loads.push(match kept {
+                Some(lane) => *lane,
+                None => {
+                    let a = address(&mut e, *p, *dtype);
+                    e.load(*dtype, a)
+                }
+            });
+        }
+        let mut states = Vec::new();
+        for p in &pointers[shape.loads.len()..shape.loads.len() + shape.states] {
+            let a = address(&mut e, *p, DType::F32);
+            states.push(e.load(DType::F32, a));
+        }
+        results.push(body(&mut e, &loads, &states));
+    }
+    for (k, (states, stores)) in results.into_iter().enumerate() {
+        let mut e = Emitter { b: &mut *b, vectors };
+        let types = std::iter::repeat_n(DType::F32, shape.states).chain(shape.stores.iter().copied());
+        for ((lane, dtype), p) in states.into_iter().chain(stores).zip(types).zip(&pointers[shape.loads.len()..]) {
+            let at = if k == 0 { i } else { e.b.ins().iadd_imm_s(i, 4 * k as i64) };
+            let bytes = e.b.ins().imul_imm_s(at, dtype.bytes() as i64);
+            let a = e.b.ins().iadd(*p, bytes);
+            e.store(lane, a);
+        }
+    }
+    let next = b.ins().iadd_imm_s(i, if vectors { WIDTH } else { 1 });
+    b.ins().jump(head, &[BlockArg::Value(next)]);
+    b.switch_to_block(after);
+    i
+}
+
+/// Emits instructions for one vector of four elements, or for one element.
+pub struct Emitter<'a, 'b> {
+    b: &'a mut FunctionBuilder<'b>,
+    vectors: bool,
+}
+
+impl Emitter<'_, '_> {
+    fn float_type(&self) -> ClifType {
+        if self.vectors { types::F32X4 } else { types::F32 }
+    }
+
+    fn int_type(&self) -> ClifType {
+        if self.vectors { types::I32X4 } else { types::I32 }
+    }
+
+    fn splat(&mut self, lane: Lane) -> Lane {
+        match lane {
+            Lane::Float(v) => Lane::Float(self.b.ins().splat(types::F32X4, v)),
+            Lane::Int(v) => Lane::Int(self.b.ins().splat(types::I32X4, v)),
+            Lane::Mask(v) => {
+                let wide = self.b.ins().uextend(types::I32, v);
+                let wide = self.b.ins().ineg(wide);
+                Lane::Mask(self.b.ins().splat(types::I32X4, wide))
+            }
+        }
+    }
+
+    fn load(&mut self, dtype: DType, address: ClifValue) -> Lane {
+        let flags = MemFlagsData::trusted();
+        if dtype == DType::F32 {
+            let flags = if self.vectors { MemFlagsData::new().with_notrap() } else { flags };
+            let ty = self.float_type();
+            return Lane::Float(self.b.ins().load(ty, flags, address, 0));
+        }
+        // Bytes become whole numbers of 32 bits.
+        let wide = if self.vectors {
+            let four = self.b.ins().load(types::I32, MemFlagsData::new().with_notrap(), address, 0);
+            let vector = self.b.ins().scalar_to_vector(types::I32X4, four);
+            let bytes = self.b.ins().bitcast(types::I8X16, little_endian(), vector);
+            let half = self.b.ins().uwiden_low(bytes);
+            self.b.ins().uwiden_low(half)
+        } else {
+            self.b.ins().uload8(types::I32, flags, address, 0)
+        };
+        if dtype == DType::U8 {
+            return Lane::Int(wide);
+        }
+        let zero = self.int(0);
+        Lane::Mask(self.b.ins().icmp(IntCC::NotEqual, wide, zero))
+    }
+
+    fn store(&mut self, lane: Lane, address: ClifValue) {
+        let flags = MemFlagsData::new().with_notrap();
+        match lane {
+            Lane::Float(v) => {
+                self.b.ins().store(flags, v, address, 0);
+            }
+            Lane::Mask(m) if self.vectors => {
+                let one = self.int(1);
+                let bits = self.b.ins().band(m, one);
+                let half = self.b.ins().snarrow(bits, bits);
+                let bytes = self.b.ins().snarrow(half, half);
+                let words = self.b.ins().bitcast(types::I32X4, little_endian(), bytes);
+                let four = self.b.ins().extractlane(words, 0);
+                self.b.ins().store(flags, four, address, 0);
+            }
+            Lane::Mask(v) | Lane::Int(v) => {
+                let byte = if self.b.func.dfg.value_type(v) == types::I8 { v } else { self.b.ins().ireduce(types::I8, v) };
+                self.b.ins().store(flags, byte, address, 0);
+            }
+        }
+    }
+
+    /// A constant of a type that kernels have.
+    pub fn constant(&mut self, tensor: &snn_ir::Tensor) -> Option<Lane> {
+        match tensor.data() {
+            snn_ir::Data::F32(v) => Some(Lane::Float(self.float(*v.first()?))),
+            snn_ir::Data::Bool(v) => {
+                let (one, zero) = (self.int(i32::from(*v.first()?)), self.int(0));
+                Some(Lane::Mask(self.b.ins().icmp(IntCC::NotEqual, one, zero)))
+            }
+            _ => None,
+        }
+    }
+
+    /// One elementwise operation. The caller has asked [`supports`].
+    pub fn operation(&mut self, op: &Op, operands: &[Lane], to: DType, constants: &[Option<f32>]) -> Lane {
+        use Lane::{Float, Int, Mask};
+        match (op, operands) {
+            (Op::Unary(UnaryOp::Detach), [x]) => *x,
+            (Op::Unary(UnaryOp::Not), [Mask(m)]) => Mask(self.not(*m)),
+            (Op::Unary(u), [Float(x)]) => Float(self.unary(*u, *x)),
+            (Op::Binary(op @ (BinaryOp::And | BinaryOp::Or)), [Mask(a), Mask(b)]) => {
+                Mask(if *op == BinaryOp::And { self.and(*a, *b) } else { self.or(*a, *b) })
+            }
+            (Op::Binary(op), [Float(a), Float(b)]) => self.binary(*op, *a, *b, constants),
+            (Op::Select, [Mask(m), Float(a), Float(b)]) => Float(self.select(*m, *a, *b)),
+            (Op::Spike { strict, .. }, [Float(u)]) => {
+                let (zero, one) = (self.float(0.0), self.float(1.0));
+                let fires = if *strict { self.lt(zero, *u) } else { self.le(zero, *u) };
+                Float(self.select(fires, one, zero))
+            }
+            (Op::Cast, [x]) => self.cast(*x, to),
+            _ => *operands.first().unwrap_or(&Int(ClifValue::from_u32(0))),
+        }
+    }
+
+    fn cast(&mut self, x: Lane, to: DType) -> Lane {
+        match (x, to) {
+            (Lane::Mask(m), DType::F32) => {
+                let (zero, one) = (self.float(0.0), self.float(1.0));
+                Lane::Float(self.select(m, one, zero))
+            }
+            (Lane::Int(i), DType::F32) => Lane::Float(self.to_float(i)),
+            (Lane::Int(i), DType::Bool) => {
+                let zero = self.int(0);
+                Lane::Mask(self.b.ins().icmp(IntCC::NotEqual, i, zero))
+            }
+            (Lane::Float(f), DType::Bool) => {
+                let zero = self.float(0.0);
+                let equal = self.eq(f, zero);
+                Lane::Mask(self.not(equal))
+            }
+            (x, _) => x,
+        }
+    }
+
+    fn unary(&mut self, op: UnaryOp, x: ClifValue) -> ClifValue {
+        match op {
+            UnaryOp::Neg => self.neg(x),
+            UnaryOp::Abs => self.abs(x),
+            UnaryOp::Sqrt => self.sqrt(x),
+            UnaryOp::Floor => self.floor(x),
+            UnaryOp::Round => self.round(x),
+            UnaryOp::Exp => math::exp(self, x),
+            UnaryOp::Log => math::log(self, x),
+            UnaryOp::Sin => math::sin(self, x),
+            UnaryOp::Cos => math::cos(self, x),
+            UnaryOp::Tanh => math::tanh(self, x),
+            UnaryOp::Erf => math::erf(self, x),
+            UnaryOp::Not | UnaryOp::Detach => x,
+        }
+    }
+
+    fn binary(&mut self, op: BinaryOp, a: ClifValue, b: ClifValue, constants: &[Option<f32>]) -> Lane {
+        let float = match op {
+            BinaryOp::Add => self.add(a, b),
+            BinaryOp::Sub => self.sub(a, b),
+            BinaryOp::Mul => self.mul(a, b),
+            BinaryOp::Div => match constants.get(1).copied().flatten().and_then(exact_reciprocal) {
+                // Division by a power of two is multiplication by its reciprocal, to the bit.
+                Some(r) => {
+                    let r = self.float(r);
+                    self.mul(a, r)
+                }
+                None => self.div(a, b),
+            },
+            BinaryOp::Rem => math::rem(self, a, b),
+            BinaryOp::Pow => math::pow(self, a, b),
+            BinaryOp::Max => self.max(a, b),
+            BinaryOp::Min => self.min(a, b),
+            BinaryOp::Lt => return Lane::Mask(self.lt(a, b)),
+            BinaryOp::Le => return Lane::Mask(self.le(a, b)),
+            BinaryOp::Gt => return Lane::Mask(self.lt(b, a)),
+            BinaryOp::Ge => return Lane::Mask(self.le(b, a)),
+            BinaryOp::Eq => return Lane::Mask(self.eq(a, b)),
+            _ => {
+                let equal = self.eq(a, b);
+                return Lane::Mask(self.not(equal));
+            }
+        };
+        Lane::Float(float)
+    }
+
+    /// A graph of scalars: the step of a neuron. `None` where it holds something that [`supports`] refuses.
+    pub fn graph(&mut self, graph: &Graph, inputs: &[Lane]) -> Vec<Lane> {
+        let mut values: HashMap<Value, Lane> = graph.inputs.iter().copied().zip(inputs.iter().copied()).collect();
+        for (id, node) in graph.nodes() {
+            let value = Value { node: id, result: 0 };
+            if values.contains_key(&value) {
+                continue;
+            }
+            let lane = match &node.op {
+                Op::Constant(t) => self.constant(t),
+                op => {
+                    let operands: Vec<Lane> = node.operands.iter().filter_map(|v| values.get(v).copied()).collect();
+                    let constants: Vec<Option<f32>> = node.operands.iter().map(|v| graph.constant_f32(*v)).collect();
+                    Some(self.operation(op, &operands, node.types[0].dtype, &constants))
+                }
+            };
+            if let Some(lane) = lane {
+                values.insert(value, lane);
+            }
+        }
+        graph.outputs.iter().filter_map(|(_, v)| values.get(v).copied()).collect()
+    }
+}
+
+fn little_endian() -> MemFlagsData {
+    MemFlagsData::new().with_endianness(cranelift_codegen::ir::Endianness::Little)
+}
+
+/// `1 / x` where that is exact and normal: of powers of two.
+fn exact_reciprocal(x: f32) -> Option<f32> {
+    let r = 1.0 / x;
+    (x.is_normal() && r.is_normal() && x.to_bits() & 0x007f_ffff == 0).then_some(r)
+}
+
+/// Can kernels do this operation on elements of these types?
+pub fn supports(op: &Op, operands: &[DType], result: DType) -> bool {
+    use DType::{Bool, F32, U8};
+    match op {
+        Op::Unary(UnaryOp::Not) => operands == [Bool],
+        Op::Unary(UnaryOp::Detach) => matches!(operands, [F32 | Bool]),
+        Op::Unary(_) | Op::Spike { .. } => operands == [F32],
+        Op::Binary(BinaryOp::And | BinaryOp::Or) => operands == [Bool, Bool],
+        Op::Binary(_) => operands == [F32, F32],
+        Op::Select => operands == [Bool, F32, F32],
+        Op::Cast => matches!((operands, result), ([F32 | Bool | U8], F32 | Bool)),
+        _ => false,
+    }
+}
+
+/// Can kernels run this graph of scalars?
+pub fn supports_graph(graph: &Graph) -> bool {
+    graph.nodes().all(|(_, node)| match &node.op {
+        Op::Input(_) => node.types[0].dtype == DType::F32,
+        Op::Constant(t) => matches!(t.dtype(), DType::F32 | DType::Bool),
+        op => {
+            let operands: Vec<DType> = node.operands.iter().map(|v| graph.ty(*v).dtype).collect();
+            supports(op, &operands, node.types[0].dtype)
+        }
+    }) && graph.outputs.iter().all(|(_, v)| graph.ty(*v).dtype == DType::F32)
+}
+
+impl Lanes for Emitter<'_, '_> {
+    type F = ClifValue;
+    type I = ClifValue;
+    type M = ClifValue;
+
+    fn float(&mut self, x: f32) -> ClifValue {
+        let c = self.b.ins().f32const(x);
+        if self.vectors { self.b.ins().splat(types::F32X4, c) } else { c }
+    }
+    fn int(&mut self, x: i32) -> ClifValue {
+        let c = self.b.ins().iconst(types::I32, i64::from(x as u32));
+        if self.vectors { self.b.ins().splat(types::I32X4, c) } else { c }
+    }
+    fn add(&mut self, a: ClifValue, b: ClifValue) -> ClifValue {
+        self.b.ins().fadd(a, b)
+    }
+    fn sub(&mut self, a: ClifValue, b: ClifValue) -> ClifValue {
+        self.b.ins().fsub(a, b)
+    }
+    fn mul(&mut self, a: ClifValue, b: ClifValue) -> ClifValue {
+        self.b.ins().fmul(a, b)
+    }
+    fn div(&mut self, a: ClifValue, b: ClifValue) -> ClifValue {
+        self.b.ins().fdiv(a, b)
+    }
+    fn neg(&mut self, a: ClifValue) -> ClifValue {
+        self.b.ins().fneg(a)
+    }
+    fn abs(&mut self, a: ClifValue) -> ClifValue {
+        self.b.ins().fabs(a)
+    }
+    fn sqrt(&mut self, a: ClifValue) -> ClifValue {
+        self.b.ins().sqrt(a)
+    }
+    fn floor(&mut self, a: ClifValue) -> ClifValue {
+        self.b.ins().floor(a)
+    }
+    fn round(&mut self, a: ClifValue) -> ClifValue {
+        self.b.ins().nearest(a)
+    }
+    fn max(&mut self, a: ClifValue, b: ClifValue) -> ClifValue {
+        self.b.ins().fmax(a, b)
+    }
+    fn min(&mut self, a: ClifValue, b: ClifValue) -> ClifValue {
+        self.b.ins().fmin(a, b)
+    }
+    fn lt(&mut self, a: ClifValue, b: ClifValue) -> ClifValue {
+        self.b.ins().fcmp(FloatCC::LessThan, a, b)
+    }
+    fn le(&mut self, a: ClifValue, b: ClifValue) -> ClifValue {
+        self.b.ins().fcmp(FloatCC::LessThanOrEqual, a, b)
+    }
+    fn eq(&mut self, a: ClifValue, b: ClifValue) -> ClifValue {
+        self.b.ins().fcmp(FloatCC::Equal, a, b)
+    }
+    fn int_eq(&mut self, a: ClifValue, b: ClifValue) -> ClifValue {
+        self.b.ins().icmp(IntCC::Equal, a, b)
+    }
+    fn and(&mut self, a: ClifValue, b: ClifValue) -> ClifValue {
+        self.b.ins().band(a, b)
+    }
+    fn or(&mut self, a: ClifValue, b: ClifValue) -> ClifValue {
+        self.b.ins().bor(a, b)
+    }
+    fn not(&mut self, a: ClifValue) -> ClifValue {
+        if self.vectors { self.b.ins().bnot(a) } else { self.b.ins().bxor_imm_u(a, 1) }
+    }
+    fn select(&mut self, m: ClifValue, a: ClifValue, b: ClifValue) -> ClifValue {
+        if !self.vectors {
+            return self.b.ins().select(m, a, b);
+        }
+        let x = self.b.ins().bitcast(types::I32X4, little_endian(), a);
+        let y = self.b.ins().bitcast(types::I32X4, little_endian(), b);
+        let picked = self.b.ins().bitselect(m, x, y);
+        self.b.ins().bitcast(types::F32X4, little_endian(), picked)
+    }
+    fn to_int(&mut self, a: ClifValue) -> ClifValue {
+        let ty = self.int_type();
+        self.b.ins().fcvt_to_sint_sat(ty, a)
+    }
+    fn to_float(&mut self, a: ClifValue) -> ClifValue {
+        let ty = self.float_type();
+        self.b.ins().fcvt_from_sint(ty, a)
+    }
+    fn bits(&mut self, a: ClifValue) -> ClifValue {
+        let ty = self.int_type();
+        let flags = if self.vectors { little_endian() } else { MemFlagsData::new() };
+        self.b.ins().bitcast(ty, flags, a)
+    }
+    fn from_bits(&mut self, a: ClifValue) -> ClifValue {
+        let ty = self.float_type();
+        let flags = if self.vectors { little_endian() } else { MemFlagsData::new() };
+        self.b.ins().bitcast(ty, flags, a)
+    }
+    fn int_add(&mut self, a: ClifValue, b: ClifValue) -> ClifValue {
+        self.b.ins().iadd(a, b)
+    }
+    fn int_sub(&mut self, a: ClifValue, b: ClifValue) -> ClifValue {
+        self.b.ins().isub(a, b)
+    }
+    fn int_and(&mut self, a: ClifValue, b: ClifValue) -> ClifValue {
+        self.b.ins().band(a, b)
+    }
+    fn shift_left(&mut self, a: ClifValue, n: u8) -> ClifValue {
+        let by = self.b.ins().iconst(types::I32, i64::from(n));
+        self.b.ins().ishl(a, by)
+    }
+    fn shift_right(&mut self, a: ClifValue, n: u8) -> ClifValue {
+        let by = self.b.ins().iconst(types::I32, i64::from(n));
+        self.b.ins().sshr(a, by)
+    }
+}

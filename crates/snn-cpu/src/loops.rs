@@ -1,0 +1,180 @@
+//! Reductions and pools with plain loops.
+
+use rayon::prelude::*;
+use snn_ir::math::{Lanes, Scalar};
+use snn_ir::{CompileError, Graph, NodeId, Op, Reduction, Value};
+
+/// A reduction over one block of axes, or over windows.
+#[derive(Clone, Debug)]
+pub struct FoldPlan {
+    /// With what.
+    pub kind: Reduction,
+    /// What is read.
+    pub source: Value,
+    shape: Fold,
+}
+
+/// What is reduced.
+#[derive(Clone, Debug)]
+pub enum Fold {
+    /// The middle one of three axes.
+    Block {
+        /// How many are reduced.
+        reduced: usize,
+        /// After it.
+        inner: usize,
+    },
+    /// Windows over the last two axes.
+    Windows {
+        /// Height and width before.
+        input: [usize; 2],
+        /// Height and width after.
+        output: [usize; 2],
+        /// Of a window.
+        size: [usize; 2],
+        /// Of neighbouring windows.
+        stride: [usize; 2],
+    },
+}
+
+impl Fold {
+    /// Is a reduction one of two windows over the last two axes? What is read, and how.
+    pub fn windows(graph: &Graph, id: NodeId) -> Option<(Value, Fold)> {
+        let node = graph.node(id);
+        let Op::Reduce { axes, .. } = &node.op else { return None };
+        let inner = node.operands[0];
+        let Op::Window { axis: second, size: kx, stride: sx, dilation: 1 } = graph.op(inner) else { return None };
+        let outer = graph.node(inner.node).operands[0];
+        let Op::Window { axis: first, size: ky, stride: sy, dilation: 1 } = graph.op(outer) else { return None };
+        let source = graph.node(outer.node).operands[0];
+        let shape = graph.ty(source).sizes().ok()?;
+        let rank = shape.len();
+        let fits = *first + 2 == rank && *second + 1 == rank && axes.as_slice() == [rank, rank + 1];
+        let out = node.types[0].sizes().ok()?;
+        fits.then(|| {
+            let windows = Fold::Windows {
+                input: [shape[rank - 2], shape[rank - 1]],
+                output: [out[rank - 2], out[rank - 1]],
+                size: [*ky as usize, *kx as usize],
+                stride: [*sy as usize, *sx as usize],
+            };
+            (source, windows)
+        })
+    }
+
+    /// The plan of a reduction, if loops here serve it.
+    pub fn plan(graph: &Graph, id: NodeId, kind: Reduction, axes: &[usize]) -> Result<Option<FoldPlan>, CompileError> {
+        if let Some((source, shape)) = Fold::windows(graph, id) {
+            return Ok(Some(FoldPlan { kind, source, shape }));
+        }
+        let source = graph.node(id).operands[0];
+        let sizes = graph.ty(source).sizes()?;
+        let block = axes.windows(2).all(|w| w[0] + 1 == w[1]);
+        let (Some(first), Some(last), true) = (axes.first(), axes.last(), block) else { return Ok(None) };
+        let product = |r: &[usize]| r.iter().product::<usize>();
+        let (reduced, inner) = (product(&sizes[*first..=*last]), product(&sizes[*last + 1..]));
+        if reduced == 0 && kind != Reduction::Sum {
+            return Ok(None);
+        }
+        Ok(Some(FoldPlan { kind, source, shape: Fold::Block { reduced, inner } }))
+    }
+}
+
+/// Elements that are reduced side by side.
+const LANES: usize = 16;
+
+impl FoldPlan {
+    /// Reduces `x` into `out`. Sums are accumulated in f64 in the order of the elements.
+    pub fn execute(&self, x: &[f32], out: &mut [f32]) {
+        match &self.shape {
+            Fold::Block { reduced, inner } => self.block(x, out, *reduced, *inner),
+            Fold::Windows { input, output, size, stride } => {
+                let (plane, out_plane) = (input[0] * input[1], output[0] * output[1]);
+                if out_plane == 0 {
+                    return;
+                }
+                let work = |(out, x): (&mut [f32], &[f32])| self.pool(x, out, input[1], output[1], *size, *stride);
+                out.par_chunks_mut(out_plane).zip(x.par_chunks(plane)).with_min_len((1 << 13) / plane.max(1) + 1).for_each(work);
+            }
+        }
+    }
+
+    fn pool(&self, x: &[f32], out: &mut [f32], width: usize, out_width: usize, size: [usize; 2], stride: [usize; 2]) {
+        for (oy, line) in out.chunks_exact_mut(out_width).enumerate() {
+            for (ox, value) in line.iter_mut().enumerate() {
+                let mut fold = Accumulator::new(self.kind);
+                for y in 0..size[0] {
+                    let start = (oy * stride[0] + y) * width + ox * stride[1];
+                    for v in &x[start..start + size[1]] {
+                        fold.add(*v);
+                    }
+                }
+                *value = fold.value();
+            }
+        }
+    }
+
+    fn block(&self, x: &[f32], out: &mut [f32], reduced: usize, inner: usize) {
+        if out.is_empty() || inner == 0 {
+            return;
+        }
+        if reduced == 0 {
+            out.fill(0.0);
+            return;
+        }
+        let chunk = inner.min(LANES);
+        let per_outer = inner.div_ceil(chunk);
+        // Each task reduces a few neighbouring elements, row by row.
+        let task = |o: usize, c: usize, out: &mut [f32]| {
+            let mut folds = [Accumulator::new(self.kind); LANES];
+            for r in 0..reduced {
+                let start = (o * reduced + r) * inner + c * chunk;
+                for (fold, v) in folds.iter_mut().zip(&x[start..start + out.len()]) {
+                    fold.add(*v);
+                }
+            }
+            for (value, fold) in out.iter_mut().zip(&folds) {
+                *value = fold.value();
+            }
+        };
+        let run = |(o, row): (usize, &mut [f32])| {
+            for (c, out) in row.chunks_mut(chunk).enumerate() {
+                task(o, c, out);
+            }
+        };
+        if x.len() < 1 << 15 {
+            out.chunks_mut(inner).enumerate().for_each(run);
+        } else if per_outer > 1 && out.len() / inner < 2 {
+            out.par_chunks_mut(chunk).enumerate().for_each(|(c, out)| task(0, c, out));
+        } else {
+            out.par_chunks_mut(inner).enumerate().for_each(run);
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Accumulator {
+    kind: Reduction,
+    sum: f64,
+    best: f32,
+}
+
+impl Accumulator {
+    fn new(kind: Reduction) -> Accumulator {
+        let best = if kind == Reduction::Max { f32::NEG_INFINITY } else { f32::INFINITY };
+        Accumulator { kind, sum: 0.0, best }
+    }
+
+    #[inline]
+    fn add(&mut self, x: f32) {
+        match self.kind {
+            Reduction::Sum => self.sum += f64::from(x),
+            Reduction::Max => self.best = Scalar.max(self.best, x),
+            Reduction::Min => self.best = Scalar.min(self.best, x),
+        }
+    }
+
+    fn value(self) -> f32 {
+        if self.kind == Reduction::Sum { self.sum as f32 } else { self.best }
+    }
+}

@@ -1,0 +1,457 @@
+//! From a graph to a list of kernels: what is fused, what is read in place, what is copied.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use snn_ir::tensor::row_major_strides;
+use snn_ir::{CompileError, DType, Graph, NodeId, Op, Value};
+
+use crate::emit::{supports, supports_graph, Code};
+use crate::loops::{Fold, FoldPlan};
+use crate::products::{ConvolutionPlan, ProductPlan};
+use crate::step::{build, StepKernel};
+
+/// What one task does.
+#[derive(Debug)]
+pub enum Kernel {
+    /// Fused elementwise operations and scans.
+    Step(Box<StepKernel>),
+    /// The operand in another shape, shared.
+    Alias,
+    /// A contraction through `gemm`.
+    Product(ProductPlan),
+    /// A convolution: windows unrolled, then `gemm`.
+    Convolution(ConvolutionPlan),
+    /// A reduction, over windows or axes, with plain loops.
+    Fold(FoldPlan),
+    /// A copy of whole steps.
+    Delay(i64),
+    /// Recurrent connections: a plan for one step.
+    Loop(Box<Plan>),
+    /// As the interpreter does it.
+    Reference,
+}
+
+/// A kernel with what it reads and writes.
+#[derive(Debug)]
+pub struct Task {
+    /// The node that it computes, or the last one of a fused group.
+    pub node: NodeId,
+    /// How.
+    pub kernel: Kernel,
+    /// What it reads.
+    pub needs: Vec<Value>,
+    /// What it writes.
+    pub gives: Vec<Value>,
+    /// What nobody reads after it.
+    pub frees: Vec<Value>,
+}
+
+/// The kernels of a graph in order.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// The kernels.
+    pub tasks: Vec<Task>,
+    /// The most bytes that are held at one time, beside inputs and parameters.
+    pub peak: usize,
+}
+
+/// A set of nodes that are fused into one kernel.
+#[derive(Debug, Default)]
+pub struct Group {
+    pub members: Vec<NodeId>,
+    pub shape: Vec<usize>,
+    pub reverse: Option<bool>,
+}
+
+struct Planner<'a> {
+    graph: &'a Graph,
+    live: Vec<bool>,
+    groups: Vec<Group>,
+    group_of: HashMap<NodeId, usize>,
+}
+
+/// Plans a graph and generates its step kernels.
+pub fn plan(graph: &Graph, code: &mut Code) -> Result<Plan, CompileError> {
+    let mut p = Planner { graph, live: graph.live_nodes(), groups: vec![], group_of: HashMap::new() };
+    p.form_groups()?;
+    let demanded = p.demanded();
+    p.schedule(&demanded, code)
+}
+
+/// A value that a step kernel reads where it is: through repetition and delay, without a copy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Access {
+    /// What is read.
+    pub source: Value,
+    /// For each axis of the kernel, how far apart its elements are.
+    pub strides: Vec<usize>,
+    /// How many steps earlier.
+    pub delay: i64,
+}
+
+/// Is it read in place by step kernels?
+fn is_view(graph: &Graph, id: NodeId) -> bool {
+    let node = graph.node(id);
+    let readable = |t: DType| matches!(t, DType::F32 | DType::Bool | DType::U8);
+    matches!(node.op, Op::Broadcast { .. } | Op::Delay { .. }) && readable(node.types[0].dtype)
+}
+
+/// A constant that a kernel holds as an immediate.
+pub fn immediate(graph: &Graph, value: Value) -> Option<&snn_ir::Tensor> {
+    match graph.op(value) {
+        Op::Constant(t) if t.len() == 1 && matches!(t.dtype(), DType::F32 | DType::Bool) => Some(t),
+        Op::Broadcast { .. } => immediate(graph, graph.node(value.node).operands[0]),
+        Op::Reshape => immediate(graph, graph.node(value.node).operands[0]),
+        _ => None,
+    }
+}
+
+/// How a kernel over `shape` reads a value that is aligned with its last axes.
+pub fn access(graph: &Graph, value: Value, shape: &[usize]) -> Result<Access, CompileError> {
+    let mut current = value;
+    let rank = graph.ty(value).rank();
+    // The axis of the current value for each axis of the kernel.
+    let mut map: Vec<Option<usize>> = (0..shape.len()).map(|i| (i + rank).checked_sub(shape.len())).collect();
+    let mut delay = 0;
+    loop {
+        let node = graph.node(current.node);
+        match &node.op {
+            Op::Broadcast { axes } if is_view(graph, current.node) => {
+                for m in &mut map {
+                    *m = m.and_then(|axis| axes.iter().position(|a| *a == axis));
+                }
+                current = node.operands[0];
+            }
+            // A delay is read at an offset where the kernel's time is the value's.
+            Op::Delay { steps } if is_view(graph, current.node) && map.first() == Some(&Some(0)) && shape[0] == node.types[0].sizes()?[0] => {
+                delay = steps.saturating_add(delay);
+                current = node.operands[0];
+            }
+            _ => break,
+        }
+    }
+    let sizes = graph.ty(current).sizes()?;
+    let own = row_major_strides(&sizes);
+    let strides = map.iter().map(|m| m.filter(|a| sizes[*a] != 1).map_or(0, |a| own[a])).collect();
+    Ok(Access { source: current, strides, delay })
+}
+
+impl Planner<'_> {
+    fn fusable(&self, id: NodeId) -> bool {
+        let node = self.graph.node(id);
+        match &node.op {
+            Op::Scan(s) => supports_graph(&s.body) && node.operands.iter().all(|v| self.graph.ty(*v).dtype == DType::F32),
+            op => {
+                let operands: Vec<DType> = node.operands.iter().map(|v| self.graph.ty(*v).dtype).collect();
+                op.is_elementwise() && supports(op, &operands, node.types[0].dtype)
+            }
+        }
+    }
+
+    fn full_shape(&self, id: NodeId) -> Result<Vec<usize>, CompileError> {
+        let node = self.graph.node(id);
+        let ty = if matches!(node.op, Op::Scan(_)) { self.graph.ty(node.operands[0]) } else { &node.types[0] };
+        Ok(ty.sizes()?)
+    }
+
+    fn form_groups(&mut self) -> Result<(), CompileError> {
+        for (id, node) in self.graph.nodes() {
+            if !self.live[id.index()] || !self.fusable(id) {
+                continue;
+            }
+            let shape = self.full_shape(id)?;
+            let reverse = if let Op::Scan(s) = &node.op { Some(s.reverse) } else { None };
+            let mut candidates: Vec<usize> = node.operands.iter().filter_map(|v| self.group_of.get(&v.node).copied()).collect();
+            candidates.sort_unstable();
+            candidates.dedup();
+            let joined = candidates.into_iter().rev().find(|g| {
+                let group = &self.groups[*g];
+                let directions = group.reverse.is_none() || reverse.is_none() || group.reverse == reverse;
+                group.shape == shape && directions && self.can_join(id, *g, &shape)
+            });
+            let g = joined.unwrap_or_else(|| {
+                self.groups.push(Group { shape, ..Group::default() });
+                self.groups.len() - 1
+            });
+            self.groups[g].members.push(id);
+            self.groups[g].reverse = self.groups[g].reverse.or(reverse);
+            self.group_of.insert(id, g);
+        }
+        Ok(())
+    }
+
+    /// May a node join a group without a value being needed before it is there?
+    fn can_join(&self, id: NodeId, g: usize, shape: &[usize]) -> bool {
+        let first = self.groups[g].members[0];
+        let node = self.graph.node(id);
+        for (i, v) in node.operands.iter().enumerate() {
+            let in_group = self.group_of.get(&v.node) == Some(&g);
+            if in_group {
+                // Only values of the group's own shape pass from one operation to the next in registers.
+                let is_sequence = match &node.op {
+                    Op::Scan(s) => i < s.sequences,
+                    _ => true,
+                };
+                let from_scan_end = matches!(&self.graph.node(v.node).op, Op::Scan(s) if v.result as usize >= s.outputs);
+                let same_shape = self.graph.ty(*v).sizes().is_ok_and(|s| s == shape);
+                if !is_sequence || from_scan_end || !same_shape {
+                    return false;
+                }
+            } else if self.depends_on(v.node, g, first) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Does a node need the results of a group? Groups run as a whole.
+    fn depends_on(&self, start: NodeId, g: usize, first: NodeId) -> bool {
+        let mut seen: HashSet<NodeId> = HashSet::new();
+        let mut stack = vec![start];
+        while let Some(id) = stack.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            match self.group_of.get(&id) {
+                Some(h) if *h == g => return true,
+                Some(h) => {
+                    let members = &self.groups[*h].members;
+                    if members.last().is_some_and(|last| *last > first) {
+                        stack.extend(members.iter().flat_map(|m| self.graph.node(*m).operands.iter().map(|v| v.node)));
+                    }
+                }
+                None if id > first => stack.extend(self.graph.node(id).operands.iter().map(|v| v.node)),
+                None => {}
+            }
+        }
+        false
+    }
+
+    /// What a node reads as a whole tensor.
+    fn reads(&self, id: NodeId) -> Vec<Value> {
+        let node = self.graph.node(id);
+        if let Op::Reduce { .. } = &node.op {
+            if let Some((source, _)) = Fold::windows(self.graph, id) {
+                return vec![source];
+            }
+        }
+        node.operands
+            .iter()
+            .map(|v| match (&node.op, self.graph.op(*v)) {
+                // A product reads a transposed operand where it is.
+                (Op::Contract(_), Op::Transpose { .. }) => self.graph.node(v.node).operands[0],
+                _ => *v,
+            })
+            .collect()
+    }
+
+    /// The values that must be in memory.
+    fn demanded(&self) -> HashSet<Value> {
+        let mut demanded: HashSet<Value> = self.graph.roots().collect();
+        for (id, node) in self.graph.nodes().rev() {
+            if !self.live[id.index()] {
+                continue;
+            }
+            if let Some(g) = self.group_of.get(&id) {
+                let shape = &self.groups[*g].shape;
+                for (i, v) in node.operands.iter().enumerate() {
+                    let source = self.step_source(&node.op, i, *v, shape);
+                    if let Some(source) = source {
+                        if self.group_of.get(&source.node) != Some(g) {
+                            demanded.insert(source);
+                        }
+                    }
+                }
+            } else {
+                let wanted = self.graph.results(id).any(|v| demanded.contains(&v));
+                if wanted {
+                    demanded.extend(self.reads(id));
+                }
+            }
+        }
+        demanded
+    }
+
+    /// What a fused operation reads for an operand, if that is not an immediate.
+    fn step_source(&self, op: &Op, index: usize, v: Value, shape: &[usize]) -> Option<Value> {
+        if immediate(self.graph, v).is_some() {
+            return None;
+        }
+        let is_sequence = !matches!(op, Op::Scan(s) if index >= s.sequences);
+        let shape = if is_sequence { shape } else { &shape[1..] };
+        access(self.graph, v, shape).ok().map(|a| a.source)
+    }
+
+    fn schedule(&self, demanded: &HashSet<Value>, code: &mut Code) -> Result<Plan, CompileError> {
+        // Units: a group, or a demanded node by itself. They are ordered by what they read.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        enum Unit {
+            Group(usize),
+            Node(NodeId),
+        }
+        let unit_of = |id: NodeId| self.group_of.get(&id).map_or(Unit::Node(id), |g| Unit::Group(*g));
+        let given = |op: &Op| matches!(op, Op::Input(_) | Op::Parameter(_) | Op::Constant(_));
+        let mut reads: BTreeMap<Unit, (NodeId, BTreeSet<Value>)> = BTreeMap::new();
+        for (id, node) in self.graph.nodes() {
+            if !self.live[id.index()] || given(&node.op) {
+                continue;
+            }
+            let unit = unit_of(id);
+            if let Unit::Node(_) = unit {
+                if !self.graph.results(id).any(|v| demanded.contains(&v)) {
+                    continue;
+                }
+                reads.insert(unit, (id, self.reads(id).into_iter().collect()));
+                continue;
+            }
+            let Unit::Group(g) = unit else { continue };
+            let entry = reads.entry(unit).or_insert((id, BTreeSet::new()));
+            entry.0 = id;
+            for (i, v) in node.operands.iter().enumerate() {
+                if let Some(source) = self.step_source(&node.op, i, *v, &self.groups[g].shape) {
+                    if self.group_of.get(&source.node) != Some(&g) {
+                        entry.1.insert(source);
+                    }
+                }
+            }
+        }
+        let mut done: HashSet<Unit> = HashSet::new();
+        let mut order: Vec<Unit> = Vec::new();
+        for start in reads.keys() {
+            let mut stack = vec![(*start, false)];
+            while let Some((unit, ready)) = stack.pop() {
+                if done.contains(&unit) {
+                    continue;
+                }
+                if ready {
+                    done.insert(unit);
+                    order.push(unit);
+                    continue;
+                }
+                stack.push((unit, true));
+                for v in &reads[&unit].1 {
+                    let needed = unit_of(v.node);
+                    if reads.contains_key(&needed) && !done.contains(&needed) {
+                        stack.push((needed, false));
+                    }
+                }
+            }
+        }
+        let mut tasks = Vec::new();
+        for unit in order {
+            let (last, needs) = &reads[&unit];
+            let mut needs: Vec<Value> = needs.iter().copied().collect();
+            let task = match unit {
+                Unit::Group(g) => {
+                    let group = &self.groups[g];
+                    let stores: Vec<Value> =
+                        group.members.iter().flat_map(|m| self.graph.results(*m)).filter(|v| demanded.contains(v)).collect();
+                    let kernel = build(self.graph, group, &stores, code)?;
+                    Task { node: *last, kernel: Kernel::Step(Box::new(kernel)), needs, gives: stores, frees: vec![] }
+                }
+                Unit::Node(id) => {
+                    let (kernel, extra) = self.single(id, code)?;
+                    needs.extend(extra);
+                    Task { node: id, kernel, needs, gives: self.graph.results(id).collect(), frees: vec![] }
+                }
+            };
+            tasks.push(task);
+        }
+        let mut plan = Plan { tasks, peak: 0 };
+        self.lifetimes(&mut plan)?;
+        Ok(plan)
+    }
+
+    /// The kernel of a node that is not fused.
+    fn single(&self, id: NodeId, code: &mut Code) -> Result<(Kernel, Vec<Value>), CompileError> {
+        let node = self.graph.node(id);
+        let none = vec![];
+        Ok(match &node.op {
+            Op::Reshape => (Kernel::Alias, none),
+            Op::Contract(c) => (Kernel::Product(ProductPlan::new(self.graph, node, c)?), none),
+            Op::Conv(c) if c.stride.len() <= 2 => (Kernel::Convolution(ConvolutionPlan::new(self.graph, node, c)?), none),
+            Op::Delay { steps } => (Kernel::Delay(*steps), none),
+            Op::Reduce { kind, axes } if node.types[0].dtype == DType::F32 => match Fold::plan(self.graph, id, *kind, axes)? {
+                Some(plan) => (Kernel::Fold(plan), none),
+                None => (Kernel::Reference, none),
+            },
+            Op::Broadcast { .. } if is_view(self.graph, id) && node.types[0].dtype == DType::F32 => {
+                let shape = node.types[0].sizes()?;
+                let value = Value { node: id, result: 0 };
+                let kernel = crate::step::copy(self.graph, value, &shape, code)?;
+                let sources = kernel.loads.iter().map(|l| l.source).collect();
+                (Kernel::Step(Box::new(kernel)), sources)
+            }
+            Op::Loop(l) => (Kernel::Loop(Box::new(plan(&l.body, code)?)), none),
+            _ => (Kernel::Reference, none),
+        })
+    }
+
+    /// What each task is the last to read, and the most memory that is held at once.
+    fn lifetimes(&self, plan: &mut Plan) -> Result<(), CompileError> {
+        let mut last: HashMap<Value, usize> = HashMap::new();
+        for (i, task) in plan.tasks.iter().enumerate() {
+            task.gives.iter().chain(&task.needs).for_each(|v| {
+                last.insert(*v, i);
+            });
+        }
+        let roots: HashSet<Value> = self.graph.roots().collect();
+        let bytes = |v: &Value| -> Result<usize, CompileError> {
+            let ty = self.graph.ty(*v);
+            let n = snn_ir::tensor::element_count(&ty.sizes()?).and_then(|n| n.checked_mul(ty.dtype.bytes()));
+            n.filter(|n| *n <= isize::MAX as usize).ok_or(CompileError::TooLarge)
+        };
+        let given = |v: &Value| matches!(self.graph.op(*v), Op::Input(_) | Op::Parameter(_) | Op::Constant(_));
+        let mut held = 0usize;
+        for (i, task) in plan.tasks.iter_mut().enumerate() {
+            let mut now = 0usize;
+            if !matches!(task.kernel, Kernel::Alias) {
+                for v in &task.gives {
+                    now = now.checked_add(bytes(v)?).ok_or(CompileError::TooLarge)?;
+                }
+            }
+            if let Kernel::Loop(inner) = &task.kernel {
+                plan.peak = plan.peak.max(held.saturating_add(now).saturating_add(inner.peak));
+            }
+            held = held.checked_add(now).ok_or(CompileError::TooLarge)?;
+            plan.peak = plan.peak.max(held);
+            let mut ended: Vec<Value> = task.gives.iter().chain(&task.needs).filter(|v| last[*v] == i && !roots.contains(v) && !given(v)).copied().collect();
+            ended.sort();
+            ended.dedup();
+            for v in &ended {
+                held = held.saturating_sub(bytes(v)?);
+            }
+            task.frees = ended;
+        }
+        Ok(())
+    }
+}
+
+/// The plan as text, one line a kernel.
+pub fn describe(graph: &Graph, plan: &Plan, depth: usize) -> String {
+    let mut text = String::new();
+    let pad = "  ".repeat(depth);
+    if depth == 0 {
+        text.push_str(&format!("; plan of {}: {} kernels, {} bytes at most\n", graph.name, plan.tasks.len(), plan.peak));
+    }
+    for task in &plan.tasks {
+        let node = graph.node(task.node);
+        let name = node.name.clone().unwrap_or_else(|| snn_ir::text::op_name(&node.op));
+        let what = match &task.kernel {
+            Kernel::Step(s) => format!("step kernel{} ({} operations)", s.function, s.operations),
+            Kernel::Alias => "alias".into(),
+            Kernel::Product(p) => format!("product {} x {} x {}", p.m, p.n, p.k),
+            Kernel::Convolution(_) => "convolution".into(),
+            Kernel::Fold(f) => format!("fold {:?}", f.kind).to_lowercase(),
+            Kernel::Delay(d) => format!("delay {d}"),
+            Kernel::Loop(_) => "loop".into(),
+            Kernel::Reference => "reference".into(),
+        };
+        text.push_str(&format!("; {pad}{name}: {what} -> {}\n", node.types[0]));
+        if let (Kernel::Loop(inner), Op::Loop(l)) = (&task.kernel, &node.op) {
+            text.push_str(&describe(&l.body, inner, depth + 1));
+        }
+    }
+    text
+}
+

@@ -1,0 +1,283 @@
+//! Running a plan.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use snn_ir::interpret::{checked, evaluate, Randomness, Results, RuntimeError};
+use snn_ir::tensor::element_count;
+use snn_ir::{CompileError, DType, Data, Executable, Graph, Loop, Op, Tensor, Type, Value};
+
+use crate::emit::Machine;
+use crate::plan::{Kernel, Plan, Task};
+use crate::step::Room;
+
+/// Memory that is kept for the next run, at most.
+const KEPT_BUFFERS: usize = 64;
+
+/// A plan with its machine code.
+pub struct Runnable {
+    graph: Graph,
+    plan: Plan,
+    machine: Machine,
+    pool: Arc<rayon::ThreadPool>,
+    /// Buffers that earlier kernels and runs have left.
+    spare: Mutex<Vec<Vec<f32>>>,
+    large: bool,
+}
+
+impl Runnable {
+    pub fn new(graph: Graph, plan: Plan, machine: Machine, pool: Arc<rayon::ThreadPool>) -> Result<Runnable, CompileError> {
+        let large = plan.peak >= 1 << 15;
+        Ok(Runnable { graph, plan, machine, pool, spare: Mutex::new(Vec::new()), large })
+    }
+}
+
+impl Executable for Runnable {
+    fn run(&self, tensors: &HashMap<String, Tensor>, seed: u64) -> Result<Results, RuntimeError> {
+        let go = || {
+            let mut run = Run { runnable: self, seed };
+            let mut values = Values::new();
+            for (id, node) in self.graph.nodes() {
+                let value = Value { node: id, result: 0 };
+                match &node.op {
+                    Op::Input(name) | Op::Parameter(name) => {
+                        if let Some(tensor) = tensors.get(name) {
+                            values.insert(value, checked(name, tensor, &node.types[0])?);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            run.plan(&self.graph, &self.plan, &mut values)?;
+            let of = |list: &[(String, Value)]| -> Result<Vec<(String, Tensor)>, RuntimeError> {
+                list.iter().map(|(n, v)| Ok((n.clone(), values.get(&self.graph, *v)?.clone()))).collect()
+            };
+            Ok(Results { outputs: of(&self.graph.outputs)?, updates: of(&self.graph.updates)? })
+        };
+        // A small program is done before threads have woken up.
+        if self.large { self.pool.install(go) } else { go() }
+    }
+
+    fn memory(&self) -> usize {
+        self.plan.peak
+    }
+}
+
+/// The tensors that are in memory.
+struct Values(HashMap<Value, Tensor>);
+
+impl Values {
+    fn new() -> Values {
+        Values(HashMap::new())
+    }
+
+    fn insert(&mut self, v: Value, t: Tensor) {
+        self.0.insert(v, t);
+    }
+
+    fn get<'a>(&'a self, graph: &'a Graph, v: Value) -> Result<&'a Tensor, RuntimeError> {
+        match (self.0.get(&v), graph.op(v)) {
+            (Some(t), _) => Ok(t),
+            (None, Op::Constant(t)) => Ok(t),
+            (None, Op::Parameter(n)) => Err(RuntimeError::MissingParameter(n.clone())),
+            (None, Op::Input(n)) => Err(RuntimeError::MissingInput(n.clone())),
+            (None, op) => unreachable!("the plan has computed {op:?} before its use"),
+        }
+    }
+}
+
+struct Run<'a> {
+    runnable: &'a Runnable,
+    seed: u64,
+}
+
+impl Run<'_> {
+    fn floats(&self, n: usize) -> Vec<f32> {
+        let mut spare = self.runnable.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = spare.iter().position(|v| v.capacity() >= n && v.capacity() <= n.saturating_mul(2).max(64));
+        match fits.map(|i| spare.swap_remove(i)) {
+            // What it holds does not matter: every kernel writes its whole result.
+            Some(mut v) => {
+                v.resize(n, 0.0);
+                v
+            }
+            None => vec![0.0; n],
+        }
+    }
+
+    fn recycle(&self, tensor: Tensor) {
+        if let Data::F32(v) = tensor.data() {
+            let v = v.clone();
+            drop(tensor);
+            if let Ok(v) = Arc::try_unwrap(v) {
+                let mut spare = self.runnable.spare.lock().unwrap_or_else(PoisonError::into_inner);
+                if spare.len() < KEPT_BUFFERS {
+                    spare.push(v);
+                }
+            }
+        }
+    }
+
+    fn plan(&mut self, graph: &Graph, plan: &Plan, values: &mut Values) -> Result<(), RuntimeError> {
+        for task in &plan.tasks {
+            self.task(graph, task, values)?;
+            for v in &task.frees {
+                if let Some(t) = values.0.remove(v) {
+                    self.recycle(t);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn task(&mut self, graph: &Graph, task: &Task, values: &mut Values) -> Result<(), RuntimeError> {
+        let node = graph.node(task.node);
+        let result = Value { node: task.node, result: 0 };
+        let operand = |i: usize| values.get(graph, node.operands[i]);
+        match &task.kernel {
+            Kernel::Step(kernel) => {
+                for l in &task.needs {
+                    values.get(graph, *l)?;
+                }
+                let function = self.runnable.machine.kernels[kernel.function];
+                let sizes = |v: Value| graph.ty(v).sizes().unwrap_or_default();
+                let read = |v: Value| values.get(graph, v).unwrap_or_else(|_| unreachable!("what a kernel needs was found above"));
+                let results = kernel.execute(function, read, |v, dtype| {
+                    let n = element_count(&sizes(v)).unwrap_or(0);
+                    if dtype == DType::F32 { Room::Floats(self.floats(n)) } else { Room::Bytes(vec![0; n]) }
+                });
+                for (v, room) in results {
+                    let shape = sizes(v);
+                    values.insert(
+                        v,
+                        match room {
+                            Room::Floats(data) => Tensor::f32(shape, data),
+                            Room::Bytes(data) => Tensor::bool(shape, data),
+                        },
+                    );
+                }
+            }
+            Kernel::Alias => {
+                let t = operand(0)?.reshaped(node.types[0].sizes()?);
+                values.insert(result, t);
+            }
+            Kernel::Product(p) => {
+                let shape = node.types[0].sizes()?;
+                let (lhs, rhs) = (self.side(graph, &p.lhs, values)?, self.side(graph, &p.rhs, values)?);
+                let mut out = self.floats(crate::products::count(&shape));
+                p.execute(lhs.as_f32(), rhs.as_f32(), &mut out);
+                values.insert(result, Tensor::f32(shape, out));
+            }
+            Kernel::Convolution(c) => {
+                let shape = node.types[0].sizes()?;
+                let mut out = self.floats(crate::products::count(&shape));
+                c.execute(operand(0)?.as_f32(), operand(1)?.as_f32(), &mut out);
+                values.insert(result, Tensor::f32(shape, out));
+            }
+            Kernel::Fold(f) => {
+                let shape = node.types[0].sizes()?;
+                let mut out = self.floats(crate::products::count(&shape));
+                f.execute(values.get(graph, f.source)?.as_f32(), &mut out);
+                values.insert(result, Tensor::f32(shape, out));
+            }
+            Kernel::Delay(steps) if node.types[0].dtype == DType::F32 => {
+                let x = operand(0)?;
+                let shape = x.shape().to_vec();
+                let row: usize = shape[1..].iter().product();
+                let by = usize::try_from(*steps).unwrap_or(usize::MAX).min(shape[0]) * row;
+                let mut out = self.floats(x.len());
+                out[..by].fill(0.0);
+                let kept = x.len() - by;
+                out[by..].copy_from_slice(&x.as_f32()[..kept]);
+                values.insert(result, Tensor::f32(shape, out));
+            }
+            Kernel::Loop(inner) => {
+                let Op::Loop(l) = &node.op else { unreachable!("only loops are planned as loops") };
+                let operands = node.operands.iter().map(|v| values.get(graph, *v).cloned()).collect::<Result<Vec<_>, _>>()?;
+                let results = self.repeat(l, inner, &operands, &node.types)?;
+                for (v, t) in graph.results(task.node).zip(results) {
+                    values.insert(v, t);
+                }
+            }
+            Kernel::Delay(_) | Kernel::Reference => {
+                let operands = node.operands.iter().map(|v| values.get(graph, *v)).collect::<Result<Vec<_>, _>>()?;
+                let results = evaluate(&node.op, &operands, &node.types, &mut Randomness::Counter { seed: self.seed })?;
+                for (v, t) in graph.results(task.node).zip(results) {
+                    values.insert(v, t);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn side(&self, graph: &Graph, side: &crate::products::Side, values: &Values) -> Result<Tensor, RuntimeError> {
+        let t = values.get(graph, side.source)?;
+        let Some(permutation) = &side.permutation else { return Ok(t.clone()) };
+        let shape: Vec<snn_ir::Dim> = permutation.iter().map(|a| (t.shape()[*a] as i64).into()).collect();
+        let op = Op::Transpose { permutation: permutation.clone() };
+        let mut results = evaluate(&op, &[t], &[Type::new(DType::F32, shape)], &mut Randomness::Counter { seed: 0 })?;
+        Ok(results.remove(0))
+    }
+
+    /// A loop: the plan of its body once for each step.
+    fn repeat(&mut self, l: &Loop, plan: &Plan, operands: &[Tensor], types: &[Type]) -> Result<Vec<Tensor>, RuntimeError> {
+        let steps = l.steps.evaluate(&snn_ir::Dims::new())? as usize;
+        let first_state = l.sequences + l.invariants;
+        let mut states: Vec<Tensor> = operands[first_state..].to_vec();
+        let mut rows: Vec<Vec<Tensor>> = vec![Vec::with_capacity(steps); l.outputs];
+        for step in 0..steps {
+            let t = if l.reverse { steps - 1 - step } else { step };
+            let mut values = Values::new();
+            for (i, v) in l.body.inputs.iter().enumerate() {
+                let tensor = if i < l.sequences {
+                    self.row(&operands[i], t)
+                } else if i < first_state {
+                    operands[i].clone()
+                } else {
+                    states[i - first_state].clone()
+                };
+                values.insert(*v, tensor);
+            }
+            self.plan(&l.body, plan, &mut values)?;
+            let results = l.body.outputs.iter().map(|(_, v)| values.get(&l.body, *v).cloned());
+            let mut results = results.collect::<Result<Vec<_>, _>>()?;
+            states = results.split_off(l.outputs);
+            for (list, row) in rows.iter_mut().zip(results) {
+                list.push(row);
+            }
+        }
+        let mut all = Vec::new();
+        for (mut list, ty) in rows.into_iter().zip(types) {
+            if l.reverse {
+                list.reverse();
+            }
+            let shape = ty.sizes()?;
+            all.push(if list.is_empty() {
+                Tensor::zeros(ty.dtype, shape)
+            } else {
+                let parts: Vec<&Tensor> = list.iter().collect();
+                evaluate(&Op::Concat { axis: 0 }, &parts, std::slice::from_ref(ty), &mut Randomness::Counter { seed: 0 })?.remove(0)
+            });
+        }
+        all.extend(states);
+        Ok(all)
+    }
+
+    /// One step of a sequence.
+    fn row(&self, x: &Tensor, t: usize) -> Tensor {
+        let mut shape = x.shape().to_vec();
+        shape[0] = 1;
+        let n: usize = shape.iter().product();
+        let range = t * n..(t + 1) * n;
+        match x.data() {
+            Data::F32(v) => {
+                let mut data = self.floats(n);
+                data.copy_from_slice(&v[range]);
+                Tensor::f32(shape, data)
+            }
+            Data::I64(v) => Tensor::i64(shape, v[range].to_vec()),
+            Data::Bool(v) => Tensor::bool(shape, v[range].to_vec()),
+            Data::U8(v) => Tensor::u8(shape, v[range].to_vec()),
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! Step kernels: a fused group becomes a generated function, and is run over time, tiles and threads.
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+use snn_ir::tensor::row_major_strides;
+use snn_ir::{CompileError, DType, Data, Graph, Op, Tensor, Value};
+
+use crate::emit::{Code, Emitter, KernelFunction, Lane, Shape};
+use crate::plan::{access, immediate, Access, Group};
+
+/// Elements of a run that are handled at once: states and rows of this length stay in the first cache.
+const TILE: usize = 1024;
+/// Fewer elements than this are not worth a second thread.
+const WORTH_A_THREAD: usize = 1 << 15;
+/// More pointers than this and the table goes on the heap.
+const MOST_POINTERS: usize = 32;
+
+/// What a kernel reads.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// The tensor.
+    pub source: Value,
+    dtype: DType,
+    /// The distance of two time steps.
+    time: usize,
+    delay: i64,
+    /// The distance along each outer axis.
+    outer: Vec<usize>,
+    /// Are all elements of a run the same?
+    uniform: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Initial {
+    Constant(f32),
+    Load(Load),
+}
+
+/// A generated kernel with how it walks over memory.
+#[derive(Clone, Debug)]
+pub struct StepKernel {
+    /// Its number in the module.
+    pub function: usize,
+    /// What it reads.
+    pub loads: Vec<Load>,
+    initial: Vec<Initial>,
+    /// Values that it writes, with their types, and the values that take the last states.
+    stores: Vec<(Value, DType)>,
+    finals: Vec<(usize, Value)>,
+    steps: usize,
+    reverse: bool,
+    outer: Vec<usize>,
+    run: usize,
+    /// How many operations are fused in it.
+    pub operations: usize,
+}
+
+/// What the operands of a group are: immediates, other members, or loads.
+enum Operand {
+    Immediate(Tensor),
+    Member(Value),
+    Load(usize),
+}
+
+/// Makes the kernel of a group.
+pub fn build(graph: &Graph, group: &Group, stores: &[Value], code: &mut Code) -> Result<StepKernel, CompileError> {
+    let members: Vec<_> = group.members.iter().copied().collect();
+    let is_member = |v: Value| members.binary_search(&v.node).is_ok();
+    let has_scan = members.iter().any(|m| matches!(graph.node(*m).op, Op::Scan(_)));
+    let shape = &group.shape;
+    let element: &[usize] = shape.get(1..).unwrap_or(&[]);
+
+    let mut accesses: Vec<(Access, DType)> = Vec::new();
+    let mut initial_accesses: Vec<Result<f32, usize>> = Vec::new();
+    let mut operands: HashMap<(snn_ir::NodeId, usize), Operand> = HashMap::new();
+    let mut add = |a: Access, dtype: DType| {
+        accesses.iter().position(|(b, _)| *b == a).unwrap_or_else(|| {
+            accesses.push((a, dtype));
+            accesses.len() - 1
+        })
+    };
+    // Loads for states come after all others, so that the function does not see them.
+    let mut state_loads: Vec<(Access, DType)> = Vec::new();
+    let mut state_of: HashMap<(snn_ir::NodeId, usize), usize> = HashMap::new();
+    let mut finals = Vec::new();
+    for m in &members {
+        let node = graph.node(*m);
+        let (sequences, first_state) = match &node.op {
+            Op::Scan(s) => (s.sequences, s.sequences + s.invariants),
+            _ => (node.operands.len(), node.operands.len()),
+        };
+        for (i, v) in node.operands.iter().enumerate() {
+            let along_time = i < sequences;
+            let read = |graph: &Graph| -> Result<Access, CompileError> {
+                if along_time {
+                    return access(graph, *v, shape);
+                }
+                let mut a = access(graph, *v, element)?;
+                a.strides.insert(0, 0);
+                Ok(a)
+            };
+            if i >= first_state {
+                let Op::Scan(s) = &node.op else { continue };
+                let state = initial_accesses.len();
+                state_of.insert((*m, i - first_state), state);
+                match immediate(graph, *v) {
+                    Some(t) => initial_accesses.push(Ok(t.as_f32()[0])),
+                    None => {
+                        state_loads.push((read(graph)?, DType::F32));
+                        initial_accesses.push(Err(state_loads.len() - 1));
+                    }
+                }
+                let last = Value { node: *m, result: (s.outputs + i - first_state) as u16 };
+                if stores.contains(&last) {
+                    finals.push((state, last));
+                }
+                continue;
+            }
+            let operand = match immediate(graph, *v) {
+                Some(t) => Operand::Immediate(t.clone()),
+                None if is_member(*v) => Operand::Member(*v),
+                None => {
+                    let a = read(graph)?;
+                    let dtype = graph.ty(a.source).dtype;
+                    Operand::Load(add(a, dtype))
+                }
+            };
+            operands.insert((*m, i), operand);
+        }
+    }
+    let rows: Vec<Value> = stores.iter().copied().filter(|v| !finals.iter().any(|(_, f)| f == v)).collect();
+    let has_delay = accesses.iter().any(|(a, _)| a.delay > 0);
+    let timed = !shape.is_empty() && (has_scan || has_delay);
+
+    // Axes that all operands walk alike are one.
+    let all: Vec<&Access> = accesses.iter().chain(&state_loads).map(|(a, _)| a).collect();
+    let own = row_major_strides(shape);
+    let first_axis = usize::from(timed);
+    let (mut sizes, mut columns): (Vec<usize>, Vec<Vec<usize>>) = (vec![], vec![]);
+    for axis in first_axis..shape.len() {
+        if shape[axis] == 1 {
+            continue;
+        }
+        let column: Vec<usize> = all.iter().map(|a| a.strides[axis]).chain([own[axis]]).collect();
+        let merges = columns.last().is_some_and(|c: &Vec<usize>| c.iter().zip(&column).all(|(outer, inner)| *outer == inner * shape[axis]));
+        if merges {
+            let at = sizes.len() - 1;
+            sizes[at] *= shape[axis];
+            columns[at] = column;
+        } else {
+            sizes.push(shape[axis]);
+            columns.push(column);
+        }
+    }
+    let run = sizes.pop().unwrap_or(1);
+    let inner = columns.pop().unwrap_or_else(|| vec![0; all.len() + 1]);
+    let load = |i: usize, a: &Access, dtype: DType| Load {
+        source: a.source,
+        dtype,
+        time: if timed { a.strides[0] } else { 0 },
+        delay: a.delay,
+        outer: columns.iter().map(|c| c[i]).collect(),
+        uniform: inner[i] == 0,
+    };
+    let loads: Vec<Load> = accesses.iter().enumerate().map(|(i, (a, t))| load(i, a, *t)).collect();
+    let initial = initial_accesses
+        .iter()
+        .map(|s| match s {
+            Ok(x) => Initial::Constant(*x),
+            Err(i) => Initial::Load(load(loads.len() + i, &state_loads[*i].0, DType::F32)),
+        })
+        .collect();
+
+    let kernel_shape = Shape {
+        loads: loads.iter().map(|l| (l.dtype, l.uniform)).collect(),
+        states: initial_accesses.len(),
+        stores: rows.iter().map(|v| graph.ty(*v).dtype).collect(),
+    };
+    let body = |e: &mut Emitter<'_, '_>, loaded: &[Lane], states: &[Lane]| {
+        let mut values: HashMap<Value, Lane> = HashMap::new();
+        let mut next = states.to_vec();
+        for m in &members {
+            let node = graph.node(*m);
+            let take = |e: &mut Emitter<'_, '_>, i: usize, values: &HashMap<Value, Lane>| match &operands[&(*m, i)] {
+                Operand::Immediate(t) => e.constant(t),
+                Operand::Member(v) => values.get(v).copied(),
+                Operand::Load(k) => Some(loaded[*k]),
+            };
+            if let Op::Scan(s) = &node.op {
+                let first_state = s.sequences + s.invariants;
+                let mut inputs: Vec<Lane> = (0..first_state).filter_map(|i| take(e, i, &values)).collect();
+                inputs.extend((0..s.states).map(|k| states[state_of[&(*m, k)]]));
+                let outputs = e.graph(&s.body, &inputs);
+                for (i, lane) in outputs.iter().enumerate() {
+                    if i < s.outputs {
+                        values.insert(Value { node: *m, result: i as u16 }, *lane);
+                    } else {
+                        next[state_of[&(*m, i - s.outputs)]] = *lane;
+                    }
+                }
+                continue;
+            }
+            let lanes: Vec<Lane> = (0..node.operands.len()).filter_map(|i| take(e, i, &values)).collect();
+            let constants: Vec<Option<f32>> = node.operands.iter().map(|v| immediate(graph, *v).filter(|t| t.dtype() == DType::F32).map(|t| t.as_f32()[0])).collect();
+            let lane = e.operation(&node.op, &lanes, node.types[0].dtype, &constants);
+            values.insert(Value { node: *m, result: 0 }, lane);
+        }
+        (next, rows.iter().filter_map(|v| values.get(v).copied()).collect())
+    };
+    let last = graph.node(members[members.len() - 1]);
+    let name = last.name.clone().unwrap_or_else(|| snn_ir::text::op_name(&last.op));
+    let function = code.kernel(&name, &kernel_shape, &body)?;
+    Ok(StepKernel {
+        function,
+        loads,
+        initial,
+        stores: rows.iter().map(|v| (*v, graph.ty(*v).dtype)).collect(),
+        finals,
+        steps: if timed { shape[0] } else { 1 },
+        reverse: group.reverse.unwrap_or(false),
+        outer: sizes,
+        run,
+        operations: members.len(),
+    })
+}
+
+/// A kernel that copies one value to a whole tensor: a repetition.
+pub fn copy(graph: &Graph, value: Value, shape: &[usize], code: &mut Code) -> Result<StepKernel, CompileError> {
+    if let Some(t) = immediate(graph, value) {
+        let constant = t.clone();
+        let kernel_shape = Shape { loads: vec![], states: 0, stores: vec![DType::F32] };
+        let function = code.kernel("fill", &kernel_shape, &|e, _, _| (vec![], e.constant(&constant).into_iter().collect()))?;
+        return Ok(StepKernel {
+            function,
+            loads: vec![],
+            initial: vec![],
+            stores: vec![(value, DType::F32)],
+            finals: vec![],
+            steps: 1,
+            reverse: false,
+            outer: vec![],
+            run: shape.iter().product(),
+            operations: 1,
+        });
+    }
+    let a = access(graph, value, shape)?;
+    let kernel_shape = |uniform| Shape { loads: vec![(DType::F32, uniform)], states: 0, stores: vec![DType::F32] };
+    let timed = a.delay > 0;
+    let own = row_major_strides(shape);
+    let (mut sizes, mut columns): (Vec<usize>, Vec<(usize, usize)>) = (vec![], vec![]);
+    for axis in usize::from(timed)..shape.len() {
+        let column = (a.strides[axis], own[axis]);
+        match columns.last() {
+            _ if shape[axis] == 1 => {}
+            Some(c) if c.0 == column.0 * shape[axis] && c.1 == column.1 * shape[axis] => {
+                let at = sizes.len() - 1;
+                sizes[at] *= shape[axis];
+                columns[at] = column;
+            }
+            _ => {
+                sizes.push(shape[axis]);
+                columns.push(column);
+            }
+        }
+    }
+    let run = sizes.pop().unwrap_or(1);
+    let uniform = columns.pop().is_none_or(|c| c.0 == 0);
+    let function = code.kernel("repeat", &kernel_shape(uniform), &|_, loads, _| (vec![], loads.to_vec()))?;
+    let load = Load {
+        source: a.source,
+        dtype: DType::F32,
+        time: if timed { a.strides[0] } else { 0 },
+        delay: a.delay,
+        outer: columns.iter().map(|c| c.0).collect(),
+        uniform,
+    };
+    Ok(StepKernel {
+        function,
+        loads: vec![load],
+        initial: vec![],
+        stores: vec![(value, DType::F32)],
+        finals: vec![],
+        steps: if timed { shape[0] } else { 1 },
+        reverse: false,
+        outer: sizes,
+        run,
+        operations: 1,
+    })
+}
+
+/// A pointer that threads share; each writes its own elements.
+#[derive(Clone, Copy)]
+struct Shared(*mut u8);
+// SAFETY: the elements that a thread reaches through it are its own, see `StepKernel::execute`.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+fn pointer(t: &Tensor) -> Shared {
+    // Loads never write; the pointer is mutable only because the kernel has one table for all.
+    Shared(match t.data() {
+        Data::F32(v) => v.as_ptr() as *mut u8,
+        Data::I64(v) => v.as_ptr() as *mut u8,
+        Data::Bool(v) | Data::U8(v) => v.as_ptr() as *mut u8,
+    })
+}
+
+/// Memory for one result.
+pub enum Room {
+    /// Floats.
+    Floats(Vec<f32>),
+    /// Truth values.
+    Bytes(Vec<u8>),
+}
+
+impl StepKernel {
+    /// Runs the kernel: `inputs` gives the tensors that it reads, `room` the memory for each value that it writes.
+    pub fn execute<'t>(
+        &self,
+        kernel: KernelFunction,
+        inputs: impl Fn(Value) -> &'t Tensor,
+        mut room: impl FnMut(Value, DType) -> Room,
+    ) -> Vec<(Value, Room)> {
+        let mut results: Vec<(Value, Room)> = self.stores.iter().map(|(v, t)| (*v, room(*v, *t))).collect();
+        results.extend(self.finals.iter().map(|(_, v)| (*v, room(*v, DType::F32))));
+        let outputs: Vec<Shared> = results
+            .iter_mut()
+            .map(|(_, r)| match r {
+                Room::Floats(v) => Shared(v.as_mut_ptr().cast()),
+                Room::Bytes(v) => Shared(v.as_mut_ptr()),
+            })
+            .collect();
+        let sources: Vec<Shared> = self.loads.iter().map(|l| pointer(inputs(l.source))).collect();
+        let starts: Vec<Option<Shared>> = self
+            .initial
+            .iter()
+            .map(|i| match i {
+                Initial::Constant(_) => None,
+                Initial::Load(l) => Some(pointer(inputs(l.source))),
+            })
+            .collect();
+        let outer: usize = self.outer.iter().product();
+        let row = outer * self.run;
+        let tiles = self.run.div_ceil(TILE);
+        let count = outer * tiles;
+        if row == 0 || self.steps == 0 {
+            return results;
+        }
+        let one = |range: std::ops::Range<usize>| {
+            let mut scratch = Scratch::new(self);
+            for task in range {
+                // SAFETY: tasks are different tiles of the element space; see `tile`.
+                unsafe { self.tile(kernel, task / tiles, task % tiles, row, &sources, &starts, &outputs, &mut scratch) };
+            }
+        };
+        let work = row * self.steps;
+        let threads = rayon::current_num_threads();
+        if threads > 1 && work >= WORTH_A_THREAD && count > 1 {
+            let per = count.div_ceil(threads * 4);
+            (0..count.div_ceil(per)).into_par_iter().for_each(|i| one(i * per..((i + 1) * per).min(count)));
+        } else {
+            one(0..count);
+        }
+        results
+    }
+
+    /// All time steps of one tile.
+    ///
+    /// # Safety
+    /// Sources and outputs must be the tensors that this kernel was planned for, of the planned sizes, and no other thread
+    /// may run the same tile.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn tile(
+        &self,
+        kernel: KernelFunction,
+        outer: usize,
+        tile: usize,
+        row: usize,
+        sources: &[Shared],
+        starts: &[Option<Shared>],
+        outputs: &[Shared],
+        scratch: &mut Scratch,
+    ) {
+        let first = tile * TILE;
+        let n = TILE.min(self.run - first);
+        // The place of the tile along each outer axis.
+        let mut rest = outer;
+        for (size, at) in self.outer.iter().zip(&mut scratch.place).rev() {
+            *at = rest % size;
+            rest /= size;
+        }
+        let offset = |l: &Load| {
+            let outer: usize = l.outer.iter().zip(&scratch.place).map(|(s, at)| s * at).sum();
+            outer + if l.uniform { 0 } else { first }
+        };
+        let own = outer * self.run + first;
+        for (k, (initial, start)) in self.initial.iter().zip(starts).enumerate() {
+            let state = &mut scratch.states[k * TILE..k * TILE + n];
+            match (initial, start) {
+                (Initial::Constant(x), _) => state.fill(*x),
+                (Initial::Load(l), Some(p)) => {
+                    // SAFETY: the offset and `n` elements after it (one, where uniform) lie inside the planned tensor.
+                    let from = unsafe { p.0.cast::<f32>().add(offset(l)) };
+                    for (i, s) in state.iter_mut().enumerate() {
+                        // SAFETY: as above.
+                        *s = unsafe { *from.add(if l.uniform { 0 } else { i }) };
+                    }
+                }
+                (Initial::Load(_), None) => {}
+            }
+        }
+        let loads = self.loads.len();
+        let states = self.initial.len();
+        scratch.offsets.clear();
+        scratch.offsets.extend(self.loads.iter().map(|l| offset(l)));
+        for k in 0..states {
+            scratch.pointers[loads + k] = scratch.states[k * TILE..].as_mut_ptr().cast();
+        }
+        for step in 0..self.steps {
+            let t = if self.reverse { self.steps - 1 - step } else { step };
+            for (i, l) in self.loads.iter().enumerate() {
+                let earlier = t as i64 - l.delay;
+                scratch.pointers[i] = if earlier < 0 {
+                    scratch.zeros.as_mut_ptr().cast()
+                } else {
+                    // SAFETY: the element exists in the planned tensor.
+                    unsafe { sources[i].0.add((earlier as usize * l.time + scratch.offsets[i]) * l.dtype.bytes()) }
+                };
+            }
+            for (i, ((_, dtype), p)) in self.stores.iter().zip(outputs).enumerate() {
+                // SAFETY: row `t` of the output has `row` elements, and this tile is inside of it.
+                scratch.pointers[loads + states + i] = unsafe { p.0.add((t * row + own) * dtype.bytes()) };
+            }
+            // SAFETY: every pointer of the table reaches `n` elements of the type that the kernel was generated for.
+            unsafe { kernel(scratch.pointers.as_ptr(), n as i64) };
+        }
+        for ((state, _), p) in self.finals.iter().zip(&outputs[self.stores.len()..]) {
+            let from = &scratch.states[state * TILE..state * TILE + n];
+            // SAFETY: the last states have one row; this tile of it belongs to this thread.
+            unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), p.0.cast::<f32>().add(own), n) };
+        }
+    }
+}
+
+/// Memory of one thread.
+struct Scratch {
+    states: Vec<f32>,
+    zeros: Vec<f32>,
+    pointers: Vec<*mut u8>,
+    offsets: Vec<usize>,
+    place: Vec<usize>,
+}
+
+impl Scratch {
+    fn new(kernel: &StepKernel) -> Scratch {
+        let has_delay = kernel.loads.iter().any(|l| l.delay > 0);
+        let count = kernel.loads.len() + kernel.initial.len() + kernel.stores.len();
+        Scratch {
+            states: vec![0.0; kernel.initial.len() * TILE],
+            zeros: vec![0.0; if has_delay { TILE } else { 0 }],
+            pointers: vec![std::ptr::null_mut(); count.max(MOST_POINTERS)],
+            offsets: Vec::with_capacity(count),
+            place: vec![0; kernel.outer.len()],
+        }
+    }
+}
