@@ -85,12 +85,36 @@ pub struct Compiled {
     options: CompileOptions,
     backend: Box<dyn Backend>,
     cache: Mutex<HashMap<(Dims, Option<usize>), Arc<Ready>>>,
+    generating: Mutex<std::time::Duration>,
+}
+
+/// A net with its inputs and parameters, ready to run again and again.
+pub struct Prepared {
+    ready: Arc<Ready>,
+    tensors: HashMap<String, Tensor>,
+    seed: u64,
+}
+
+impl Prepared {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// If the program fails.
+    pub fn run(&self) -> Result<Run, Error> {
+        let results = self.ready.executable.run(&self.tensors, self.seed)?;
+        Ok(Run { outputs: results.outputs, updates: results.updates, parameters: vec![] })
+    }
+
+    /// Bytes of the inputs and parameters that it reads.
+    pub fn input_bytes(&self) -> usize {
+        self.tensors.values().map(Tensor::byte_len).sum()
+    }
 }
 
 impl Compiled {
     pub(crate) fn new(program: Program, net: String, options: CompileOptions) -> Compiled {
         let backend = options.backend.backend(options.threads);
-        Compiled { program, net, options, backend, cache: Mutex::new(HashMap::new()) }
+        Compiled { program, net, options, backend, cache: Mutex::new(HashMap::new()), generating: Mutex::default() }
     }
 
     /// The name of the net.
@@ -123,7 +147,9 @@ impl Compiled {
                 }
             }
         }
+        let started = std::time::Instant::now();
         let executable = self.backend.compile(&graph)?;
+        *self.generating.lock().unwrap_or_else(PoisonError::into_inner) += started.elapsed();
         let needed = executable.memory() as u64;
         if needed > self.options.memory_limit {
             return Err(Error::Memory { needed, limit: self.options.memory_limit });
@@ -149,14 +175,42 @@ impl Compiled {
         }
     }
 
+    /// How long code generation has taken so far.
+    pub fn code_generation_time(&self) -> std::time::Duration {
+        *self.generating.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Compiles for the sizes of the data and binds data and parameters, without running.
+    ///
+    /// # Errors
+    /// As [`Compiled::run`].
+    pub fn prepare(&self, data: &[(String, Tensor)], weights: &[(String, Tensor)]) -> Result<Prepared, Error> {
+        let by_name: HashMap<&str, &Tensor> = data.iter().map(|(n, t)| (n.as_str(), t)).collect();
+        let rest = rest_rank(&self.signature(None)?, &by_name);
+        let bound = bind(&self.signature(rest)?, &by_name, &self.options.dims)?;
+        self.prepare_bound(bound.tensors, &bound.dims, rest, data, weights).map(|(p, _)| p)
+    }
+
     fn run_once(
+        &self,
+        tensors: HashMap<String, Tensor>,
+        dims: &Dims,
+        rest: Option<usize>,
+        data: &[(String, Tensor)],
+        weights: &[(String, Tensor)],
+    ) -> Result<Run, Error> {
+        let (prepared, parameters) = self.prepare_bound(tensors, dims, rest, data, weights)?;
+        Ok(Run { parameters, ..prepared.run()? })
+    }
+
+    fn prepare_bound(
         &self,
         mut tensors: HashMap<String, Tensor>,
         dims: &Dims,
         rest: Option<usize>,
         data: &[(String, Tensor)],
         weights: &[(String, Tensor)],
-    ) -> Result<Run, Error> {
+    ) -> Result<(Prepared, Vec<(String, Tensor)>), Error> {
         let ready = self.ready(dims, rest)?;
         let missing: Vec<&str> = ready.graph.needed_inputs().into_iter().map(|(n, _)| n).filter(|n| !tensors.contains_key(*n)).collect();
         if !missing.is_empty() {
@@ -176,9 +230,10 @@ impl Compiled {
         // Weights win over tensors of the data that carry a parameter's name.
         let given: HashMap<&str, &Tensor> = data.iter().chain(weights).map(|(n, t)| (n.as_str(), t)).collect();
         let parameters = parameters(&ready.graph, &given, self.options.seed)?;
+        let needed = |name: &str| ready.graph.needed_inputs().iter().any(|(n, _)| *n == name);
+        tensors.retain(|name, _| needed(name));
         tensors.extend(parameters.iter().cloned());
-        let results = ready.executable.run(&tensors, self.options.seed)?;
-        Ok(Run { outputs: results.outputs, updates: results.updates, parameters })
+        Ok((Prepared { ready, tensors, seed: self.options.seed }, parameters))
     }
 
     #[allow(clippy::too_many_arguments)]

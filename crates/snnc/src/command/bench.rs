@@ -1,0 +1,55 @@
+//! `snnc bench`
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::{load_all, load_program, Failure, NetArguments};
+
+#[derive(Args)]
+pub struct BenchArguments {
+    #[command(flatten)]
+    net: NetArguments,
+    /// How often to run, after two runs that are not counted.
+    #[arg(long, default_value_t = 7)]
+    repeats: usize,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn bench(a: &BenchArguments) -> Result<(), Failure> {
+    let data = load_all(&a.net.data)?;
+    let weights = load_all(&a.net.weights)?;
+    let started = Instant::now();
+    let program = load_program(&a.net.file)?;
+    let net = program.compile(a.net.net.as_deref(), &a.net.options())?;
+    let prepared = net.prepare(&data, &weights)?;
+    let compile = started.elapsed();
+    let mut times: Vec<Duration> = Vec::new();
+    let mut bytes = 0;
+    for i in 0..a.repeats.max(1) + 2 {
+        let started = Instant::now();
+        let run = prepared.run()?;
+        if i >= 2 {
+            times.push(started.elapsed());
+        }
+        bytes = run.outputs.iter().map(|(_, t)| t.byte_len()).sum::<usize>() + prepared.input_bytes();
+    }
+    times.sort();
+    let ms = |d: Duration| d.as_secs_f64() * 1e3;
+    let (best, median, worst) = (ms(times[0]), ms(times[times.len() / 2]), ms(times[times.len() - 1]));
+    let rate = bytes as f64 / times[0].as_secs_f64() / 1e9;
+    if a.json {
+        let report = serde_json::json!({
+            "net": net.net(), "compile_ms": ms(compile), "min_ms": best, "median_ms": median, "max_ms": worst,
+            "repeats": times.len(), "io_bytes": bytes, "io_gb_per_s": rate,
+        });
+        println!("{report}");
+    } else {
+        println!("compile {:.2} ms (code generation {:.2} ms)", ms(compile), ms(net.code_generation_time()));
+        println!("run     {best:.3} ms min, {median:.3} median, {worst:.3} max over {} runs", times.len());
+        println!("inputs and outputs: {bytes} bytes, {rate:.2} GB/s");
+    }
+    Ok(())
+}

@@ -1,0 +1,305 @@
+//! Arguments, and what each sub-command does.
+
+mod bench;
+mod emit;
+mod run;
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use snnc::{Backends, CompileOptions, Dims, Error, Mode, Program, Severity, Tensor};
+
+/// A compiler for spiking neural networks.
+#[derive(Parser)]
+#[command(
+    version,
+    about = "A compiler for spiking neural networks: a net described in a page of text, run as machine code.",
+    after_help = "Examples:\n  snnc check examples/digits/digits.snn\n  snnc run model.snn --data x.safetensors --weights model.safetensors --out y.safetensors\n  snnc emit model.snn --stage ir\n\nExit codes: 0 fine, 1 an error in the program or its data, 2 wrong use of the command."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Parse and type-check a program; all errors and warnings with their source lines.
+    #[command(after_help = "Example:\n  snnc check model.snn")]
+    Check {
+        /// The program.
+        file: PathBuf,
+        /// What it is checked for.
+        #[arg(long, value_enum, default_value_t = ModeName::Eval)]
+        mode: ModeName,
+    },
+    /// Compile a net and run it on data.
+    #[command(
+        after_help = "Examples:\n  snnc run model.snn --data x=x.npy --weights model.safetensors\n  snnc run digits.snn --net accuracy --data test.npz --weights digits.safetensors\n  snnc run model.snn --data x.safetensors --seed 7 --save-weights initial.safetensors --out y.npz"
+    )]
+    Run(run::RunArguments),
+    /// Print what the compiler makes of a net.
+    #[command(after_help = "Examples:\n  snnc emit model.snn --stage ir\n  snnc emit model.snn --stage clif --dims T=16,B=64\n  snnc emit model.snn --stage dot | dot -Tsvg > model.svg")]
+    Emit(emit::EmitArguments),
+    /// Write a program in its canonical layout, in place.
+    #[command(after_help = "Examples:\n  snnc fmt model.snn\n  snnc fmt --check model.snn\n  snnc fmt - < model.snn")]
+    Fmt {
+        /// The programs; `-` reads standard input and writes standard output.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Change nothing, and fail if something would change.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Time compilation and runs of a net on data.
+    #[command(after_help = "Example:\n  snnc bench lif.snn --data lif.safetensors --repeats 7 --json")]
+    Bench(bench::BenchArguments),
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ModeName {
+    Eval,
+    Train,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum BackendName {
+    Cranelift,
+    Interpreter,
+}
+
+/// What `run` and `bench` share.
+#[derive(Args)]
+struct NetArguments {
+    /// The program.
+    file: PathBuf,
+    /// Which net; the only one, else `main`, where it is not given.
+    #[arg(long)]
+    net: Option<String>,
+    /// Inputs by name: `.safetensors`, `.npz`, or `name=file.npy`. May be given several times.
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    data: Vec<String>,
+    /// Parameters by name, in the same formats.
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    weights: Vec<String>,
+    /// Evaluation or training.
+    #[arg(long, value_enum, default_value_t = ModeName::Eval)]
+    mode: ModeName,
+    /// The seed of parameters that are not given, and of random operations.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Threads; 0 for one on each processor.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Run the dimension `B` in pieces of this size.
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Sizes of dimensions that no input gives.
+    #[arg(long, value_name = "T=16,B=64", value_parser = parse_dims)]
+    dims: Option<Dims>,
+    /// What runs the net.
+    #[arg(long, value_enum, default_value_t = BackendName::Cranelift)]
+    backend: BackendName,
+    /// How much memory a run may use: `512M`, `4G`. The machine's memory where it is not given.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    memory_limit: Option<u64>,
+}
+
+impl NetArguments {
+    fn options(&self) -> CompileOptions {
+        CompileOptions {
+            mode: self.mode.into(),
+            dims: self.dims.clone().unwrap_or_default(),
+            backend: match self.backend {
+                BackendName::Cranelift => Backends::Cranelift,
+                BackendName::Interpreter => Backends::Interpreter,
+            },
+            threads: self.threads,
+            seed: self.seed,
+            memory_limit: self.memory_limit.unwrap_or_else(machine_memory),
+            batch: self.batch,
+        }
+    }
+}
+
+impl From<ModeName> for Mode {
+    fn from(name: ModeName) -> Mode {
+        match name {
+            ModeName::Eval => Mode::Eval,
+            ModeName::Train => Mode::Train,
+        }
+    }
+}
+
+fn machine_memory() -> u64 {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    // A system that does not say has no limit of ours.
+    if system.total_memory() == 0 { u64::MAX } else { system.total_memory() }
+}
+
+fn parse_dims(text: &str) -> Result<Dims, String> {
+    let mut dims = Dims::new();
+    for part in text.split(',').filter(|p| !p.trim().is_empty()) {
+        let (name, size) = part.split_once('=').ok_or_else(|| format!("`{part}` is not `name=size`"))?;
+        let size: i64 = size.trim().parse().map_err(|_| format!("`{size}` is not a size"))?;
+        if size < 0 {
+            return Err(format!("the size {size} of `{name}` is negative"));
+        }
+        dims.insert(name.trim().to_string(), size);
+    }
+    Ok(dims)
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim().trim_end_matches(['B', 'b']).trim_end_matches('i');
+    let unit = text.chars().last().map_or(1, |c| match c.to_ascii_uppercase() {
+        'K' => 1 << 10,
+        'M' => 1 << 20,
+        'G' => 1 << 30,
+        'T' => 1u64 << 40,
+        _ => 1,
+    });
+    let number = if unit > 1 { &text[..text.len() - 1] } else { text };
+    let number: u64 = number.trim().parse().map_err(|_| format!("`{text}` is not a number of bytes such as `512M`"))?;
+    number.checked_mul(unit).ok_or_else(|| format!("`{text}` is too large"))
+}
+
+/// Why a command fails.
+enum Failure {
+    Error(Error),
+    Text(String),
+    /// It was said already.
+    Said,
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Failure {
+        Failure::Error(e)
+    }
+}
+
+impl From<snn_data::FileError> for Failure {
+    fn from(e: snn_data::FileError) -> Failure {
+        Failure::Error(e.into())
+    }
+}
+
+/// Runs the command.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Check { file, mode } => check(&file, mode.into()),
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Emit(arguments) => emit::emit(&arguments),
+        Command::Fmt { files, check } => format(&files, check),
+        Command::Bench(arguments) => bench::bench(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            match failure {
+                Failure::Error(Error::Source { sources, diagnostics }) => eprint!("{}", sources.render(&diagnostics, colour())),
+                Failure::Error(e) => eprintln!("Error: {e}"),
+                Failure::Text(text) => eprintln!("Error: {text}"),
+                Failure::Said => {}
+            }
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn colour() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+fn read_text(path: &Path) -> Result<String, Failure> {
+    let name = path.display();
+    let bytes = if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes).map(|_| bytes)
+    } else {
+        std::fs::read(path)
+    };
+    let bytes = bytes.map_err(|e| Failure::Text(format!("cannot read `{name}`: {e}")))?;
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        Failure::Text(format!("`{name}` is not text in UTF-8: byte {at} is not part of a character"))
+    })
+}
+
+fn load_program(path: &Path) -> Result<Program, Failure> {
+    let text = read_text(path)?;
+    Ok(Program::parse(&path.display().to_string(), &text)?)
+}
+
+/// Prints warnings; errors are told again by what fails because of them.
+fn warn(program: &Program, mode: Mode) {
+    let mut diagnostics = program.check(mode);
+    diagnostics.retain(|d| d.severity == Severity::Warning);
+    if !diagnostics.is_empty() {
+        eprint!("{}", program.render(&diagnostics, colour()));
+    }
+}
+
+fn load_all(files: &[String]) -> Result<Vec<(String, Tensor)>, Failure> {
+    let mut all: Vec<(String, Tensor)> = Vec::new();
+    for file in files {
+        for (name, tensor) in snnc::load(file)? {
+            if all.iter().any(|(n, _)| *n == name) {
+                return Err(Failure::Text(format!("the tensor `{name}` is in more than one file; `{file}` has it again")));
+            }
+            all.push((name, tensor));
+        }
+    }
+    Ok(all)
+}
+
+fn check(path: &Path, mode: Mode) -> Result<(), Failure> {
+    let program = load_program(path)?;
+    let diagnostics = program.check(mode);
+    eprint!("{}", program.render(&diagnostics, colour()));
+    let errors = diagnostics.iter().filter(|d| d.severity == Severity::Error).count();
+    if errors > 0 {
+        eprintln!("{errors} error{} in `{}`", if errors == 1 { "" } else { "s" }, path.display());
+        return Err(Failure::Said);
+    }
+    let nets = program.module().nets();
+    println!("{}: {} net{}, no errors", path.display(), nets.len(), if nets.len() == 1 { "" } else { "s" });
+    Ok(())
+}
+
+fn format(files: &[PathBuf], check: bool) -> Result<(), Failure> {
+    let mut changed = Vec::new();
+    for path in files {
+        let text = read_text(path)?;
+        let program = Program::parse(&path.display().to_string(), &text)?;
+        let formatted = snn_syntax::print(&program.module().ast, &text);
+        if path == Path::new("-") {
+            print!("{formatted}");
+        } else if formatted != text {
+            changed.push(path.display().to_string());
+            if !check {
+                replace(path, &formatted)?;
+            }
+        }
+    }
+    if check && !changed.is_empty() {
+        return Err(Failure::Text(format!("not in canonical layout: {}", changed.join(", "))));
+    }
+    Ok(())
+}
+
+/// Writes a file whole or not at all.
+fn replace(path: &Path, text: &str) -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Failure::Text(format!("cannot write `{}`: {e}", path.display()));
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    std::io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
+    if let Ok(about) = std::fs::metadata(path) {
+        file.as_file().set_permissions(about.permissions()).map_err(failed)?;
+    }
+    file.persist(path).map_err(|e| failed(e.error))?;
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! `snnc run`
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use snnc::{DType, Run, Tensor};
+
+use super::{load_all, load_program, warn, Failure, NetArguments};
+
+#[derive(Args)]
+pub struct RunArguments {
+    #[command(flatten)]
+    pub net: NetArguments,
+    /// Where to write the outputs by name: `.safetensors` or `.npz`. Without it a summary is printed.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Where to write the parameters that were used.
+    #[arg(long, value_name = "FILE")]
+    save_weights: Option<PathBuf>,
+    /// Say on standard error how long each part took.
+    #[arg(long)]
+    time: bool,
+}
+
+pub fn run(a: &RunArguments) -> Result<(), Failure> {
+    let started = Instant::now();
+    let program = load_program(&a.net.file)?;
+    warn(&program, a.net.mode.into());
+    let net = program.compile(a.net.net.as_deref(), &a.net.options())?;
+    let checked = started.elapsed();
+    let data = load_all(&a.net.data)?;
+    let weights = load_all(&a.net.weights)?;
+    let loaded = started.elapsed();
+    let run = net.run(&data, &weights)?;
+    let ran = started.elapsed();
+    if let Some(path) = &a.save_weights {
+        let mut parameters = run.parameters.clone();
+        for (name, tensor) in &run.updates {
+            if let Some(slot) = parameters.iter_mut().find(|(n, _)| n == name) {
+                slot.1 = tensor.clone();
+            }
+        }
+        snnc::save(path, &parameters)?;
+    }
+    match &a.out {
+        Some(path) => snnc::save(path, &run.outputs)?,
+        None => summary(&run),
+    }
+    if a.time {
+        let ms = |d: std::time::Duration| d.as_secs_f64() * 1e3;
+        eprintln!(
+            "check {:.1} ms, load {:.1} ms, compile and run {:.1} ms (code generation {:.1} ms)",
+            ms(checked),
+            ms(loaded - checked),
+            ms(ran - loaded),
+            ms(net.code_generation_time())
+        );
+    }
+    Ok(())
+}
+
+/// Shape and type, firing rate of spikes, and first values; a scalar is just printed.
+fn summary(run: &Run) {
+    for (name, tensor) in &run.outputs {
+        if tensor.shape().is_empty() {
+            let value = first_values(tensor, 1);
+            if run.outputs.len() == 1 { println!("{value}") } else { println!("{name}: {value}") }
+            continue;
+        }
+        let dims: Vec<String> = tensor.shape().iter().map(usize::to_string).collect();
+        println!("{name}: {}[{}]", tensor.dtype(), dims.join(", "));
+        if tensor.is_empty() {
+            continue;
+        }
+        if tensor.dtype() == DType::F32 {
+            let v = tensor.as_f32();
+            if v.iter().all(|x| *x == 0.0 || *x == 1.0) {
+                println!("  firing rate {:.4}", v.iter().map(|x| f64::from(*x)).sum::<f64>() / v.len() as f64);
+            } else {
+                let (low, high) = v.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), x| (l.min(*x), h.max(*x)));
+                let mean = v.iter().map(|x| f64::from(*x)).sum::<f64>() / v.len() as f64;
+                println!("  mean {mean:.6}, from {low} to {high}");
+            }
+        }
+        println!("  {}", first_values(tensor, 10));
+    }
+}
+
+fn first_values(tensor: &Tensor, n: usize) -> String {
+    let more = if tensor.len() > n { " ..." } else { "" };
+    let values: Vec<String> = match tensor.dtype() {
+        DType::F32 => tensor.as_f32().iter().take(n).map(f32::to_string).collect(),
+        DType::Bool => tensor.to_i64().iter().take(n).map(|b| (*b != 0).to_string()).collect(),
+        _ => tensor.to_i64().iter().take(n).map(i64::to_string).collect(),
+    };
+    values.join(" ") + more
+}
