@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use snnc::{load, Backends, CompileOptions, DType, Mode, Program, Tensor};
+use snnc::{Backends, CompileOptions, DType, Mode, Program, Tensor, load};
 
 fn cases() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
@@ -60,9 +60,10 @@ fn run_all(backend: Backends) {
                 continue;
             }
         };
-        let loss = program.module().nets().contains(&"loss").then(|| {
-            program.compile(Some("loss"), &options).and_then(|net| net.run(&inputs, &weights)).map(|r| r.outputs[0].1.clone())
-        });
+        let loss =
+            program.module().nets().contains(&"loss").then(|| {
+                program.compile(Some("loss"), &options).and_then(|net| net.run(&inputs, &weights)).map(|r| r.outputs[0].1.clone())
+            });
         for (output, want) in &want {
             let got = if let Some(parameter) = output.strip_prefix("weight.") {
                 run.parameters.iter().find(|(n, _)| n == parameter).map(|(_, t)| t.clone())

@@ -7,13 +7,13 @@
 
 use std::collections::HashMap;
 
-use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
-use cranelift_codegen::ir::{types, AbiParam, BlockArg, InstBuilder, MemFlagsData, Type as ClifType, Value as ClifValue};
-use cranelift_codegen::settings::{self, Configurable};
 use cranelift_codegen::Context;
+use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
+use cranelift_codegen::ir::{AbiParam, BlockArg, InstBuilder, MemFlagsData, Type as ClifType, Value as ClifValue, types};
+use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_jit::{JITBuilder, JITModule};
-use cranelift_module::{default_libcall_names, FuncId, Linkage, Module};
+use cranelift_module::{FuncId, Linkage, Module, default_libcall_names};
 use snn_ir::math::{self, Lanes};
 use snn_ir::{BinaryOp, CompileError, DType, Graph, Op, UnaryOp, Value};
 
@@ -45,6 +45,9 @@ pub enum Lane {
     Mask(ClifValue),
     Int(ClifValue),
 }
+
+/// Emits the body of a step: loads and states to next states and stores.
+pub type StepBody<'a> = dyn Fn(&mut Emitter<'_, '_>, &[Lane], &[Lane]) -> (Vec<Lane>, Vec<Lane>) + 'a;
 
 /// A module that is being filled with kernels.
 pub struct Code {
@@ -107,7 +110,7 @@ impl Code {
     }
 
     /// Adds a kernel and returns its number. `body` computes the next states and the stores from loads and states.
-    pub fn kernel(&mut self, name: &str, shape: &Shape, body: &dyn Fn(&mut Emitter<'_, '_>, &[Lane], &[Lane]) -> (Vec<Lane>, Vec<Lane>)) -> Result<usize, CompileError> {
+    pub fn kernel(&mut self, name: &str, shape: &Shape, body: &StepBody<'_>) -> Result<usize, CompileError> {
         let pointer = self.module.target_config().pointer_type();
         self.context.func.signature.params = vec![AbiParam::new(pointer), AbiParam::new(types::I64)];
         let config = self.module.target_config();
@@ -130,7 +133,10 @@ impl Code {
         if self.listing == Some(Listing::Clif) {
             self.text.push_str(&format!("\n; {name}\n{}", self.context.func.display()));
         }
-        let id = self.module.declare_function(&format!("kernel{}", self.functions.len()), Linkage::Export, &self.context.func.signature).map_err(failed)?;
+        let id = self
+            .module
+            .declare_function(&format!("kernel{}", self.functions.len()), Linkage::Export, &self.context.func.signature)
+            .map_err(failed)?;
         self.context.set_disasm(self.listing == Some(Listing::Assembly));
         self.module.define_function(id, &mut self.context).map_err(|e| CompileError::CodeGeneration(format!("{e:?}")))?;
         if let (Some(Listing::Assembly), Some(code)) = (self.listing, self.context.compiled_code()) {
@@ -165,7 +171,7 @@ fn run_loop(
     start: ClifValue,
     end: ClifValue,
     vectors: bool,
-    body: &dyn Fn(&mut Emitter<'_, '_>, &[Lane], &[Lane]) -> (Vec<Lane>, Vec<Lane>),
+    body: &StepBody<'_>,
 ) -> ClifValue {
     // What is the same for all elements is loaded before the loop.
     let uniform: Vec<Option<Lane>> = shape
@@ -558,7 +564,7 @@ impl Lanes for Emitter<'_, '_> {
         let flags = if self.vectors { little_endian() } else { MemFlagsData::new() };
         self.b.ins().bitcast(ty, flags, a)
     }
-    fn from_bits(&mut self, a: ClifValue) -> ClifValue {
+    fn bits_to_float(&mut self, a: ClifValue) -> ClifValue {
         let ty = self.float_type();
         let flags = if self.vectors { little_endian() } else { MemFlagsData::new() };
         self.b.ins().bitcast(ty, flags, a)

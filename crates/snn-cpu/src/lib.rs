@@ -16,6 +16,7 @@ mod step;
 
 use std::sync::Arc;
 
+use snn_ir::backend::check_sizes;
 use snn_ir::{Backend, CompileError, Executable, Graph};
 
 /// Compiles graphs to machine code.
@@ -39,6 +40,7 @@ impl Backend for Cranelift {
     }
 
     fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>, CompileError> {
+        check_sizes(graph)?;
         let graph = graph.pruned();
         let mut code = emit::Code::for_this_machine()?;
         let plan = plan::plan(&graph, &mut code)?;
@@ -61,6 +63,7 @@ pub enum Listing {
 /// # Errors
 /// If code generation fails.
 pub fn listing(graph: &Graph, kind: Listing) -> Result<String, CompileError> {
+    check_sizes(graph)?;
     let graph = graph.pruned();
     // CLIF does not depend on the machine: a fixed one makes it stable.
     let mut code = emit::Code::for_this_machine()?;

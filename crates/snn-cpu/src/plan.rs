@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use snn_ir::tensor::row_major_strides;
 use snn_ir::{CompileError, DType, Graph, NodeId, Op, Value};
 
-use crate::emit::{supports, supports_graph, Code};
+use crate::emit::{Code, supports, supports_graph};
 use crate::loops::{Fold, FoldPlan};
 use crate::products::{ConvolutionPlan, ProductPlan};
-use crate::step::{build, StepKernel};
+use crate::step::{StepKernel, build};
 
 /// What one task does.
 #[derive(Debug)]
@@ -123,7 +123,9 @@ pub fn access(graph: &Graph, value: Value, shape: &[usize]) -> Result<Access, Co
                 current = node.operands[0];
             }
             // A delay is read at an offset where the kernel's time is the value's.
-            Op::Delay { steps } if is_view(graph, current.node) && map.first() == Some(&Some(0)) && shape[0] == node.types[0].sizes()?[0] => {
+            Op::Delay { steps }
+                if is_view(graph, current.node) && map.first() == Some(&Some(0)) && shape[0] == node.types[0].sizes()?[0] =>
+            {
                 delay = steps.saturating_add(delay);
                 current = node.operands[0];
             }
@@ -230,10 +232,10 @@ impl Planner<'_> {
     /// What a node reads as a whole tensor.
     fn reads(&self, id: NodeId) -> Vec<Value> {
         let node = self.graph.node(id);
-        if let Op::Reduce { .. } = &node.op {
-            if let Some((source, _)) = Fold::windows(self.graph, id) {
-                return vec![source];
-            }
+        if let Op::Reduce { .. } = &node.op
+            && let Some((source, _)) = Fold::windows(self.graph, id)
+        {
+            return vec![source];
         }
         node.operands
             .iter()
@@ -256,10 +258,10 @@ impl Planner<'_> {
                 let shape = &self.groups[*g].shape;
                 for (i, v) in node.operands.iter().enumerate() {
                     let source = self.step_source(&node.op, i, *v, shape);
-                    if let Some(source) = source {
-                        if self.group_of.get(&source.node) != Some(g) {
-                            demanded.insert(source);
-                        }
+                    if let Some(source) = source
+                        && self.group_of.get(&source.node) != Some(g)
+                    {
+                        demanded.insert(source);
                     }
                 }
             } else {
@@ -308,10 +310,10 @@ impl Planner<'_> {
             let entry = reads.entry(unit).or_insert((id, BTreeSet::new()));
             entry.0 = id;
             for (i, v) in node.operands.iter().enumerate() {
-                if let Some(source) = self.step_source(&node.op, i, *v, &self.groups[g].shape) {
-                    if self.group_of.get(&source.node) != Some(&g) {
-                        entry.1.insert(source);
-                    }
+                if let Some(source) = self.step_source(&node.op, i, *v, &self.groups[g].shape)
+                    && self.group_of.get(&source.node) != Some(&g)
+                {
+                    entry.1.insert(source);
                 }
             }
         }
@@ -415,7 +417,8 @@ impl Planner<'_> {
             }
             held = held.checked_add(now).ok_or(CompileError::TooLarge)?;
             plan.peak = plan.peak.max(held);
-            let mut ended: Vec<Value> = task.gives.iter().chain(&task.needs).filter(|v| last[*v] == i && !roots.contains(v) && !given(v)).copied().collect();
+            let mut ended: Vec<Value> =
+                task.gives.iter().chain(&task.needs).filter(|v| last[*v] == i && !roots.contains(v) && !given(v)).copied().collect();
             ended.sort();
             ended.dedup();
             for v in &ended {
@@ -454,4 +457,3 @@ pub fn describe(graph: &Graph, plan: &Plan, depth: usize) -> String {
     }
     text
 }
-

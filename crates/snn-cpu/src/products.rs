@@ -113,7 +113,19 @@ impl ProductPlan {
 
 /// `out[m, n] = a[m, k] b[k, n]`, with the strides of rows and columns of both operands.
 #[allow(clippy::too_many_arguments)]
-fn matrix_product(m: usize, n: usize, k: usize, a: &[f32], a_row: usize, a_column: usize, b: &[f32], b_row: usize, b_column: usize, out: &mut [f32], parallelism: Parallelism) {
+fn matrix_product(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: &[f32],
+    a_row: usize,
+    a_column: usize,
+    b: &[f32],
+    b_row: usize,
+    b_column: usize,
+    out: &mut [f32],
+    parallelism: Parallelism,
+) {
     if k == 0 {
         out.fill(0.0);
         return;

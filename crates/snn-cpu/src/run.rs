@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use snn_ir::interpret::{checked, evaluate, Randomness, Results, RuntimeError};
+use snn_ir::interpret::{Randomness, Results, RuntimeError, checked, evaluate};
 use snn_ir::tensor::element_count;
 use snn_ir::{CompileError, DType, Data, Executable, Graph, Loop, Op, Tensor, Type, Value};
 
@@ -61,6 +61,26 @@ impl Executable for Runnable {
     fn memory(&self) -> usize {
         self.plan.peak
     }
+
+    fn recycle(&self, results: Results) {
+        results.outputs.into_iter().chain(results.updates).for_each(|(_, t)| self.keep(t));
+    }
+}
+
+impl Runnable {
+    /// Keeps the memory of a tensor that nobody else holds.
+    fn keep(&self, tensor: Tensor) {
+        if let Data::F32(v) = tensor.data() {
+            let v = v.clone();
+            drop(tensor);
+            if let Ok(v) = Arc::try_unwrap(v) {
+                let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+                if spare.len() < KEPT_BUFFERS {
+                    spare.push(v);
+                }
+            }
+        }
+    }
 }
 
 /// The tensors that are in memory.
@@ -105,25 +125,12 @@ impl Run<'_> {
         }
     }
 
-    fn recycle(&self, tensor: Tensor) {
-        if let Data::F32(v) = tensor.data() {
-            let v = v.clone();
-            drop(tensor);
-            if let Ok(v) = Arc::try_unwrap(v) {
-                let mut spare = self.runnable.spare.lock().unwrap_or_else(PoisonError::into_inner);
-                if spare.len() < KEPT_BUFFERS {
-                    spare.push(v);
-                }
-            }
-        }
-    }
-
     fn plan(&mut self, graph: &Graph, plan: &Plan, values: &mut Values) -> Result<(), RuntimeError> {
         for task in &plan.tasks {
             self.task(graph, task, values)?;
             for v in &task.frees {
                 if let Some(t) = values.0.remove(v) {
-                    self.recycle(t);
+                    self.runnable.keep(t);
                 }
             }
         }

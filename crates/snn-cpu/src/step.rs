@@ -8,7 +8,7 @@ use snn_ir::tensor::row_major_strides;
 use snn_ir::{CompileError, DType, Data, Graph, Op, Tensor, Value};
 
 use crate::emit::{Code, Emitter, KernelFunction, Lane, Shape};
-use crate::plan::{access, immediate, Access, Group};
+use crate::plan::{Access, Group, access, immediate};
 
 /// Elements of a run that are handled at once: states and rows of this length stay in the first cache.
 const TILE: usize = 1024;
@@ -66,7 +66,7 @@ enum Operand {
 
 /// Makes the kernel of a group.
 pub fn build(graph: &Graph, group: &Group, stores: &[Value], code: &mut Code) -> Result<StepKernel, CompileError> {
-    let members: Vec<_> = group.members.iter().copied().collect();
+    let members: Vec<_> = group.members.to_vec();
     let is_member = |v: Value| members.binary_search(&v.node).is_ok();
     let has_scan = members.iter().any(|m| matches!(graph.node(*m).op, Op::Scan(_)));
     let shape = &group.shape;
@@ -203,7 +203,8 @@ pub fn build(graph: &Graph, group: &Group, stores: &[Value], code: &mut Code) ->
                 continue;
             }
             let lanes: Vec<Lane> = (0..node.operands.len()).filter_map(|i| take(e, i, &values)).collect();
-            let constants: Vec<Option<f32>> = node.operands.iter().map(|v| immediate(graph, *v).filter(|t| t.dtype() == DType::F32).map(|t| t.as_f32()[0])).collect();
+            let constants: Vec<Option<f32>> =
+                node.operands.iter().map(|v| immediate(graph, *v).filter(|t| t.dtype() == DType::F32).map(|t| t.as_f32()[0])).collect();
             let lane = e.operation(&node.op, &lanes, node.types[0].dtype, &constants);
             values.insert(Value { node: *m, result: 0 }, lane);
         }
@@ -414,7 +415,7 @@ impl StepKernel {
         let loads = self.loads.len();
         let states = self.initial.len();
         scratch.offsets.clear();
-        scratch.offsets.extend(self.loads.iter().map(|l| offset(l)));
+        scratch.offsets.extend(self.loads.iter().map(offset));
         for k in 0..states {
             scratch.pointers[loads + k] = scratch.states[k * TILE..].as_mut_ptr().cast();
         }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use snn_ir::Tensor;
 
-pub use convert::{fit, FitError};
+pub use convert::{FitError, fit};
 
 /// What is wrong with a file.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,9 @@ pub fn load(argument: &str) -> Result<Tensors, FileError> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("safetensors") => safe::parse(&read(path)?, path),
         Some("npz") => numpy::read_npz(&read(path)?, path),
-        Some("npy") => Err(FileError::Format { path: path.into(), reason: "an .npy file has no name inside: write `name=file.npy`".into() }),
+        Some("npy") => {
+            Err(FileError::Format { path: path.into(), reason: "an .npy file has no name inside: write `name=file.npy`".into() })
+        }
         _ => Err(FileError::Ending { path: path.into() }),
     }
 }

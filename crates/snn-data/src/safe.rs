@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use safetensors::tensor::{serialize as write, Dtype, SafeTensors, View};
+use safetensors::tensor::{Dtype, SafeTensors, View, serialize as write};
 use snn_ir::{Data, Tensor};
 
 use crate::convert::floats;

@@ -6,11 +6,11 @@ use snn_syntax::ast::{BinaryOperator, UnaryOperator};
 use snn_syntax::{Diagnostic, Span};
 
 use crate::context::{Lowerer, Result, Stop};
-use crate::value::{same, Val};
+use crate::value::{Val, same};
 
 impl Lowerer<'_> {
     /// A value as a tensor of this graph. Numbers become scalars of type `wanted`, or of their own.
-    pub fn to_tensor(&mut self, value: Val, wanted: Option<DType>, span: Span) -> Result<Value> {
+    pub fn lift(&mut self, value: Val, wanted: Option<DType>, span: Span) -> Result<Value> {
         match value {
             Val::Tensor { context, value } => self.import(context, value, span),
             Val::Int(d) => {
@@ -57,7 +57,7 @@ impl Lowerer<'_> {
         }
         let mut parts = Vec::new();
         for item in items {
-            let v = self.to_tensor(item, wanted.or(Some(DType::F32)), span)?;
+            let v = self.lift(item, wanted.or(Some(DType::F32)), span)?;
             parts.push(self.unsqueeze(v, 0, span)?);
         }
         let first = self.ty(parts[0]);
@@ -84,7 +84,7 @@ impl Lowerer<'_> {
             (UnaryOperator::Minus, Val::Float(x)) => Ok(Val::Float(-x)),
             (UnaryOperator::Not, Val::Bool(b)) => Ok(Val::Bool(!b)),
             (op, v @ (Val::Tensor { .. } | Val::List(_))) => {
-                let value = self.to_tensor(v, None, span)?;
+                let value = self.lift(v, None, span)?;
                 let op = if op == UnaryOperator::Minus { UnaryOp::Neg } else { UnaryOp::Not };
                 let value = self.emit(Op::Unary(op), &[value], None, span)?;
                 Ok(self.tensor(value))
@@ -118,7 +118,9 @@ impl Lowerer<'_> {
         match (&a, &b) {
             (Val::Unknown, Val::Unknown) => return Ok(Val::Unknown),
             // The type of the other operand is the best guess, if it is a tensor.
-            (Val::Unknown, other) | (other, Val::Unknown) => return Ok(if other.is_tensor() && self.dry > 0 { other.clone() } else { Val::Unknown }),
+            (Val::Unknown, other) | (other, Val::Unknown) => {
+                return Ok(if other.is_tensor() && self.dry > 0 { other.clone() } else { Val::Unknown });
+            }
             _ => {}
         }
         let op = match op {
@@ -174,7 +176,9 @@ impl Lowerer<'_> {
                     None => None,
                 },
                 B::Pow => match known {
-                    Some((p, q)) if (0..63).contains(&q) => Some(p.checked_pow(q as u32).map_or(Val::Float((p as f64).powi(q as i32)), Val::int)),
+                    Some((p, q)) if (0..63).contains(&q) => {
+                        Some(p.checked_pow(q as u32).map_or(Val::Float((p as f64).powi(q as i32)), Val::int))
+                    }
                     Some((p, q)) => Some(Val::Float((p as f64).powf(q as f64))),
                     None => None,
                 },
@@ -206,7 +210,7 @@ impl Lowerer<'_> {
         match exponent {
             Some(1.0) => return Ok(a),
             Some(0.5) => {
-                let v = self.to_tensor(a, Some(DType::F32), spans.0)?;
+                let v = self.lift(a, Some(DType::F32), spans.0)?;
                 let v = self.cast(v, DType::F32, span)?;
                 let v = self.emit(Op::Unary(UnaryOp::Sqrt), &[v], None, span)?;
                 return Ok(self.tensor(v));
@@ -259,8 +263,8 @@ impl Lowerer<'_> {
         }
         let is_list = |v: &Val| matches!(v, Val::List(_));
         let wanted = if is_list(&a) && is_list(&b) { None } else { Some(dtype) };
-        let x = self.to_tensor(a, wanted, spans.0)?;
-        let y = self.to_tensor(b, wanted, spans.1)?;
+        let x = self.lift(a, wanted, spans.0)?;
+        let y = self.lift(b, wanted, spans.1)?;
         let common = self.ty(x).dtype.promote(self.ty(y).dtype);
         let common = if floats { DType::F32 } else { common };
         Ok((self.cast(x, common, spans.0)?, self.cast(y, common, spans.1)?))
@@ -286,20 +290,24 @@ impl Lowerer<'_> {
         if let Val::Bool(c) = c {
             return Ok(if c { a } else { b });
         }
-        let c = self.to_tensor(c, Some(DType::Bool), span)?;
+        let c = self.lift(c, Some(DType::Bool), span)?;
         let c = self.cast(c, DType::Bool, span)?;
         let both_numbers = !a.is_tensor() && !b.is_tensor();
         let (x, y) = if both_numbers {
             let floats = !matches!((&a, &b), (Val::Int(_), Val::Int(_)) | (Val::Bool(_), Val::Bool(_)));
             let wanted = Some(if floats || self.in_step() { DType::F32 } else { DType::I64 });
-            (self.to_tensor(a, wanted, span)?, self.to_tensor(b, wanted, span)?)
+            (self.lift(a, wanted, span)?, self.lift(b, wanted, span)?)
         } else {
             self.promoted(a, b, (span, span), false)?
         };
         let (x, y) = self.aligned(x, y, span, (span, span))?;
         let (shape, cond) = (self.ty(x).shape, self.ty(c).shape);
         let Some(common) = common_shape(&shape, &cond) else {
-            return self.fail(span, format!("the condition {} and the values {} do not fit", shape_text(&cond), shape_text(&shape)), "here");
+            return self.fail(
+                span,
+                format!("the condition {} and the values {} do not fit", shape_text(&cond), shape_text(&shape)),
+                "here",
+            );
         };
         let operands = [self.broadcast(c, &common, span)?, self.broadcast(x, &common, span)?, self.broadcast(y, &common, span)?];
         let v = self.emit(Op::Select, &operands, None, span)?;
@@ -314,8 +322,8 @@ impl Lowerer<'_> {
         if self.in_step() {
             return self.fail(spans.0, "a product of tensors inside the step of a neuron", "a step sees one element");
         }
-        let x = self.to_tensor(a, Some(DType::F32), spans.0)?;
-        let y = self.to_tensor(b, Some(DType::F32), spans.1)?;
+        let x = self.lift(a, Some(DType::F32), spans.0)?;
+        let y = self.lift(b, Some(DType::F32), spans.1)?;
         let (x, y) = (self.cast(x, DType::F32, spans.0)?, self.cast(y, DType::F32, spans.1)?);
         let (tx, ty) = (self.ty(x), self.ty(y));
         if tx.rank() == 0 || ty.rank() == 0 {
@@ -405,4 +413,3 @@ fn flatten_numbers(v: &Val, depth: usize, shape: &mut Vec<usize>, numbers: &mut 
         _ => false,
     }
 }
-

@@ -3,7 +3,7 @@
 use snn_ir::{BinaryOp, Convolution, DType, Dim, Distribution, Op, Reduction, Type, UnaryOp, Value};
 use snn_syntax::{Diagnostic, Span};
 
-use crate::call::{sort_arguments, Given};
+use crate::call::{Given, sort_arguments};
 use crate::context::{Lowerer, Result, Stop};
 use crate::value::Val;
 
@@ -120,7 +120,23 @@ impl Lowerer<'_> {
         }
         let scalar_only = matches!(
             name,
-            "abs" | "bool" | "cos" | "detach" | "erf" | "exp" | "f32" | "floor" | "log" | "maximum" | "minimum" | "round" | "sin" | "spike" | "sqrt" | "tanh" | "where"
+            "abs"
+                | "bool"
+                | "cos"
+                | "detach"
+                | "erf"
+                | "exp"
+                | "f32"
+                | "floor"
+                | "log"
+                | "maximum"
+                | "minimum"
+                | "round"
+                | "sin"
+                | "spike"
+                | "sqrt"
+                | "tanh"
+                | "where"
         );
         let on_tensors = a.values.iter().flatten().any(|g| g.value.is_tensor());
         if self.in_step() && on_tensors && !scalar_only {
@@ -151,12 +167,12 @@ impl Lowerer<'_> {
         let value = match name {
             "f32" | "i64" | "bool" => {
                 let to: DType = name.parse().unwrap_or(DType::F32);
-                if let (Val::Int(d), DType::F32) = (a.get(0), to) {
-                    if let Some(n) = d.as_constant() {
-                        return Ok(Val::Float(n as f64));
-                    }
+                if let (Val::Int(d), DType::F32) = (a.get(0), to)
+                    && let Some(n) = d.as_constant()
+                {
+                    return Ok(Val::Float(n as f64));
                 }
-                let v = self.to_tensor(a.get(0), None, a.span(0))?;
+                let v = self.lift(a.get(0), None, a.span(0))?;
                 self.cast(v, to, span)?
             }
             "maximum" | "minimum" => {
@@ -170,18 +186,19 @@ impl Lowerer<'_> {
             "where" => return self.select(a.get(0), a.get(1), a.get(2), span),
             "spike" => return self.spike(a),
             "matmul" => return self.matmul(a.get(0), a.get(1), (a.span(0), a.span(1))),
-            "shape" | "rank" | "axis_of" | "count" | "product" | "range" | "fill" | "pair" | "exact_div" => return self.compile_time(name, a),
+            "shape" | "rank" | "axis_of" | "count" | "product" | "range" | "fill" | "pair" | "exact_div" => {
+                return self.compile_time(name, a);
+            }
             "kaiming_normal_conv_linear_weight" => return self.kaiming(a),
             "set_threshold_margin" => return self.threshold_margin(a),
             "zeros" | "ones" | "full" | "rand" | "randn" | "arange" => self.made(name, a)?,
-            "reshape" | "broadcast_to" | "transpose" | "permute" | "unsqueeze" | "squeeze" | "concat" | "stack" | "pad" | "take" | "window" => {
-                self.moved(name, a)?
-            }
+            "reshape" | "broadcast_to" | "transpose" | "permute" | "unsqueeze" | "squeeze" | "concat" | "stack" | "pad" | "take"
+            | "window" => self.moved(name, a)?,
             "sum" | "max" | "min" | "argmax" | "cumsum" => self.reduced(name, a)?,
             "delay" => self.delay(a)?,
             "first_spike_index" => self.first_spike(a)?,
             "redundant_one_hot" => {
-                let labels = self.to_tensor(a.get(0), Some(DType::I64), a.span(0))?;
+                let labels = self.lift(a.get(0), Some(DType::I64), a.span(0))?;
                 let ty = self.ty(labels);
                 let labels = if ty.dtype == DType::U8 { self.cast(labels, DType::I64, span)? } else { labels };
                 let (classes, repeat) = (self.known(a, 1, "num_classes")?, self.known(a, 2, "n")?);
@@ -220,7 +237,7 @@ impl Lowerer<'_> {
             }
         }
         let wanted = (!matches!(op, UnaryOp::Abs | UnaryOp::Detach)).then_some(DType::F32);
-        let mut x = self.to_tensor(v, wanted, span)?;
+        let mut x = self.lift(v, wanted, span)?;
         if wanted.is_some() {
             x = self.cast(x, DType::F32, span)?;
         }
@@ -235,14 +252,21 @@ impl Lowerer<'_> {
                 Val::Surrogate(s) => s,
                 _ => return Err(Stop::Said),
             },
-            other => return self.fail_help(a.span(1), format!("a surrogate is needed, not {}", other.describe()), "here", "for instance `surrogate = atan()`"),
+            other => {
+                return self.fail_help(
+                    a.span(1),
+                    format!("a surrogate is needed, not {}", other.describe()),
+                    "here",
+                    "for instance `surrogate = atan()`",
+                );
+            }
         };
         let strict = match a.get(2) {
             Val::Nothing => false,
             Val::Bool(b) => b,
             other => return self.fail(a.span(2), format!("`strict` is true or false, not {}", other.describe()), "here"),
         };
-        let u = self.to_tensor(a.get(0), Some(DType::F32), a.span(0))?;
+        let u = self.lift(a.get(0), Some(DType::F32), a.span(0))?;
         let u = self.cast(u, DType::F32, a.span)?;
         let graph = self.surrogate_graph(&surrogate, a.span)?;
         let v = self.emit(Op::Spike { strict, surrogate: Box::new(graph) }, &[u], None, a.span)?;
@@ -315,7 +339,7 @@ impl Lowerer<'_> {
 
     fn compile_time(&mut self, name: &str, a: &Arguments) -> Result<Val> {
         let type_of = |l: &mut Self, i: usize| -> Result<Type> {
-            let v = l.to_tensor(a.get(i), None, a.span(i))?;
+            let v = l.lift(a.get(i), None, a.span(i))?;
             Ok(l.ty(v))
         };
         Ok(match name {
@@ -379,7 +403,7 @@ impl Lowerer<'_> {
                     "ones" => Val::Float(1.0),
                     _ => a.get(1),
                 };
-                let v = self.to_tensor(value, None, span)?;
+                let v = self.lift(value, None, span)?;
                 return self.broadcast(v, &shape, span);
             }
         };
@@ -392,11 +416,16 @@ impl Lowerer<'_> {
         let span = a.span;
         if matches!(name, "concat" | "stack") {
             let (Val::List(items) | Val::Tuple(items)) = a.get(0) else {
-                return self.fail_help(a.span(0), format!("`{name}` takes a list of tensors"), "here", format!("write `{name}([a, b], axis = 0)`"));
+                return self.fail_help(
+                    a.span(0),
+                    format!("`{name}` takes a list of tensors"),
+                    "here",
+                    format!("write `{name}([a, b], axis = 0)`"),
+                );
             };
             let mut parts = Vec::new();
             for item in items {
-                parts.push(self.to_tensor(item, None, a.span(0))?);
+                parts.push(self.lift(item, None, a.span(0))?);
             }
             let Some(first) = parts.first().copied() else { return self.fail(a.span(0), format!("`{name}` of nothing"), "here") };
             if name == "stack" {
@@ -412,7 +441,7 @@ impl Lowerer<'_> {
             let axis = self.axis(a.get(1), 0, &ty, a.span(1))?;
             return self.emit(Op::Concat { axis }, &parts, None, span);
         }
-        let x = self.to_tensor(a.get(0), None, a.span(0))?;
+        let x = self.lift(a.get(0), None, a.span(0))?;
         let ty = self.ty(x);
         match name {
             "reshape" => {
@@ -424,7 +453,13 @@ impl Lowerer<'_> {
                     let rest = Dim::product(&shape);
                     match Dim::product(&ty.shape).divided_exactly(&rest) {
                         Some(d) => shape[*at] = d,
-                        None => return self.fail(a.span(1), format!("{ty} does not divide into {}", snn_ir::types::shape_text(&shape)), "here"),
+                        None => {
+                            return self.fail(
+                                a.span(1),
+                                format!("{ty} does not divide into {}", snn_ir::types::shape_text(&shape)),
+                                "here",
+                            );
+                        }
                     }
                 }
                 self.emit(Op::Reshape, &[x], Some(Type::new(ty.dtype, shape)), span)
@@ -463,7 +498,7 @@ impl Lowerer<'_> {
                 self.emit(Op::Reshape, &[x], Some(shorter), span)
             }
             "take" => {
-                let indices = self.to_tensor(a.get(1), Some(DType::I64), a.span(1))?;
+                let indices = self.lift(a.get(1), Some(DType::I64), a.span(1))?;
                 let axis = self.axis(a.get(2), 0, &ty, a.span(2))?;
                 self.emit(Op::Gather { axis }, &[x, indices], None, span)
             }
@@ -485,7 +520,11 @@ impl Lowerer<'_> {
                     },
                 };
                 if pads.len() % 2 != 0 || pads.len() / 2 > ty.rank() {
-                    return self.fail(a.span(1), format!("{} numbers do not pad {ty}: a pair for each axis, the last first", pads.len()), "here");
+                    return self.fail(
+                        a.span(1),
+                        format!("{} numbers do not pad {ty}: a pair for each axis, the last first", pads.len()),
+                        "here",
+                    );
                 }
                 let mut v = x;
                 for (i, pair) in pads.chunks_exact(2).enumerate() {
@@ -502,7 +541,7 @@ impl Lowerer<'_> {
 
     fn reduced(&mut self, name: &str, a: &Arguments) -> Result<Value> {
         let span = a.span;
-        let x = self.to_tensor(a.get(0), None, a.span(0))?;
+        let x = self.lift(a.get(0), None, a.span(0))?;
         let ty = self.ty(x);
         let x = if matches!(ty.dtype, DType::Bool | DType::U8) { self.cast(x, DType::I64, span)? } else { x };
         match name {
@@ -532,11 +571,16 @@ impl Lowerer<'_> {
     }
 
     fn delay(&mut self, a: &Arguments) -> Result<Value> {
-        let x = self.to_tensor(a.get(0), None, a.span(0))?;
+        let x = self.lift(a.get(0), None, a.span(0))?;
         let ty = self.ty(x);
         let steps = self.known(a, 1, "steps")?;
         if steps < 0 {
-            return self.fail_help(a.span(1), format!("a delay of {steps} steps would look into the future"), "this is negative", "a delay is 0 or more steps");
+            return self.fail_help(
+                a.span(1),
+                format!("a delay of {steps} steps would look into the future"),
+                "this is negative",
+                "a delay is 0 or more steps",
+            );
         }
         let at = ty.shape.iter().position(|d| d.as_name() == Some("T"));
         if let Some(at) = at.filter(|at| *at > 0) {
@@ -550,7 +594,7 @@ impl Lowerer<'_> {
     }
 
     fn first_spike(&mut self, a: &Arguments) -> Result<Value> {
-        let x = self.to_tensor(a.get(0), None, a.span(0))?;
+        let x = self.lift(a.get(0), None, a.span(0))?;
         let ty = self.ty(x);
         let axis = self.axis(a.get(1), -1, &ty, a.span(1))?;
         let at = ty.shape.iter().position(|d| d.as_name() == Some("T"));
@@ -563,8 +607,8 @@ impl Lowerer<'_> {
     }
 
     fn convolution(&mut self, a: &Arguments) -> Result<Value> {
-        let x = self.to_tensor(a.get(0), Some(DType::F32), a.span(0))?;
-        let w = self.to_tensor(a.get(1), Some(DType::F32), a.span(1))?;
+        let x = self.lift(a.get(0), Some(DType::F32), a.span(0))?;
+        let w = self.lift(a.get(1), Some(DType::F32), a.span(1))?;
         let n = self.ty(w).rank().saturating_sub(2);
         let list = |l: &mut Self, i: usize, default: i64| -> Result<Vec<i64>> {
             let v = if matches!(a.get(i), Val::Nothing) { vec![default] } else { l.known_integers(a.get(i), a.span(i))? };
@@ -588,7 +632,12 @@ impl Lowerer<'_> {
             Val::ThisNet => self.frame().prefix.clone(),
             Val::Layer(i) => self.layers[i].prefix.clone(),
             other => {
-                return self.fail_help(a.span(0), format!("a net or layer is needed, not {}", other.describe()), "here", "write `kaiming_normal_conv_linear_weight(net)`");
+                return self.fail_help(
+                    a.span(0),
+                    format!("a net or layer is needed, not {}", other.describe()),
+                    "here",
+                    "write `kaiming_normal_conv_linear_weight(net)`",
+                );
             }
         };
         let span = a.span;
@@ -618,11 +667,15 @@ impl Lowerer<'_> {
             return self.fail(a.span(0), format!("`{}` has no `v_threshold`", item.name.text), "so its threshold cannot be set");
         };
         if layer.used {
-            self.warn(a.span, Diagnostic::warning(format!("`{}` is applied before its threshold is set", layer.name)).help("move this line up"), "has no effect on that");
+            self.warn(
+                a.span,
+                Diagnostic::warning(format!("`{}` is applied before its threshold is set", layer.name)).help("move this line up"),
+                "has no effect on that",
+            );
         }
         let training = self.options.mode == crate::Mode::Train;
         // The label is looked at in both modes, so that its shape is checked.
-        let label = self.to_tensor(a.get(1), Some(DType::F32), a.span(1))?;
+        let label = self.lift(a.get(1), Some(DType::F32), a.span(1))?;
         let ty = self.ty(label);
         if ty.rank() != 2 {
             return self.fail_help(a.span(1), format!("a one-hot label is [B, C], not {ty}"), "here", "write `one_hot(label, 10)`");
@@ -635,7 +688,7 @@ impl Lowerer<'_> {
         let layer = &mut self.layers[index];
         layer.settings[slot].value = value;
         layer.settings[slot].span = a.span(1);
-        layer.margin = Some(a.span);
+        layer.margin = Some((a.span(1), ty));
         Ok(Val::Nothing)
     }
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use snn_syntax::ast::{Argument, ExprKind, Item, ItemKind};
-use snn_syntax::{nearest, Diagnostic, Span};
+use snn_syntax::{Diagnostic, Span, nearest};
 
 use crate::context::{Lowerer, Result, Stop};
 use crate::value::{ItemRef, SurrogateValue, Val};
@@ -71,7 +71,10 @@ impl Lowerer<'_> {
         let file = self.frame().file;
         let mut given = Vec::new();
         for a in arguments {
-            let span = a.name.as_ref().map_or(self.ast(file).expr(a.value).span, |n| Span { end: self.ast(file).expr(a.value).span.end, ..n.span });
+            let span = a
+                .name
+                .as_ref()
+                .map_or(self.ast(file).expr(a.value).span, |n| Span { end: self.ast(file).expr(a.value).span.end, ..n.span });
             let value = self.eval(a.value)?;
             if matches!(value, Val::Poison) {
                 return Err(Stop::Said);
@@ -96,10 +99,10 @@ impl Lowerer<'_> {
     pub fn call(&mut self, callee: snn_syntax::ast::ExprId, given: Vec<Given>, span: Span) -> Result<Val> {
         let file = self.frame().file;
         let expr = self.ast(file).expr(callee);
-        if let ExprKind::Name(name) = &expr.kind {
-            if self.frames.last().is_some_and(|f| f.scopes.iter().all(|s| !s.contains_key(name))) {
-                return self.call_name(name, given, span, expr.span);
-            }
+        if let ExprKind::Name(name) = &expr.kind
+            && self.frames.last().is_some_and(|f| f.scopes.iter().all(|s| !s.contains_key(name)))
+        {
+            return self.call_name(name, given, span, expr.span);
         }
         let value = self.eval(callee)?;
         match value {
@@ -144,7 +147,8 @@ impl Lowerer<'_> {
                 let mut sorted = sort_arguments(self, &declared.name.text, &names, given, span)?;
                 let settings = sorted.split_off(declared.inputs.len());
                 let inputs = self.required_inputs(declared, sorted, span)?;
-                let has_parameters = item.file == 1 && has_parameters(declared) || declared.kind == ItemKind::Neuron && has_parameters(declared);
+                let has_parameters =
+                    item.file == 1 && has_parameters(declared) || declared.kind == ItemKind::Neuron && has_parameters(declared);
                 if has_parameters {
                     let name = &declared.name.text;
                     return self.fail_help(

@@ -10,7 +10,7 @@ use snn_syntax::{Diagnostic, Severity, Span};
 
 use crate::call::Bound;
 use crate::value::{ItemRef, Val};
-use crate::{standard_library, Module, Options};
+use crate::{Module, Options, standard_library};
 
 /// An error stops the evaluation of a statement: with something to say, or after it was said.
 #[derive(Debug)]
@@ -81,8 +81,8 @@ pub(crate) struct Layer {
     pub used: bool,
     /// Its states after its last application.
     pub states: HashMap<String, Val>,
-    /// Where `set_threshold_margin` changed it.
-    pub margin: Option<Span>,
+    /// The place and shape of the label by which `set_threshold_margin` changed it.
+    pub margin: Option<(Span, Type)>,
 }
 
 /// A declared parameter.
@@ -252,8 +252,7 @@ impl<'a> Lowerer<'a> {
         let (user, _) = self.user_span(span);
         match self.graph().try_add(op, operands, expected) {
             Ok(id) => {
-                self.graph().node_mut(id).span =
-                    Some(SourceSpan { file: user.file, start: user.start as u32, end: user.end as u32 });
+                self.graph().node_mut(id).span = Some(SourceSpan { file: user.file, start: user.start as u32, end: user.end as u32 });
                 Ok(id)
             }
             Err(TypeError { message, .. }) => self.fail(span, message, "here"),

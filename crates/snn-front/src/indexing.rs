@@ -1,8 +1,8 @@
 //! Indices: `x[0, 1:3, :, ...]` of tensors, lists and tuples.
 
 use snn_ir::{DType, Dim, Op, Value};
-use snn_syntax::ast::{ExprId, Subscript};
 use snn_syntax::Span;
+use snn_syntax::ast::{ExprId, Subscript};
 
 use crate::context::{Lowerer, Result};
 use crate::value::Val;
@@ -12,7 +12,7 @@ impl Lowerer<'_> {
         match base {
             Val::Unknown => Ok(Val::Unknown),
             Val::List(items) if items.iter().any(|v| matches!(v, Val::List(_))) => {
-                let v = self.to_tensor(Val::List(items), None, span)?;
+                let v = self.lift(Val::List(items), None, span)?;
                 let v = self.tensor(v);
                 self.index(v, subscripts, span)
             }
@@ -79,7 +79,7 @@ impl Lowerer<'_> {
                 Subscript::At(e) => match self.eval(*e)? {
                     Val::Int(i) => {
                         let n = self.ty(v).shape[axis].clone();
-                        let i = self.from_end(i, &n);
+                        let i = self.counted_from_end(i, &n);
                         let inside = i.as_constant().is_none_or(|k| k >= 0) && n.minus(&i).as_constant().is_none_or(|room| room >= 1);
                         if !inside {
                             let ty = self.ty(v);
@@ -92,7 +92,7 @@ impl Lowerer<'_> {
                         v = self.emit(Op::Reshape, &[v], Some(ty), span)?;
                     }
                     other => {
-                        let indices = self.to_tensor(other, Some(DType::I64), span)?;
+                        let indices = self.lift(other, Some(DType::I64), span)?;
                         let more = self.ty(indices).rank();
                         v = self.emit(Op::Gather { axis }, &[v, indices], None, span)?;
                         axis += more;
@@ -103,7 +103,7 @@ impl Lowerer<'_> {
         Ok(v)
     }
 
-    fn from_end(&self, i: Dim, n: &Dim) -> Dim {
+    fn counted_from_end(&self, i: Dim, n: &Dim) -> Dim {
         if i.as_constant().is_some_and(|k| k < 0) { n.plus(&i) } else { i }
     }
 
@@ -111,7 +111,7 @@ impl Lowerer<'_> {
         let Some(e) = e else { return Ok(default) };
         let span = self.ast(self.frames.last().map_or(0, |f| f.file)).expr(e).span;
         let d = match self.eval(e)? {
-            Val::Int(d) => self.from_end(d, n),
+            Val::Int(d) => self.counted_from_end(d, n),
             other => return self.fail(span, format!("a bound is an integer, not {}", other.describe()), "here"),
         };
         // As in Python, bounds outside are moved to the ends.
@@ -122,7 +122,15 @@ impl Lowerer<'_> {
         })
     }
 
-    fn slice(&mut self, v: Value, axis: usize, low: Option<ExprId>, high: Option<ExprId>, step: Option<ExprId>, span: Span) -> Result<Value> {
+    fn slice(
+        &mut self,
+        v: Value,
+        axis: usize,
+        low: Option<ExprId>,
+        high: Option<ExprId>,
+        step: Option<ExprId>,
+        span: Span,
+    ) -> Result<Value> {
         let mut ty = self.ty(v);
         let n = ty.shape[axis].clone();
         let start = self.bound(low, Dim::constant(0), &n)?;

@@ -89,10 +89,11 @@ impl Module {
             Ok(ast) => ast,
             Err(d) => return Err((sources, vec![*d])),
         };
-        let mut first: BTreeMap<&str, snn_syntax::Span> = BTreeMap::new();
+        // A surrogate may share its name with a function of tensors.
+        let mut first: BTreeMap<(&str, bool), snn_syntax::Span> = BTreeMap::new();
         let mut errors = Vec::new();
         for item in &ast.items {
-            if let Some(before) = first.insert(&item.name.text, item.name.span) {
+            if let Some(before) = first.insert((&item.name.text, item.kind == ItemKind::Surrogate), item.name.span) {
                 errors.push(
                     Diagnostic::error(format!("`{}` is declared twice", item.name.text))
                         .label(item.name.span, "here again")

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use snn_ir::recurrence::{self, RecurrenceError, Recursion};
 use snn_ir::{DType, Dim, Graph, Op, SourceSpan, Type, Value};
 use snn_syntax::ast::{BinaryOperator, Block, Body, Dimension, ExprId, ExprKind, Item, ItemKind, Name, Statement, StatementKind};
-use snn_syntax::{nearest, Diagnostic, Span};
+use snn_syntax::{Diagnostic, Span, nearest};
 
 use crate::call::{Bound, Given};
 use crate::context::{Frame, Lowerer, Purpose, Result, Stop};
@@ -34,7 +34,10 @@ pub(crate) fn signature(module: &Module, net: &str, options: &Options) -> std::r
     let mut l = Lowerer::new(module, options);
     let Some(index) = module.ast.items.iter().position(|i| i.name.text == net) else { return Ok(vec![]) };
     l.open(net, Purpose::Net);
-    let result = l.enter(ItemRef { file: 0, index }, "", None).and_then(|()| l.bind_defaults(index)).and_then(|()| l.entry_inputs(&module.ast.items[index]));
+    let result = l
+        .enter(ItemRef { file: 0, index }, "", None)
+        .and_then(|()| l.bind_defaults(index))
+        .and_then(|()| l.entry_inputs(&module.ast.items[index]));
     result.map_err(|stop| match stop {
         Stop::Say(d) => vec![*d],
         Stop::Said => std::mem::take(&mut l.diagnostics),
@@ -69,7 +72,9 @@ pub(crate) fn check_neuron(module: &Module, item: &Item) -> Vec<Diagnostic> {
 pub(crate) fn bound_names(statement: &Statement) -> Vec<String> {
     match &statement.kind {
         StatementKind::Let { names, .. } => names.iter().map(|n| n.text.clone()).collect(),
-        StatementKind::Layer { name, .. } | StatementKind::Parameter { name, .. } | StatementKind::State { name, .. } => vec![name.text.clone()],
+        StatementKind::Layer { name, .. } | StatementKind::Parameter { name, .. } | StatementKind::State { name, .. } => {
+            vec![name.text.clone()]
+        }
         _ => vec![],
     }
 }
@@ -203,7 +208,7 @@ impl Lowerer<'_> {
             if matches!(value, Val::Unknown) {
                 return Err(Stop::Said);
             }
-            let v = self.to_tensor(value, dtype, place)?;
+            let v = self.lift(value, dtype, place)?;
             let actual = self.ty(v);
             if let Some(result) = declared {
                 let expected = self.declared_type(&result.ty, true)?;
@@ -254,7 +259,7 @@ impl Lowerer<'_> {
         let mut tensors = Vec::new();
         for (input, g) in declared.inputs.iter().zip(inputs) {
             let wanted = input.ty.as_ref().and_then(|t| t.dtype.parse::<DType>().ok());
-            let value = self.to_tensor(g.value, wanted, g.span)?;
+            let value = self.lift(g.value, wanted, g.span)?;
             tensors.push((value, g.span));
         }
         let result = self.enter(item, &prefix, Some(span)).and_then(|()| {
@@ -312,7 +317,9 @@ impl Lowerer<'_> {
         }
         let value = match &last.kind {
             StatementKind::Expression(e) => self.eval(*e),
-            _ => self.statement(last).and_then(|()| self.fail_help(last.span, "the body has no value", "it ends with this", "end it with an expression")),
+            _ => self
+                .statement(last)
+                .and_then(|()| self.fail_help(last.span, "the body has no value", "it ends with this", "end it with an expression")),
         };
         match value {
             Ok(_) if failed => Err(Stop::Said),
@@ -356,7 +363,8 @@ impl Lowerer<'_> {
             }
             StatementKind::Assign { name, value } => {
                 let frame = self.frames.last();
-                let is_state = frame.is_some_and(|f| f.states.iter().any(|s| s.0 == name.text) || f.buffers.contains(&name.text) || f.declaring);
+                let is_state =
+                    frame.is_some_and(|f| f.states.iter().any(|s| s.0 == name.text) || f.buffers.contains(&name.text) || f.declaring);
                 if !is_state {
                     let help = format!("name a new value with `let {} = ...`; only `state`s and `buffer`s are assigned", name.text);
                     return self.fail_help(name.span, format!("`{}` is not a state", name.text), "assigned here", help);
@@ -377,7 +385,11 @@ impl Lowerer<'_> {
             StatementKind::Expression(e) => {
                 let v = self.eval(*e)?;
                 if v.is_tensor() && self.frames.last().is_some_and(|f| f.file == 0) {
-                    self.warn(span, Diagnostic::warning("this value is not used").help("name it with `let`, or remove it"), "computed and dropped");
+                    self.warn(
+                        span,
+                        Diagnostic::warning("this value is not used").help("name it with `let`, or remove it"),
+                        "computed and dropped",
+                    );
                 }
                 Ok(())
             }
@@ -387,7 +399,7 @@ impl Lowerer<'_> {
     fn annotated(&mut self, value: Val, ty: &snn_syntax::ast::TypeExpr, e: ExprId) -> Result<Val> {
         let span = self.ast(self.frames.last().map_or(0, |f| f.file)).expr(e).span;
         let expected = self.declared_type(ty, true)?;
-        let v = self.to_tensor(value, Some(expected.dtype), span)?;
+        let v = self.lift(value, Some(expected.dtype), span)?;
         let actual = self.ty(v);
         if actual != expected {
             let d = Diagnostic::error(format!("the value is {actual}, and {expected} is declared"));
@@ -445,7 +457,12 @@ impl Lowerer<'_> {
             let (name, _, _) = part(s);
             let Some(ty) = ty else {
                 let help = format!("write its type: `let rec {}: f32[T, B, 10] = ...`", name.text);
-                return self.fail_help(name.span, format!("the type of the recursive value `{}` cannot be found", name.text), "this one", help);
+                return self.fail_help(
+                    name.span,
+                    format!("the type of the recursive value `{}` cannot be found", name.text),
+                    "this one",
+                    help,
+                );
             };
             let value = self.graph().add(Op::Input(name.text.clone()), &[], Some(ty.clone()));
             self.graph().node_mut(value.node).span = Some(SourceSpan { file: 0, start: s.span.start as u32, end: s.span.end as u32 });
@@ -456,7 +473,7 @@ impl Lowerer<'_> {
         for ((s, ty), placeholder) in statements.iter().zip(&known).zip(placeholders) {
             let (name, _, e) = part(s);
             let value = self.eval(e)?;
-            let definition = self.to_tensor(value, ty.as_ref().map(|t| t.dtype), s.span)?;
+            let definition = self.lift(value, ty.as_ref().map(|t| t.dtype), s.span)?;
             let actual = self.ty(definition);
             if Some(&actual) != ty.as_ref() {
                 let expected = ty.as_ref().map_or(String::new(), ToString::to_string);
@@ -547,10 +564,11 @@ impl Lowerer<'_> {
                 self.binary_operator(*op, left, right, span, spans)
             }
             ExprKind::Call { callee, arguments } => {
-                if let ExprKind::Name(name) = &self.ast(file).expr(*callee).kind {
-                    if name == "fold" && self.lookup(name).is_none() {
-                        return self.fold(arguments, span);
-                    }
+                if let ExprKind::Name(name) = &self.ast(file).expr(*callee).kind
+                    && name == "fold"
+                    && self.lookup(name).is_none()
+                {
+                    return self.fold(arguments, span);
                 }
                 let given = self.given(arguments)?;
                 self.call(*callee, given, span)
@@ -581,7 +599,12 @@ impl Lowerer<'_> {
                         self.select(c, a, b, span)
                     }
                     Val::Unknown => Ok(Val::Unknown),
-                    other => self.fail_help(place, format!("a condition is true or false, not {}", other.describe()), "here", "compare it: `x > 0`"),
+                    other => self.fail_help(
+                        place,
+                        format!("a condition is true or false, not {}", other.describe()),
+                        "here",
+                        "compare it: `x > 0`",
+                    ),
                 }
             }
         }
@@ -617,7 +640,12 @@ impl Lowerer<'_> {
         }
         let known = self.known_names();
         let near = nearest(name, known.iter().map(String::as_str)).map(|n| format!("did you mean `{n}`?"));
-        self.fail_help(span, format!("`{name}` is not known"), "not found", near.unwrap_or_else(|| format!("name it first: `let {name} = ...`")))
+        self.fail_help(
+            span,
+            format!("`{name}` is not known"),
+            "not found",
+            near.unwrap_or_else(|| format!("name it first: `let {name} = ...`")),
+        )
     }
 
     /// `x |> f |> g(1)`, from left to right without recursion.
@@ -705,13 +733,15 @@ impl Lowerer<'_> {
 }
 
 fn recurrence_error(error: RecurrenceError) -> Diagnostic {
-    let place = |span: &Option<SourceSpan>| span.map_or(Span::default(), |s| Span { file: s.file, start: s.start as usize, end: s.end as usize });
+    let place =
+        |span: &Option<SourceSpan>| span.map_or(Span::default(), |s| Span { file: s.file, start: s.start as usize, end: s.end as usize });
     match error {
         RecurrenceError::NoDelay { cycle } => {
             let names: Vec<&str> = cycle.iter().map(|(n, _)| n.as_str()).collect();
             let mut shown = names.clone();
             shown.push(names[0]);
-            let mut d = Diagnostic::error("a recursive value depends on itself within the same time step").note(format!("the cycle: {}", shown.join(" -> ")));
+            let mut d = Diagnostic::error("a recursive value depends on itself within the same time step")
+                .note(format!("the cycle: {}", shown.join(" -> ")));
             let mut seen = Vec::new();
             for (name, span) in &cycle {
                 if span.is_some() && !seen.contains(span) {
@@ -721,8 +751,10 @@ fn recurrence_error(error: RecurrenceError) -> Diagnostic {
             }
             d.help("put a `delay(..., 1)` on it: `let rec h = lif(fc(x) + back(delay(h, 1)))`")
         }
-        RecurrenceError::MixesSteps { what, span } => Diagnostic::error(format!("`{what}` needs more than one time step, and is part of a recursive value"))
-            .label(place(&span), "this cannot run step by step")
-            .help("use it outside of the `let rec`"),
+        RecurrenceError::MixesSteps { what, span } => {
+            Diagnostic::error(format!("`{what}` needs more than one time step, and is part of a recursive value"))
+                .label(place(&span), "this cannot run step by step")
+                .help("use it outside of the `let rec`")
+        }
     }
 }

@@ -35,7 +35,7 @@ impl Lowerer<'_> {
         // Inputs of one shape, with time first.
         let mut sequences = Vec::new();
         for g in &inputs {
-            let v = self.to_tensor(g.value.clone(), Some(DType::F32), g.span)?;
+            let v = self.lift(g.value.clone(), Some(DType::F32), g.span)?;
             sequences.push(self.cast(v, DType::F32, g.span)?);
         }
         let Some(first) = sequences.first().copied() else {
@@ -43,13 +43,19 @@ impl Lowerer<'_> {
         };
         let ty = self.ty(first);
         if ty.rank() == 0 {
-            return self.fail(inputs[0].span, format!("`{name}` needs a time dimension first, and its input is a scalar"), "this is a scalar");
+            return self.fail(
+                inputs[0].span,
+                format!("`{name}` needs a time dimension first, and its input is a scalar"),
+                "this is a scalar",
+            );
         }
         for (v, g) in sequences.iter().zip(&inputs).skip(1) {
             let other = self.ty(*v);
             if other.shape != ty.shape {
                 let d = Diagnostic::error(format!("the inputs of `{name}` differ: {ty} and {other}"));
-                return Err(Stop::Say(Box::new(self.at(d, g.span, format!("this is {other}")).label(inputs[0].span, format!("this is {ty}")))));
+                return Err(Stop::Say(Box::new(
+                    self.at(d, g.span, format!("this is {other}")).label(inputs[0].span, format!("this is {ty}")),
+                )));
             }
         }
         let element = ty.shape[1..].to_vec();
@@ -85,25 +91,22 @@ impl Lowerer<'_> {
         for (outer, _) in &context.captured {
             let actual = self.ty(*outer);
             if !broadcasts(&actual.shape, &element) {
-                let message = format!("a setting of `{name}` is {actual} and does not broadcast against the state {}", shape_text(&element));
+                let message =
+                    format!("a setting of `{name}` is {actual} and does not broadcast against the state {}", shape_text(&element));
                 return self.fail(span, message, "here");
             }
             operands.push(*outer);
         }
         operands.extend(step.states.iter().map(|s| s.initial));
-        body.inputs = step.inputs.iter().copied().chain(context.captured.iter().map(|c| c.1)).chain(step.states.iter().map(|s| s.input)).collect();
-        body.outputs = step.emitted.iter().enumerate().map(|(i, v)| (if i == 0 { "out".to_string() } else { format!("out{i}") }, *v)).collect();
+        body.inputs =
+            step.inputs.iter().copied().chain(context.captured.iter().map(|c| c.1)).chain(step.states.iter().map(|s| s.input)).collect();
+        body.outputs =
+            step.emitted.iter().enumerate().map(|(i, v)| (if i == 0 { "out".to_string() } else { format!("out{i}") }, *v)).collect();
         body.outputs.extend(step.states.iter().map(|s| (format!("{}[]", s.name), s.next)));
         body.outputs.extend(step.states.iter().map(|s| (s.name.clone(), s.next)));
         let (emitted, states) = (step.emitted.len(), step.states.len());
-        let scan = Scan {
-            sequences: inputs.len(),
-            invariants: context.captured.len(),
-            states,
-            outputs: emitted + states,
-            reverse: false,
-            body,
-        };
+        let scan =
+            Scan { sequences: inputs.len(), invariants: context.captured.len(), states, outputs: emitted + states, reverse: false, body };
         let id = self.emit_node(Op::Scan(Box::new(scan)), &operands, None, span)?;
         let label = prefix.trim_end_matches('.');
         self.graph().node_mut(id).name = Some(if label.is_empty() { name } else { label.to_string() });
@@ -127,7 +130,8 @@ impl Lowerer<'_> {
                 let value = self.import(*context, *value, s.span)?;
                 let actual = self.ty(value);
                 if !broadcasts(&actual.shape, element) {
-                    let message = format!("`{}` of `{name}` is {actual} and does not broadcast against the state {}", s.name, shape_text(element));
+                    let message =
+                        format!("`{}` of `{name}` is {actual} and does not broadcast against the state {}", s.name, shape_text(element));
                     return self.fail(s.span, message, format!("this is {actual}"));
                 }
             }
@@ -144,7 +148,7 @@ impl Lowerer<'_> {
         for e in emitted {
             let items = if let Val::Tuple(items) = e { items } else { vec![e] };
             for item in items {
-                let v = self.to_tensor(item, Some(DType::F32), span)?;
+                let v = self.lift(item, Some(DType::F32), span)?;
                 outputs.push(self.cast(v, DType::F32, span)?);
             }
         }
@@ -154,7 +158,7 @@ impl Lowerer<'_> {
         for (state, initial, input) in declared {
             let next = match assigned.get(&state) {
                 Some(v) => {
-                    let v = self.to_tensor(v.clone(), Some(DType::F32), span)?;
+                    let v = self.lift(v.clone(), Some(DType::F32), span)?;
                     self.cast(v, DType::F32, span)?
                 }
                 None => input,
@@ -176,7 +180,7 @@ impl Lowerer<'_> {
             }
             other => {
                 let step = self.close();
-                let v = self.to_tensor(other, Some(DType::F32), span);
+                let v = self.lift(other, Some(DType::F32), span);
                 self.contexts.push(step);
                 v?
             }
@@ -206,7 +210,7 @@ impl Lowerer<'_> {
             let value = self.tensor(u);
             self.bind(&input.name.text, value);
             let value = self.body_value(&item.body)?;
-            let v = self.to_tensor(value, Some(DType::F32), span)?;
+            let v = self.lift(value, Some(DType::F32), span)?;
             self.cast(v, DType::F32, span)
         });
         self.frames.pop();

@@ -4,7 +4,7 @@ use snn_ir::{DType, Distribution, Graph, Op, ParameterInfo, Tensor, Type, Value}
 use snn_syntax::ast::{Body, ExprId, ExprKind, ItemKind, Name, StatementKind, TypeExpr};
 use snn_syntax::{Diagnostic, Span};
 
-use crate::call::{has_parameters, sort_arguments, Given};
+use crate::call::{Given, has_parameters, sort_arguments};
 use crate::context::{Declared, Layer, Lowerer, Purpose, Result, Stop};
 use crate::value::Val;
 
@@ -32,12 +32,18 @@ impl Lowerer<'_> {
                 .map(|i| i.name.text.as_str())
                 .collect();
             let near = snn_syntax::nearest(callee_name, known).map(|n| format!("did you mean `{n}`?"));
-            let is_function = self.resolve_item(callee_name, &[ItemKind::Function]).is_some() || crate::builtins::names().any(|n| n == callee_name);
+            let is_function =
+                self.resolve_item(callee_name, &[ItemKind::Function]).is_some() || crate::builtins::names().any(|n| n == callee_name);
             if is_function {
                 let message = format!("`{callee_name}` is a function, without parameters or settings to keep");
                 return self.fail_help(span, message, "not a layer", format!("call it: `x |> {callee_name}(...)`"));
             }
-            return self.fail_help(span, format!("there is no layer `{callee_name}`"), "not found", near.unwrap_or_else(|| "declare it as a `net` or `neuron`".into()));
+            return self.fail_help(
+                span,
+                format!("there is no layer `{callee_name}`"),
+                "not found",
+                near.unwrap_or_else(|| "declare it as a `net` or `neuron`".into()),
+            );
         };
         if let Some(Val::Layer(_)) = self.frames.last().and_then(|f| f.scopes.last()).and_then(|s| s.get(&name.text)) {
             return self.fail(name.span, format!("there is a layer `{}` already", name.text), "declared again here");
@@ -152,7 +158,9 @@ impl Lowerer<'_> {
                 let here = origin.1.unwrap_or(name.span);
                 let d = Diagnostic::error(format!("two parameters are called `{full}`"));
                 let d = self.at(d, here, "declared here").label(first, "and here");
-                return Err(Stop::Say(Box::new(d.help("make an instance of one of the nets: `layer a = net_name()`, then its parameters are `a....`"))));
+                return Err(Stop::Say(Box::new(
+                    d.help("make an instance of one of the nets: `layer a = net_name()`, then its parameters are `a....`"),
+                )));
             }
             None => self.parameters.push(Declared { info, origin, is_weight }),
         }
@@ -185,7 +193,7 @@ impl Lowerer<'_> {
         if matches!(value, Val::Unknown) {
             return self.fail(span, "an initial value depends on an input", "this is not known when the layer is declared");
         }
-        let v = self.to_tensor(value, Some(ty.dtype), span)?;
+        let v = self.lift(value, Some(ty.dtype), span)?;
         let v = self.cast(v, ty.dtype, span)?;
         let actual = self.ty(v);
         if !snn_ir::infer::broadcasts(&actual.shape, &ty.shape) {
@@ -232,7 +240,8 @@ impl Lowerer<'_> {
             return self.fail_help(span, message, "not known yet", format!("apply it first: `let y = {}(x)`", layer.name));
         }
         let parameters = self.parameters.iter().filter_map(|p| p.info.name.strip_prefix(&layer.prefix).map(str::to_string));
-        let known: Vec<String> = parameters.chain(layer.settings.iter().map(|s| s.name.clone())).chain(states.iter().map(|s| s.to_string())).collect();
+        let known: Vec<String> =
+            parameters.chain(layer.settings.iter().map(|s| s.name.clone())).chain(states.iter().map(|s| s.to_string())).collect();
         let near = snn_syntax::nearest(&field.text, known.iter().map(String::as_str)).map(|n| format!("did you mean `{n}`?"));
         let help = near.unwrap_or_else(|| format!("it has: {}", known.join(", ")));
         self.fail_help(field.span, format!("the layer `{}` has no `{}`", layer.name, field.text), "not found", help)
@@ -253,6 +262,19 @@ impl Lowerer<'_> {
         let inputs = self.required_inputs(item, sorted, span)?;
         if item.kind == ItemKind::Net {
             return self.apply_net(layer.item, layer.settings, layer.prefix, inputs, span);
+        }
+        if let (Some((place, label)), Some(Val::Tensor { context, value })) = (&layer.margin, inputs.first().map(|g| g.value.clone())) {
+            let value = self.import(context, value, span)?;
+            let actual = self.ty(value);
+            if !actual.shape[usize::from(actual.rank() > 0)..].ends_with(&label.shape) {
+                let message = format!(
+                    "the output of `{}` is {actual}, which does not end in the label's {}",
+                    layer.name,
+                    snn_ir::types::shape_text(&label.shape)
+                );
+                let d = self.at(Diagnostic::error(message), *place, format!("this label is {label}"));
+                return Err(Stop::Say(Box::new(d.label(span, format!("applied to {actual} here")))));
+            }
         }
         let (value, states) = self.apply_neuron(layer.item, &layer.settings, &layer.prefix, inputs, span)?;
         self.layers[index].states = states;
@@ -284,4 +306,3 @@ fn kaiming_normal(ty: &Type) -> Graph {
     graph.outputs.push(("out".into(), out));
     graph
 }
-

@@ -42,11 +42,12 @@ impl Lowerer<'_> {
                 _ => a.floor_div(&b),
             });
         }
-        if let ExprKind::Name(name) = &expr.kind {
-            if bind_new && self.frame().scopes.iter().all(|s| !s.contains_key(name)) {
-                let dim = self.options.dims.get(name).map_or_else(|| Dim::name(name), |n| Dim::constant(*n));
-                self.bind(name, Val::Int(dim));
-            }
+        if let ExprKind::Name(name) = &expr.kind
+            && bind_new
+            && self.frame().scopes.iter().all(|s| !s.contains_key(name))
+        {
+            let dim = self.options.dims.get(name).map_or_else(|| Dim::name(name), |n| Dim::constant(*n));
+            self.bind(name, Val::Int(dim));
         }
         let value = self.eval(e)?;
         match value {
@@ -106,11 +107,11 @@ impl Lowerer<'_> {
                     at += 1;
                     let file = self.frame().file;
                     let expr = self.ast(file).expr(*e);
-                    if let ExprKind::Name(n) = &expr.kind {
-                        if self.frame().scopes.iter().all(|s| !s.contains_key(n)) {
-                            self.bind(n, Val::Int(actual_dim));
-                            continue;
-                        }
+                    if let ExprKind::Name(n) = &expr.kind
+                        && self.frame().scopes.iter().all(|s| !s.contains_key(n))
+                    {
+                        self.bind(n, Val::Int(actual_dim));
+                        continue;
                     }
                     let expected = self.dimension(*e, true)?;
                     if expected != actual_dim {

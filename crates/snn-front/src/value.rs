@@ -10,7 +10,10 @@ use crate::call::Bound;
 #[derive(Clone, Debug)]
 pub(crate) enum Val {
     /// A value of the graph that is being built, with the number of that graph.
-    Tensor { context: u32, value: Value },
+    Tensor {
+        context: u32,
+        value: Value,
+    },
     /// An integer: a number or a dimension.
     Int(Dim),
     Float(f64),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::graph::Graph;
-use crate::interpret::{interpret, Randomness, Results, RuntimeError};
+use crate::interpret::{Randomness, Results, RuntimeError, interpret};
 use crate::tensor::Tensor;
 
 /// Why a backend cannot compile a graph.
@@ -40,6 +40,11 @@ pub trait Executable: Send + Sync {
 
     /// Bytes that a run allocates, beside its inputs.
     fn memory(&self) -> usize;
+
+    /// Takes back results that are no longer needed, so that the next run can use their memory.
+    fn recycle(&self, results: Results) {
+        drop(results);
+    }
 }
 
 /// The interpreter as a backend.
@@ -69,6 +74,23 @@ impl Executable for Interpreted {
     fn memory(&self) -> usize {
         self.memory
     }
+}
+
+/// Checks that every value of a graph, and of the graphs inside of it, has a size that memory could hold.
+///
+/// # Errors
+/// If a size is unknown or too large.
+pub fn check_sizes(graph: &Graph) -> Result<(), CompileError> {
+    for (_, node) in graph.nodes() {
+        for ty in &node.types {
+            let elements = crate::tensor::element_count(&ty.sizes()?).ok_or(CompileError::TooLarge)?;
+            elements.checked_mul(ty.dtype.bytes()).filter(|n| *n <= isize::MAX as usize).ok_or(CompileError::TooLarge)?;
+        }
+        for body in node.op.bodies() {
+            check_sizes(body)?;
+        }
+    }
+    Ok(())
 }
 
 /// The bytes of all values of a graph.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::dim::Dims;
-use crate::infer::{infer, TypeError};
+use crate::infer::{TypeError, infer};
 use crate::op::Op;
 use crate::types::{DType, Type};
 
@@ -236,11 +236,7 @@ impl Graph {
             for operand in &mut node.operands {
                 *operand = map[operand.node.index()][operand.result as usize];
             }
-            let values = if is_input {
-                vec![Value { node: graph.push(node), result: 0 }]
-            } else {
-                change(&mut graph, id, node)
-            };
+            let values = if is_input { vec![Value { node: graph.push(node), result: 0 }] } else { change(&mut graph, id, node) };
             map.push(values);
         }
         let mapped = |v: &Value| map[v.node.index()][v.result as usize];

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::dim::Dim;
 use crate::op::{BinaryOp, Op, UnaryOp};
-use crate::types::{shape_text, DType, Type};
+use crate::types::{DType, Type, shape_text};
 
 /// Why operands do not fit an operation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -167,7 +167,8 @@ pub fn infer(op: &Op, operands: &[&Type], expected: Option<&Type>) -> Result<Vec
                 return type_error("size, stride and dilation of a window are at least 1", &[0]);
             }
             let mut t = t.clone();
-            t.shape[*axis] = window_count(&t.shape[*axis], *size, *stride, *dilation).map_err(|m| TypeError { message: m, operands: vec![0] })?;
+            t.shape[*axis] =
+                window_count(&t.shape[*axis], *size, *stride, *dilation).map_err(|m| TypeError { message: m, operands: vec![0] })?;
             t.shape.push((*size).into());
             one(t)
         }
@@ -304,17 +305,12 @@ fn contraction(c: &crate::op::Contraction, a: &Type, b: &Type) -> Result<Vec<Typ
     let pairs = c.lhs_batch.iter().zip(&c.rhs_batch).chain(c.lhs_sum.iter().zip(&c.rhs_sum));
     for (i, j) in pairs {
         if a.shape[*i] != b.shape[*j] {
-            return type_error(
-                format!("{} of {a} does not match {} of {b}", a.shape[*i], b.shape[*j]),
-                &[0, 1],
-            );
+            return type_error(format!("{} of {a} does not match {} of {b}", a.shape[*i], b.shape[*j]), &[0, 1]);
         }
     }
     let (free_a, free_b) = c.free_axes(a.rank(), b.rank());
-    let shape: Vec<Dim> = (c.lhs_batch.iter().chain(&free_a).map(|i| &a.shape[*i]))
-        .chain(free_b.iter().map(|i| &b.shape[*i]))
-        .cloned()
-        .collect();
+    let shape: Vec<Dim> =
+        (c.lhs_batch.iter().chain(&free_a).map(|i| &a.shape[*i])).chain(free_b.iter().map(|i| &b.shape[*i])).cloned().collect();
     Ok(vec![Type::new(DType::F32, shape)])
 }
 

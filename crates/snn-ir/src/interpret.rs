@@ -8,8 +8,8 @@ use std::collections::HashMap;
 
 use crate::graph::{Graph, Value};
 use crate::op::{Loop, Op, Scan};
-use crate::random::{fill_counter_based, TorchGenerator};
-use crate::tensor::{element_count, Data, Tensor};
+use crate::random::{TorchGenerator, fill_counter_based};
+use crate::tensor::{Data, Tensor, element_count};
 use crate::types::{DType, Type};
 
 /// What a well-typed program can still do wrong at run time.
@@ -83,9 +83,7 @@ pub fn interpret(graph: &Graph, tensors: &HashMap<String, Tensor>, randomness: &
         debug_assert!(results.iter().zip(&node.types).all(|(r, t)| t.sizes().is_ok_and(|s| s == r.shape())), "{:?}", node.op);
         values.push(results);
     }
-    let of = |list: &[(String, Value)]| {
-        list.iter().map(|(n, v)| (n.clone(), values[v.node.index()][v.result as usize].clone())).collect()
-    };
+    let of = |list: &[(String, Value)]| list.iter().map(|(n, v)| (n.clone(), values[v.node.index()][v.result as usize].clone())).collect();
     Ok(Results { outputs: of(&graph.outputs), updates: of(&graph.updates) })
 }
 
@@ -107,11 +105,7 @@ pub fn checked(name: &str, tensor: &Tensor, ty: &Type) -> Result<Tensor, Runtime
         return Ok(tensor.clone());
     }
     let dims: Vec<String> = tensor.shape().iter().map(usize::to_string).collect();
-    Err(RuntimeError::WrongType {
-        name: name.into(),
-        expected: ty.to_string(),
-        found: format!("{}[{}]", tensor.dtype(), dims.join(", ")),
-    })
+    Err(RuntimeError::WrongType { name: name.into(), expected: ty.to_string(), found: format!("{}[{}]", tensor.dtype(), dims.join(", ")) })
 }
 
 /// The results of one operation. `types` are those of its results, with all dimensions bound.
@@ -154,9 +148,7 @@ pub fn evaluate(op: &Op, operands: &[&Tensor], types: &[Type], randomness: &mut 
         Op::Concat { axis } => one(movement::concat(operands, *axis)),
         Op::Gather { axis } => one(movement::gather(operands[0], operands[1], *axis)?),
         Op::ScatterAdd { axis } => one(movement::scatter_add(operands[0], operands[1], operands[2], *axis)?),
-        Op::Window { axis, size, stride, dilation } => {
-            one(movement::window(operands[0], *axis, *size, *stride, *dilation, shape[*axis]))
-        }
+        Op::Window { axis, size, stride, dilation } => one(movement::window(operands[0], *axis, *size, *stride, *dilation, shape[*axis])),
         Op::Reduce { kind, axes } => one(sums::reduce(operands[0], *kind, axes)?),
         Op::ArgMax { axis } => one(sums::argmax(operands[0], *axis)?),
         Op::CumSum { axis } => one(sums::cumsum(operands[0], *axis)),

@@ -102,11 +102,7 @@ impl Kept {
     fn counts(&self, layout: &Layout) -> (usize, usize, usize) {
         let count = |flags: &[bool]| flags.iter().filter(|k| **k).count();
         let first_state = layout.sequences + layout.invariants;
-        (
-            count(&self.operands[layout.sequences..first_state]),
-            count(&self.operands[first_state..]),
-            count(&self.results[..layout.outputs]),
-        )
+        (count(&self.operands[layout.sequences..first_state]), count(&self.operands[first_state..]), count(&self.results[..layout.outputs]))
     }
 
     fn body(&self, body: &Graph) -> Graph {

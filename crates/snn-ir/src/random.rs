@@ -59,7 +59,7 @@ impl TorchGenerator {
                 for block in data.chunks_exact_mut(16) {
                     box_muller(block);
                 }
-                if n % 16 != 0 {
+                if !n.is_multiple_of(16) {
                     let last = &mut data[n - 16..];
                     for x in last.iter_mut() {
                         *x = self.uniform();

@@ -247,12 +247,12 @@ impl Builder<'_> {
     /// One step of a sequence from outside.
     fn sequence(&mut self, graph: &Graph, v: Value) -> Value {
         // A repeated value is repeated inside.
-        if let Op::Broadcast { axes } = graph.op(v) {
-            if !axes.contains(&0) {
-                let source = self.invariant(graph, graph.node(v.node).operands[0]);
-                let ty = one_step(graph.ty(v));
-                return self.body.add(Op::Broadcast { axes: axes.clone() }, &[source], Some(ty));
-            }
+        if let Op::Broadcast { axes } = graph.op(v)
+            && !axes.contains(&0)
+        {
+            let source = self.invariant(graph, graph.node(v.node).operands[0]);
+            let ty = one_step(graph.ty(v));
+            return self.body.add(Op::Broadcast { axes: axes.clone() }, &[source], Some(ty));
         }
         if let Some((_, inner)) = self.sequences.iter().find(|(o, _)| *o == self.outer[&v]) {
             return *inner;
@@ -363,27 +363,27 @@ fn build_loop(
             continue;
         }
         let roles = time_operands(graph, node).ok_or_else(|| mixes(*id))?;
-        if let Op::Delay { steps: d } = node.op {
-            if d >= 1 {
-                let rest = &node.types[0].shape[1..];
-                let shape: Vec<Dim> = std::iter::once(d.into()).chain(rest.iter().cloned()).collect();
-                let zero = match node.types[0].dtype {
-                    DType::F32 => b.new.add_f32(0.0),
-                    other => b.new.add(Op::Constant(Tensor::zeros(other, [])), &[], None),
-                };
-                let initial = b.spread(zero, &shape);
-                let ty = Type::new(node.types[0].dtype, shape);
-                let (index, state) = b.state(initial, ty);
-                let oldest = if d == 1 {
-                    state
-                } else {
-                    let op = Op::Slice { axis: 0, start: 0.into(), step: 1 };
-                    b.body.add(op, &[state], Some(one_step(&node.types[0])))
-                };
-                inner.insert(here, oldest);
-                pending.push((index, state, node.operands[0], d));
-                continue;
-            }
+        if let Op::Delay { steps: d } = node.op
+            && d >= 1
+        {
+            let rest = &node.types[0].shape[1..];
+            let shape: Vec<Dim> = std::iter::once(d.into()).chain(rest.iter().cloned()).collect();
+            let zero = match node.types[0].dtype {
+                DType::F32 => b.new.add_f32(0.0),
+                other => b.new.add(Op::Constant(Tensor::zeros(other, [])), &[], None),
+            };
+            let initial = b.spread(zero, &shape);
+            let ty = Type::new(node.types[0].dtype, shape);
+            let (index, state) = b.state(initial, ty);
+            let oldest = if d == 1 {
+                state
+            } else {
+                let op = Op::Slice { axis: 0, start: 0.into(), step: 1 };
+                b.body.add(op, &[state], Some(one_step(&node.types[0])))
+            };
+            inner.insert(here, oldest);
+            pending.push((index, state, node.operands[0], d));
+            continue;
         }
         let mut operands = Vec::new();
         for (i, v) in node.operands.iter().enumerate() {

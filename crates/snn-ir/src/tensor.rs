@@ -182,9 +182,7 @@ impl Tensor {
             return false;
         }
         match (&self.data, &other.data) {
-            (Data::F32(a), Data::F32(b)) => {
-                a.iter().zip(b.iter()).all(|(x, y)| x.to_bits() == y.to_bits() || (x.is_nan() && y.is_nan()))
-            }
+            (Data::F32(a), Data::F32(b)) => a.iter().zip(b.iter()).all(|(x, y)| x.to_bits() == y.to_bits() || (x.is_nan() && y.is_nan())),
             (a, b) => a == b,
         }
     }

@@ -202,7 +202,8 @@ impl<'a> Lines<'a> {
     fn node(&mut self, line: &str, graph: &mut Graph, values: &[Value]) -> Result<NodeId, ParseError> {
         let Some((head, rest)) = line.split_once(" = ") else { return self.fail(format!("`{line}` is not an operation")) };
         let Some((_, types)) = head.split_once(": ") else { return self.fail("a value lacks its type") };
-        let types = split_types(types).into_iter().map(|t| t.parse().or_else(|e: String| self.fail(e))).collect::<Result<Vec<Type>, _>>()?;
+        let types =
+            split_types(types).into_iter().map(|t| t.parse().or_else(|e: String| self.fail(e))).collect::<Result<Vec<Type>, _>>()?;
         let (rest, has_bodies) = match rest.strip_suffix(" {") {
             Some(r) => (r, true),
             None => (rest, false),

@@ -111,10 +111,7 @@ impl Type {
     /// If a name has no size, or a size is too large or negative.
     pub fn sizes(&self) -> Result<Vec<usize>, DimError> {
         let none = Dims::new();
-        self.shape
-            .iter()
-            .map(|d| usize::try_from(d.evaluate(&none)?).map_err(|_| DimError::Overflow(d.to_string())))
-            .collect()
+        self.shape.iter().map(|d| usize::try_from(d.evaluate(&none)?).map_err(|_| DimError::Overflow(d.to_string()))).collect()
     }
 }
 
@@ -149,11 +146,8 @@ impl FromStr for Type {
         let open = text.find('[').ok_or_else(|| format!("`{text}` is not a type: a shape in brackets is missing"))?;
         let dtype = text[..open].trim().parse()?;
         let inner = text[open + 1..].trim_end().strip_suffix(']').ok_or_else(|| format!("`{text}` lacks a `]`"))?;
-        let shape = if inner.trim().is_empty() {
-            Vec::new()
-        } else {
-            inner.split(',').map(|d| d.trim().parse()).collect::<Result<_, String>>()?
-        };
+        let shape =
+            if inner.trim().is_empty() { Vec::new() } else { inner.split(',').map(|d| d.trim().parse()).collect::<Result<_, String>>()? };
         Ok(Type { dtype, shape })
     }
 }

@@ -25,9 +25,7 @@ pub struct VerifyError {
 /// The first rule that is broken.
 pub fn verify(graph: &Graph) -> Result<(), VerifyError> {
     let fail = |node: usize, message: String| Err(VerifyError { graph: graph.name.clone(), node, message });
-    let exists = |v: &Value, before: usize| {
-        v.node.index() < before && (v.result as usize) < graph.node(v.node).types.len()
-    };
+    let exists = |v: &Value, before: usize| v.node.index() < before && (v.result as usize) < graph.node(v.node).types.len();
     for (id, node) in graph.nodes() {
         let i = id.index();
         if let Some(v) = node.operands.iter().find(|v| !exists(v, i)) {
@@ -48,10 +46,10 @@ pub fn verify(graph: &Graph) -> Result<(), VerifyError> {
         }
         for body in node.op.bodies() {
             verify(body)?;
-            if !matches!(node.op, Op::Loop(_)) {
-                if let Some((j, n)) = body.nodes().find(|(_, n)| n.types.iter().any(|t| t.rank() > 0)) {
-                    return fail(i, format!("node {} of its body is {}, not a scalar", j.index(), n.types[0]));
-                }
+            if !matches!(node.op, Op::Loop(_))
+                && let Some((j, n)) = body.nodes().find(|(_, n)| n.types.iter().any(|t| t.rank() > 0))
+            {
+                return fail(i, format!("node {} of its body is {}, not a scalar", j.index(), n.types[0]));
             }
         }
     }

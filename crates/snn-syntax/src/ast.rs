@@ -240,10 +240,23 @@ pub enum ExprKind {
     Tuple(Vec<ExprId>),
     Unary(UnaryOperator, ExprId),
     Binary(BinaryOperator, ExprId, ExprId),
-    Call { callee: ExprId, arguments: Vec<Argument> },
-    Index { base: ExprId, subscripts: Vec<Subscript> },
-    Field { base: ExprId, name: Name },
-    If { condition: ExprId, then: Block, otherwise: Block },
+    Call {
+        callee: ExprId,
+        arguments: Vec<Argument>,
+    },
+    Index {
+        base: ExprId,
+        subscripts: Vec<Subscript>,
+    },
+    Field {
+        base: ExprId,
+        name: Name,
+    },
+    If {
+        condition: ExprId,
+        then: Block,
+        otherwise: Block,
+    },
 }
 
 /// An argument of a call.

@@ -94,7 +94,7 @@ impl Sources {
                 let end = span.end.min(text.len());
                 (name.clone(), span.start.min(end)..end)
             };
-            let main = d.labels.first().map_or_else(|| Span::default(), |(s, _)| *s);
+            let main = d.labels.first().map_or_else(Span::default, |(s, _)| *s);
             if d.labels.is_empty() || self.files.is_empty() {
                 let word = if d.severity == Severity::Error { "Error" } else { "Warning" };
                 out.extend_from_slice(format!("{word}: {}\n", d.message).as_bytes());

@@ -17,13 +17,15 @@ enum Token {
     Newline(usize),
     Comment,
     /// Something that a line can begin with; whether more must follow it.
-    Other { continues_previous: bool, wants_more: bool },
+    Other {
+        continues_previous: bool,
+        wants_more: bool,
+    },
     /// Closes a bracket: what follows is a new line unless it continues it.
     Close,
 }
 
-const OPERATORS: [&str; 20] =
-    ["|>", "->", "||", "&&", "==", "!=", "<=", ">=", "<", ">", "+", "*", "/", "%", "@", "^", "=", ",", ":", "-"];
+const OPERATORS: [&str; 20] = ["|>", "->", "||", "&&", "==", "!=", "<=", ">=", "<", ">", "+", "*", "/", "%", "@", "^", "=", ",", ":", "-"];
 
 /// Finds the newlines that count.
 pub fn layout(text: &str, file: u16) -> Result<Layout, Box<Diagnostic>> {

@@ -11,7 +11,7 @@ pub mod parse;
 pub mod print;
 
 pub use ast::{Ast, Span};
-pub use diagnostic::{nearest, Diagnostic, Severity, Sources};
+pub use diagnostic::{Diagnostic, Severity, Sources, nearest};
 pub use dump::dump;
 pub use parse::{parse, parse_expression};
 pub use print::print;

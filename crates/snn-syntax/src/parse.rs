@@ -1,8 +1,8 @@
 //! Text to syntax tree.
 
+use pest::Parser;
 use pest::error::{ErrorVariant, InputLocation};
 use pest::iterators::Pair;
-use pest::Parser;
 
 use crate::ast::*;
 use crate::diagnostic::Diagnostic;

@@ -75,7 +75,7 @@ impl Printer<'_> {
             let text = self.source[c.span.start..c.span.end].trim_end().to_string();
             if same_line {
                 self.out.truncate(self.out.trim_end_matches('\n').len());
-                self.out.push_str(" ");
+                self.out.push(' ');
                 self.out.push_str(&text);
                 self.out.push('\n');
             } else {
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn long_pipes_break() {
-        let stages = vec!["linear(784, 256)"; 9].join(" |> ");
+        let stages = ["linear(784, 256)"; 9].join(" |> ");
         let once = format(&format!("net a(x: f32[T]) -> f32[T] {{\n x |> {stages}\n}}"));
         assert!(once.lines().all(|l| l.len() <= WIDTH), "{once}");
         assert_eq!(format(&once), once);

@@ -42,9 +42,8 @@ pub(crate) fn bind(declared: &[(String, Type)], data: &HashMap<&str, &Tensor>, g
                 ty.rank()
             )));
         }
-        let converted = fit(tensor, ty.dtype).map_err(|e| {
-            Error::Data(format!("the input `{name}` is {}, and the program declares {ty}: {e}", shape_text(tensor)))
-        })?;
+        let converted = fit(tensor, ty.dtype)
+            .map_err(|e| Error::Data(format!("the input `{name}` is {}, and the program declares {ty}: {e}", shape_text(tensor))))?;
         bound.tensors.insert(name.clone(), converted);
         for (axis, (dim, size)) in ty.shape.iter().zip(tensor.shape()).enumerate() {
             let size = *size as i64;
@@ -77,7 +76,9 @@ pub(crate) fn bind(declared: &[(String, Type)], data: &HashMap<&str, &Tensor>, g
         if dim.as_constant() != Some(size) {
             let declared = &ty.shape[axis];
             let meaning = if dim.to_string() == declared.to_string() { String::new() } else { format!(" = {dim}") };
-            return Err(Error::Data(format!("dimension {axis} of the input `{name}` is {size}, and the program declares {declared}{meaning} ({ty})")));
+            return Err(Error::Data(format!(
+                "dimension {axis} of the input `{name}` is {size}, and the program declares {declared}{meaning} ({ty})"
+            )));
         }
     }
     Ok(bound)

@@ -78,13 +78,16 @@ struct Ready {
     executable: Box<dyn Executable>,
 }
 
+/// Sizes of dimensions, and how many `...` stands for.
+type Sizes = (Dims, Option<usize>);
+
 /// A net that is compiled for each set of dimensions that it meets. It can be run from several threads at once.
 pub struct Compiled {
     program: Program,
     net: String,
     options: CompileOptions,
     backend: Box<dyn Backend>,
-    cache: Mutex<HashMap<(Dims, Option<usize>), Arc<Ready>>>,
+    cache: Mutex<HashMap<Sizes, Arc<Ready>>>,
     generating: Mutex<std::time::Duration>,
 }
 
@@ -103,6 +106,11 @@ impl Prepared {
     pub fn run(&self) -> Result<Run, Error> {
         let results = self.ready.executable.run(&self.tensors, self.seed)?;
         Ok(Run { outputs: results.outputs, updates: results.updates, parameters: vec![] })
+    }
+
+    /// Takes back results that are no longer needed, so that the next run can use their memory.
+    pub fn recycle(&self, run: Run) {
+        self.ready.executable.recycle(snn_ir::Results { outputs: run.outputs, updates: run.updates });
     }
 
     /// Bytes of the inputs and parameters that it reads.
@@ -170,9 +178,21 @@ impl Compiled {
         let bound = bind(&declared, &by_name, &self.options.dims)?;
         let size = bound.dims.get("B").copied().unwrap_or(0) as usize;
         match self.options.batch {
-            Some(piece) if piece > 0 && piece < size => self.run_in_pieces(&declared, bound.tensors, bound.dims, rest, data, weights, piece),
+            Some(piece) if piece > 0 && piece < size => {
+                self.run_in_pieces(&declared, bound.tensors, bound.dims, rest, data, weights, piece)
+            }
             _ => self.run_once(bound.tensors, &bound.dims, rest, data, weights),
         }
+    }
+
+    /// The size of the dimension `B` in the data, if the net has one.
+    ///
+    /// # Errors
+    /// If the data do not fit.
+    pub fn samples(&self, data: &[(String, Tensor)]) -> Result<Option<i64>, Error> {
+        let by_name: HashMap<&str, &Tensor> = data.iter().map(|(n, t)| (n.as_str(), t)).collect();
+        let rest = rest_rank(&self.signature(None)?, &by_name);
+        Ok(bind(&self.signature(rest)?, &by_name, &self.options.dims)?.dims.get("B").copied())
     }
 
     /// How long code generation has taken so far.
@@ -277,7 +297,11 @@ impl Compiled {
             }
             runs.push(self.run_once(parts, &dims, rest, data, weights)?);
         }
-        let mut joined = Run { parameters: runs[0].parameters.clone(), updates: runs.last().map(|r| r.updates.clone()).unwrap_or_default(), outputs: vec![] };
+        let mut joined = Run {
+            parameters: runs[0].parameters.clone(),
+            updates: runs.last().map(|r| r.updates.clone()).unwrap_or_default(),
+            outputs: vec![],
+        };
         for (i, axis) in axes.iter().enumerate() {
             let parts: Vec<&Tensor> = runs.iter().map(|r| &r.outputs[i].1).collect();
             let mut shape = parts[0].shape().to_vec();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use snn_data::fit;
-use snn_ir::interpret::{evaluate_closed, Randomness};
+use snn_ir::interpret::{Randomness, evaluate_closed};
 use snn_ir::random::TorchGenerator;
 use snn_ir::{Graph, Tensor};
 

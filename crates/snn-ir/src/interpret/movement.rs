@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::interpret::RuntimeError;
-use crate::tensor::{element_count, row_major_strides, Data, Tensor};
+use crate::tensor::{Data, Tensor, element_count, row_major_strides};
 use crate::types::DType;
 
 /// The tensor whose element `i` is element `source(i)` of `x`, or `fill` where that is `None`.

@@ -3,7 +3,7 @@
 use crate::interpret::RuntimeError;
 use crate::math::{Lanes, Scalar};
 use crate::op::{Contraction, Convolution, Reduction};
-use crate::tensor::{element_count, row_major_strides, Data, Tensor};
+use crate::tensor::{Data, Tensor, element_count, row_major_strides};
 
 /// Sums of floats are accumulated in f64, so that long sums do not depend on their order.
 pub(super) fn reduce(x: &Tensor, kind: Reduction, axes: &[usize]) -> Result<Tensor, RuntimeError> {
@@ -76,7 +76,7 @@ pub(super) fn argmax(x: &Tensor, axis: usize) -> Result<Tensor, RuntimeError> {
 
 pub(super) fn cumsum(x: &Tensor, axis: usize) -> Tensor {
     let (n, inner) = (x.shape()[axis], x.shape()[axis + 1..].iter().product::<usize>());
-    let first = |i: usize| i / inner % n == 0;
+    let first = |i: usize| (i / inner).is_multiple_of(n);
     match x.data() {
         Data::F32(v) => {
             let mut sums = v.to_vec();
@@ -125,9 +125,8 @@ pub(super) fn convolve(x: &Tensor, w: &Tensor, c: &Convolution, shape: &[usize])
     let (channels, out_channels) = (x.shape()[lead], w.shape()[0]);
     let (in_space, out_space, kernel) = (&x.shape()[lead + 1..], &shape[lead + 1..], &w.shape()[2..]);
     let size = |s: &[usize]| s.iter().product::<usize>();
-    let coordinates = |i: usize, space: &[usize]| -> Vec<usize> {
-        row_major_strides(space).iter().zip(space).map(|(s, n)| i / s % n).collect()
-    };
+    let coordinates =
+        |i: usize, space: &[usize]| -> Vec<usize> { row_major_strides(space).iter().zip(space).map(|(s, n)| i / s % n).collect() };
     let taps: Vec<Vec<usize>> = (0..size(kernel)).map(|k| coordinates(k, kernel)).collect();
     let in_strides = row_major_strides(in_space);
     let (xs, ws) = (x.as_f32(), w.as_f32());

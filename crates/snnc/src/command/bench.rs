@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::{load_all, load_program, Failure, NetArguments};
+use super::{Failure, NetArguments, load_all, load_program};
 
 #[derive(Args)]
 pub struct BenchArguments {
@@ -35,6 +35,7 @@ pub fn bench(a: &BenchArguments) -> Result<(), Failure> {
             times.push(started.elapsed());
         }
         bytes = run.outputs.iter().map(|(_, t)| t.byte_len()).sum::<usize>() + prepared.input_bytes();
+        prepared.recycle(run);
     }
     times.sort();
     let ms = |d: Duration| d.as_secs_f64() * 1e3;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use snnc::{Dims, Options};
 
-use super::{load_program, parse_dims, Failure, ModeName};
+use super::{Failure, ModeName, load_program, parse_dims};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Stage {
@@ -63,7 +63,9 @@ pub fn emit(a: &EmitArguments) -> Result<(), Failure> {
 
 fn listing(graph: &snnc::Graph, kind: snn_cpu::Listing) -> Result<String, Failure> {
     snn_cpu::listing(graph, kind).map_err(|e| match e {
-        snn_ir::CompileError::UnknownSize(e) => Failure::Text(format!("{e}; machine code is made for known sizes: give `--dims T=16,B=64`")),
+        snn_ir::CompileError::UnknownSize(e) => {
+            Failure::Text(format!("{e}; machine code is made for known sizes: give `--dims T=16,B=64`"))
+        }
         other => Failure::Error(other.into()),
     })
 }

@@ -40,7 +40,9 @@ enum Command {
     )]
     Run(run::RunArguments),
     /// Print what the compiler makes of a net.
-    #[command(after_help = "Examples:\n  snnc emit model.snn --stage ir\n  snnc emit model.snn --stage clif --dims T=16,B=64\n  snnc emit model.snn --stage dot | dot -Tsvg > model.svg")]
+    #[command(
+        after_help = "Examples:\n  snnc emit model.snn --stage ir\n  snnc emit model.snn --stage clif --dims T=16,B=64\n  snnc emit model.snn --stage dot | dot -Tsvg > model.svg"
+    )]
     Emit(emit::EmitArguments),
     /// Write a program in its canonical layout, in place.
     #[command(after_help = "Examples:\n  snnc fmt model.snn\n  snnc fmt --check model.snn\n  snnc fmt - < model.snn")]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use snnc::{DType, Run, Tensor};
 
-use super::{load_all, load_program, warn, Failure, NetArguments};
+use super::{Failure, NetArguments, load_all, load_program, warn};
 
 #[derive(Args)]
 pub struct RunArguments {
@@ -47,6 +47,11 @@ pub fn run(a: &RunArguments) -> Result<(), Failure> {
         Some(path) => snnc::save(path, &run.outputs)?,
         None => summary(&run),
     }
+    // Where the data have samples, what one of them took.
+    if let Some(samples) = net.samples(&data)?.filter(|n| *n > 0) {
+        let time = (ran - loaded).as_secs_f64() * 1e3;
+        eprintln!("{samples} samples in {time:.1} ms, {:.3} ms each, compilation included", time / samples as f64);
+    }
     if a.time {
         let ms = |d: std::time::Duration| d.as_secs_f64() * 1e3;
         eprintln!(
@@ -65,7 +70,11 @@ fn summary(run: &Run) {
     for (name, tensor) in &run.outputs {
         if tensor.shape().is_empty() {
             let value = first_values(tensor, 1);
-            if run.outputs.len() == 1 { println!("{value}") } else { println!("{name}: {value}") }
+            if run.outputs.len() == 1 {
+                println!("{value}")
+            } else {
+                println!("{name}: {value}")
+            }
             continue;
         }
         let dims: Vec<String> = tensor.shape().iter().map(usize::to_string).collect();
