@@ -115,7 +115,7 @@ fn every_diagnostic() {
         ("delay_along_the_wrong_dimension", "net main(x: f32[B, T]) -> f32[B, T] {\n    delay(x, 1)\n}\n".into()),
         ("errors_that_do_not_depend_on_each_other", net("let a = y\n    let b = z\n    a + b")),
         ("error_inside_of_the_library", net("mse_loss(x, zeros([3]))")),
-        ("condition_that_is_no_condition", net("if x { x } else { x }")),
+        ("condition_that_is_no_condition", net("if [1, 2] { x } else { x }")),
         ("index_out_of_range", net("x[..., 4]")),
         ("division_by_zero", net("x * (1 / 0)")),
     ];

@@ -3,7 +3,7 @@
 //! A graph with known dimensions becomes a [`plan`]: a list of kernels over buffers. A *step kernel* ([`step`]) is every
 //! elementwise part with its scans, fused into one function that Cranelift generates ([`emit`]): one time step over a run of
 //! elements, with the state in a scratch that stays in the first cache. Products go through the `gemm` crate
-//! ([`products`]), pools and reductions through plain loops; everything rare is evaluated as the interpreter does.
+//! ([`products`]) or, where their operand is spikes, add rows of weights ([`spikes`]); pools and reductions are plain loops, and everything rare is evaluated as the interpreter does.
 //!
 //! Threads divide independent elements and never a sum, so a result does not depend on their number.
 
@@ -12,6 +12,7 @@ mod loops;
 mod plan;
 mod products;
 mod run;
+mod spikes;
 mod step;
 
 use std::sync::Arc;

@@ -1,10 +1,14 @@
 //! Contractions and convolutions through the `gemm` crate.
 #![allow(unsafe_code)]
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use gemm::Parallelism;
 use rayon::prelude::*;
 use snn_ir::tensor::{element_count, row_major_strides};
-use snn_ir::{CompileError, Contraction, Convolution, Graph, Node, Op, Value};
+use snn_ir::{CompileError, Contraction, Convolution, Data, Graph, Node, Op, Tensor, Value};
+
+use crate::spikes::{self, Events, Packed};
 
 /// One operand of a product: a matrix for each batch, read where it is.
 #[derive(Clone, Debug)]
@@ -19,7 +23,7 @@ pub struct Side {
 }
 
 /// A product `[batch, m, k] x [batch, k, n]`.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct ProductPlan {
     /// The left operand.
     pub lhs: Side,
@@ -32,7 +36,15 @@ pub struct ProductPlan {
     pub n: usize,
     /// Summed.
     pub k: usize,
+    /// May spikes be multiplied by their places? Then the packed weights of the last run are kept.
+    spikes: Option<Mutex<Kept>>,
 }
+
+/// Weights, and what they are packed into; `None` where they cannot be.
+type Kept = Option<(Arc<Vec<f32>>, Option<Arc<Packed>>)>;
+
+/// Smaller products than this are dense.
+const SMALLEST_FOR_SPIKES: usize = 1 << 12;
 
 /// The single stride that walks over several axes in row-major order, if there is one.
 fn one_stride(sizes: &[usize], strides: &[usize], axes: &[usize]) -> Option<usize> {
@@ -71,15 +83,39 @@ impl ProductPlan {
     pub fn new(graph: &Graph, node: &Node, c: &Contraction) -> Result<ProductPlan, CompileError> {
         let (a, b) = (graph.ty(node.operands[0]).sizes()?, graph.ty(node.operands[1]).sizes()?);
         let (free_a, free_b) = c.free_axes(a.len(), b.len());
-        let size = |s: &[usize], axes: &[usize]| axes.iter().map(|i| s[*i]).product();
-        Ok(ProductPlan {
-            lhs: side(graph, node.operands[0], &c.lhs_batch, &free_a, &c.lhs_sum)?,
-            rhs: side(graph, node.operands[1], &c.rhs_batch, &free_b, &c.rhs_sum)?,
-            batch: c.lhs_batch.iter().map(|i| a[*i]).collect(),
-            m: size(&a, &free_a),
-            n: size(&b, &free_b),
-            k: size(&a, &c.lhs_sum),
-        })
+        let size = |s: &[usize], axes: &[usize]| axes.iter().map(|i| s[*i]).product::<usize>();
+        let lhs = side(graph, node.operands[0], &c.lhs_batch, &free_a, &c.lhs_sum)?;
+        let rhs = side(graph, node.operands[1], &c.rhs_batch, &free_b, &c.rhs_sum)?;
+        let (m, n, k) = (size(&a, &free_a), size(&b, &free_b), size(&a, &c.lhs_sum));
+        let rows = lhs.sum == 1 && (lhs.free == k || m == 1) && lhs.permutation.is_none() && rhs.permutation.is_none();
+        let lasting = matches!(graph.op(rhs.source), Op::Parameter(_) | Op::Input(_));
+        let spikes = c.lhs_batch.is_empty() && rows && lasting && n * k >= SMALLEST_FOR_SPIKES && u32::try_from(k).is_ok();
+        let batch = c.lhs_batch.iter().map(|i| a[*i]).collect();
+        Ok(ProductPlan { lhs, rhs, batch, m, n, k, spikes: spikes.then(|| Mutex::new(None)) })
+    }
+
+    /// Computes the product by the places of spikes, if it is one of few spikes with lasting weights.
+    pub fn execute_spikes(&self, lhs: &Tensor, rhs: &Tensor, out: &mut [f32]) -> bool {
+        let (Some(kept), Data::F32(weights)) = (&self.spikes, rhs.data()) else { return false };
+        if self.m == 0 {
+            return false;
+        }
+        let Some(events) = Events::find(&lhs.as_f32()[..self.m * self.k], self.k) else { return false };
+        let packed = {
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*kept {
+                // The same weights as last time: they are shared and so cannot have changed.
+                Some((old, packed)) if Arc::ptr_eq(old, weights) => packed.clone(),
+                _ => {
+                    let packed = Packed::new(weights, self.k, self.n, self.rhs.sum, self.rhs.free).map(Arc::new);
+                    *kept = Some((weights.clone(), packed.clone()));
+                    packed
+                }
+            }
+        };
+        let Some(packed) = packed else { return false };
+        spikes::product(&events, &packed, out);
+        true
     }
 
     /// Computes the product into `out`.

@@ -121,7 +121,15 @@ impl Lowerer<'_> {
                             "`{item}` takes {written} as `{name}`, not {actual}: {actual_dim} is not {expected}{value}"
                         ));
                         let d = self.caller_label(d, place, format!("this is {actual}"));
-                        let d = if declared.span.file == 0 { d.label(declared.span, format!("{expected} is declared here")) } else { d };
+                        let d = if declared.span.file == 0 {
+                            d.label(declared.span, format!("{expected} is declared here"))
+                        } else if let Some(layer) =
+                            self.layers.iter().rev().find(|l| l.span.file == 0 && l.prefix == self.frames[self.frames.len() - 1].prefix)
+                        {
+                            d.label(layer.span, format!("declared with {text} = {expected} here"))
+                        } else {
+                            d
+                        };
                         return Err(Stop::Say(Box::new(d)));
                     }
                 }
