@@ -263,6 +263,11 @@ impl Builder<'_> {
     }
 
     fn invariant(&mut self, graph: &Graph, v: Value) -> Value {
+        // A transposed matrix is transposed inside, where the product reads it in place.
+        if let Op::Transpose { .. } = graph.op(v) {
+            let source = self.invariant(graph, graph.node(v.node).operands[0]);
+            return self.body.add(graph.op(v).clone(), &[source], None);
+        }
         if let Some((_, inner)) = self.invariants.iter().find(|(o, _)| *o == self.outer[&v]) {
             return *inner;
         }
