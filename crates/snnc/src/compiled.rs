@@ -158,7 +158,9 @@ impl Compiled {
         let started = std::time::Instant::now();
         let executable = self.backend.compile(&graph)?;
         *self.generating.lock().unwrap_or_else(PoisonError::into_inner) += started.elapsed();
-        let needed = executable.memory() as u64;
+        let given = graph.inputs.iter().map(|v| graph.ty(*v)).chain(graph.parameters.iter().map(|p| &p.ty));
+        let given: u64 = given.map(|t| t.sizes().map_or(0, |s| (s.iter().product::<usize>() * t.dtype.bytes()) as u64)).sum();
+        let needed = given.saturating_add(executable.memory() as u64);
         if needed > self.options.memory_limit {
             return Err(Error::Memory { needed, limit: self.options.memory_limit });
         }
@@ -231,7 +233,7 @@ impl Compiled {
         data: &[(String, Tensor)],
         weights: &[(String, Tensor)],
     ) -> Result<(Prepared, Vec<(String, Tensor)>), Error> {
-        let ready = self.ready(dims, rest)?;
+        let ready = self.ready(dims, rest).map_err(|e| self.with_missing_inputs(e, &tensors))?;
         let missing: Vec<&str> = ready.graph.needed_inputs().into_iter().map(|(n, _)| n).filter(|n| !tensors.contains_key(*n)).collect();
         if !missing.is_empty() {
             let given: Vec<&str> = data.iter().map(|(n, _)| n.as_str()).collect();
@@ -254,6 +256,13 @@ impl Compiled {
         tensors.retain(|name, _| needed(name));
         tensors.extend(parameters.iter().cloned());
         Ok((Prepared { ready, tensors, seed: self.options.seed }, parameters))
+    }
+
+    /// A size that is not known is that of an input that is not given, where there is one.
+    fn with_missing_inputs(&self, error: Error, given: &HashMap<String, Tensor>) -> Error {
+        let (Error::Data(text), Ok(declared)) = (&error, self.signature(None)) else { return error };
+        let missing: Vec<String> = declared.iter().filter(|(n, _)| !given.contains_key(n)).map(|(n, t)| format!("`{n}` ({t})")).collect();
+        if missing.is_empty() { error } else { Error::Data(format!("{text}\n  not given: {}", missing.join(", "))) }
     }
 
     #[allow(clippy::too_many_arguments)]
