@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use snn_ir::interpret::{Randomness, Results, RuntimeError, checked, evaluate};
+use snn_ir::interpret::{Randomness, Results, RuntimeError, checked, evaluate, stacked};
 use snn_ir::tensor::element_count;
 use snn_ir::{CompileError, DType, Data, Executable, Graph, Loop, Op, Tensor, Type, Value};
 
@@ -256,17 +256,8 @@ impl Run<'_> {
             }
         }
         let mut all = Vec::new();
-        for (mut list, ty) in rows.into_iter().zip(types) {
-            if l.reverse {
-                list.reverse();
-            }
-            let shape = ty.sizes()?;
-            all.push(if list.is_empty() {
-                Tensor::zeros(ty.dtype, shape)
-            } else {
-                let parts: Vec<&Tensor> = list.iter().collect();
-                evaluate(&Op::Concat { axis: 0 }, &parts, std::slice::from_ref(ty), &mut Randomness::Counter { seed: 0 })?.remove(0)
-            });
+        for (list, ty) in rows.into_iter().zip(types) {
+            all.push(stacked(list, l.reverse, ty)?);
         }
         all.extend(states);
         Ok(all)

@@ -12,6 +12,7 @@ mod indexing;
 mod lower;
 mod neuron;
 mod parameter;
+mod recursion;
 mod shapes;
 mod value;
 

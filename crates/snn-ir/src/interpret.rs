@@ -221,11 +221,8 @@ fn scan(s: &Scan, operands: &[&Tensor], types: &[Type], randomness: &mut Randomn
         }
     }
     let mut all = Vec::new();
-    for (mut rows, ty) in collected.into_iter().zip(types) {
-        if s.reverse {
-            rows.reverse();
-        }
-        all.push(stacked(&rows, ty)?);
+    for (rows, ty) in collected.into_iter().zip(types) {
+        all.push(stacked(rows, s.reverse, ty)?);
     }
     for (state, ty) in states.into_iter().zip(&types[s.outputs..]) {
         all.push(state.reshaped(ty.sizes()?));
@@ -237,10 +234,17 @@ fn row(x: &Tensor, t: usize, n: usize) -> Tensor {
     movement::slice(x, 0, t as i64, 1, 1).reshaped([n])
 }
 
-fn stacked(rows: &[Tensor], ty: &Type) -> Result<Tensor, RuntimeError> {
+/// One step of each row, joined along time; `reverse` where the last step came first.
+///
+/// # Errors
+/// If a size of the type is not known.
+pub fn stacked(mut rows: Vec<Tensor>, reverse: bool, ty: &Type) -> Result<Tensor, RuntimeError> {
     let shape = ty.sizes()?;
     if rows.is_empty() {
         return Ok(Tensor::zeros(ty.dtype, shape));
+    }
+    if reverse {
+        rows.reverse();
     }
     let rows: Vec<Tensor> = rows.iter().map(|r| r.reshaped([1, r.len()])).collect();
     Ok(movement::concat(&rows.iter().collect::<Vec<_>>(), 0).reshaped(shape))
@@ -291,11 +295,8 @@ fn repeat(l: &Loop, operands: &[&Tensor], types: &[Type], randomness: &mut Rando
         }
     }
     let mut all = Vec::new();
-    for (mut rows, ty) in collected.into_iter().zip(types) {
-        if l.reverse {
-            rows.reverse();
-        }
-        all.push(stacked(&rows, ty)?);
+    for (rows, ty) in collected.into_iter().zip(types) {
+        all.push(stacked(rows, l.reverse, ty)?);
     }
     all.extend(states);
     Ok(all)

@@ -3,18 +3,10 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-/// The command, built beside the tests.
+/// Runs the command from the root of the project.
 fn snnc(arguments: &[&str]) -> Output {
-    static BUILT: std::sync::Once = std::sync::Once::new();
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    BUILT.call_once(|| {
-        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-        let status = Command::new(cargo).args(["build", "-q", "-p", "snnc", "--bin", "snnc"]).current_dir(&root).status().unwrap();
-        assert!(status.success());
-    });
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let binary = target.join("debug").join(format!("snnc{}", std::env::consts::EXE_SUFFIX));
-    Command::new(binary).args(arguments).current_dir(&root).env("NO_COLOR", "1").output().unwrap()
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    Command::new(env!("CARGO_BIN_EXE_snnc")).args(arguments).current_dir(root).env("NO_COLOR", "1").output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
