@@ -88,26 +88,59 @@ impl Events {
 /// Indices of ones and where each row's end; `None` where a value is neither 0 nor 1.
 fn rows_of(part: &[f32], inputs: usize) -> Option<(Vec<u32>, Vec<usize>)> {
     let (mut indices, mut ends) = (Vec::new(), Vec::new());
+    let look = looker();
     for row in part.chunks_exact(inputs) {
-        for (c, chunk) in row.chunks(16).enumerate() {
-            // Sixteen at a time: most are silent.
-            let mut bits = 0u32;
-            let mut others = false;
-            for (j, v) in chunk.iter().enumerate() {
-                bits |= u32::from(*v == 1.0) << j;
-                others |= *v != 1.0 && *v != 0.0;
-            }
+        let (whole, rest) = row.as_chunks::<16>();
+        let mut last = [0f32; 16];
+        last[..rest.len()].copy_from_slice(rest);
+        // Sixteen at a time: most are silent.
+        for (c, chunk) in whole.iter().chain((!rest.is_empty()).then_some(&last)).enumerate() {
+            // SAFETY: `looker` has asked for the features.
+            let (mut ones, others) = unsafe { look(chunk) };
             if others {
                 return None;
             }
-            while bits != 0 {
-                indices.push((c * 16) as u32 + bits.trailing_zeros());
-                bits &= bits - 1;
+            while ones != 0 {
+                indices.push((c * 16) as u32 + ones.trailing_zeros());
+                ones &= ones - 1;
             }
         }
         ends.push(indices.len());
     }
     Some((indices, ends))
+}
+
+/// Which of sixteen values are 1, and whether any is neither 1 nor +0.
+type Look = unsafe fn(&[f32; 16]) -> (u32, bool);
+
+fn looker() -> Look {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512f") {
+        return look_avx512;
+    }
+    look_plain
+}
+
+/// # Safety
+/// None is needed; it has the type of the other.
+unsafe fn look_plain(values: &[f32; 16]) -> (u32, bool) {
+    let one = 1f32.to_bits();
+    let flags = values.iter().enumerate().map(|(j, v)| (u32::from(v.to_bits() == one) << j, v.to_bits() != one && v.to_bits() != 0));
+    flags.fold((0, false), |(ones, others), (bit, other)| (ones | bit, others | other))
+}
+
+/// As [`look_plain`], with two comparisons.
+///
+/// # Safety
+/// The processor has AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn look_avx512(values: &[f32; 16]) -> (u32, bool) {
+    use std::arch::x86_64::{_mm512_cmpeq_epi32_mask, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_test_epi32_mask};
+    // SAFETY: sixteen floats are read from an array of sixteen.
+    let v = unsafe { _mm512_loadu_si512(values.as_ptr().cast()) };
+    let ones = _mm512_cmpeq_epi32_mask(v, _mm512_set1_epi32(1f32.to_bits() as i32));
+    (u32::from(ones), _mm512_test_epi32_mask(v, v) != ones)
 }
 
 /// A pointer that tasks share; each writes its own elements.

@@ -67,7 +67,11 @@ pub(super) fn concat(parts: &[&Tensor], axis: usize) -> Tensor {
     let mut shape = first.to_vec();
     shape[axis] = parts.iter().map(|p| p.shape()[axis]).sum();
     fn join<T: Copy>(parts: &[(&[T], usize)], outer: usize) -> Arc<Vec<T>> {
-        Arc::new((0..outer).flat_map(|o| parts.iter().flat_map(move |(v, n)| &v[o * n..(o + 1) * n])).copied().collect())
+        let mut joined = Vec::with_capacity(parts.iter().map(|(v, _)| v.len()).sum());
+        for o in 0..outer {
+            parts.iter().for_each(|(v, n)| joined.extend_from_slice(&v[o * n..(o + 1) * n]));
+        }
+        Arc::new(joined)
     }
     macro_rules! joined {
         ($kind:ident) => {{
