@@ -1,0 +1,24 @@
+//! What is compiled is freed. In a file of its own: no other test may share its process.
+#![cfg(target_os = "linux")]
+
+use snnc::{CompileOptions, Program, Tensor};
+
+/// Machine code is given back when its program goes away.
+#[test]
+fn compiling_again_and_again_does_not_grow_memory() {
+    let resident = || {
+        let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+        text.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    };
+    let once = || {
+        let options = CompileOptions { threads: 1, ..CompileOptions::default() };
+        let program = Program::parse("test.snn", "net main(x: f32[T, N]) -> f32[T, N] { x |> lif() }").unwrap();
+        let data = [("x".to_string(), Tensor::f32([2, 8], vec![1.0; 16]))];
+        program.compile(None, &options).unwrap().run(&data, &[]).unwrap();
+    };
+    (0..50).for_each(|_| once());
+    let before = resident();
+    (0..400).for_each(|_| once());
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 8 << 20, "400 compilations have grown the process by {grown} bytes");
+}
