@@ -414,7 +414,7 @@ impl Emitter<'_, '_> {
         Lane::Float(float)
     }
 
-    /// A graph of scalars: the step of a neuron. `None` where it holds something that [`supports`] refuses.
+    /// The outputs of a graph of scalars, the step of a neuron. The caller has asked [`supports_graph`].
     pub fn graph(&mut self, graph: &Graph, inputs: &[Lane]) -> Vec<Lane> {
         let mut values: HashMap<Value, Lane> = graph.inputs.iter().copied().zip(inputs.iter().copied()).collect();
         for (id, node) in graph.nodes() {

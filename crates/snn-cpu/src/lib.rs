@@ -3,7 +3,8 @@
 //! A graph with known dimensions becomes a [`plan`]: a list of kernels over buffers. A *step kernel* ([`step`]) is every
 //! elementwise part with its scans, fused into one function that Cranelift generates ([`emit`]): one time step over a run of
 //! elements, with the state in a scratch that stays in the first cache. Products go through the `gemm` crate
-//! ([`products`]) or, where their operand is spikes, add rows of weights ([`spikes`]); pools and reductions are plain loops, and everything rare is evaluated as the interpreter does.
+//! ([`products`]) or, where their operand is spikes, add rows of weights ([`spikes`]); pools and reductions are plain loops,
+//! and everything rare is evaluated as the interpreter does.
 //!
 //! Threads divide independent elements and never a sum, so a result does not depend on their number.
 
@@ -12,6 +13,7 @@ mod loops;
 mod plan;
 mod products;
 mod run;
+mod shared;
 mod spikes;
 mod step;
 
@@ -53,7 +55,7 @@ impl Backend for Cranelift {
 /// What is generated for a graph, as text: Cranelift's intermediate form, or machine code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listing {
-    /// CLIF, for the machine named by `triple`, or this one.
+    /// CLIF, before it is optimised; only its calling convention is this machine's.
     Clif,
     /// Machine code of this machine.
     Assembly,
@@ -66,7 +68,6 @@ pub enum Listing {
 pub fn listing(graph: &Graph, kind: Listing) -> Result<String, CompileError> {
     check_sizes(graph)?;
     let graph = graph.pruned();
-    // CLIF does not depend on the machine: a fixed one makes it stable.
     let mut code = emit::Code::for_this_machine()?;
     code.keep_text(kind);
     let plan = plan::plan(&graph, &mut code)?;

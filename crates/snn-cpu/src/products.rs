@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gemm::Parallelism;
 use rayon::prelude::*;
-use snn_ir::tensor::{element_count, row_major_strides};
+use snn_ir::tensor::row_major_strides;
 use snn_ir::{CompileError, Contraction, Convolution, Data, Graph, Node, Op, Tensor, Value};
 
 use crate::spikes::{self, Events, Packed};
@@ -289,9 +289,4 @@ impl ConvolutionPlan {
             }
         }
     }
-}
-
-/// How many elements a shape has; plans are made for shapes that fit.
-pub fn count(shape: &[usize]) -> usize {
-    element_count(shape).unwrap_or(0)
 }

@@ -150,7 +150,7 @@ impl Run<'_> {
                 let sizes = |v: Value| graph.ty(v).sizes().unwrap_or_default();
                 let read = |v: Value| values.get(graph, v).unwrap_or_else(|_| unreachable!("what a kernel needs was found above"));
                 let results = kernel.execute(function, read, |v, dtype| {
-                    let n = element_count(&sizes(v)).unwrap_or(0);
+                    let n = count(&sizes(v));
                     if dtype == DType::F32 { Room::Floats(self.floats(n)) } else { Room::Bytes(vec![0; n]) }
                 });
                 for (v, room) in results {
@@ -171,7 +171,7 @@ impl Run<'_> {
             Kernel::Product(p) => {
                 let shape = node.types[0].sizes()?;
                 let (lhs, rhs) = (self.side(graph, &p.lhs, values)?, self.side(graph, &p.rhs, values)?);
-                let mut out = self.floats(crate::products::count(&shape));
+                let mut out = self.floats(count(&shape));
                 if !p.execute_spikes(&lhs, &rhs, &mut out) {
                     p.execute(lhs.as_f32(), rhs.as_f32(), &mut out);
                 }
@@ -179,13 +179,13 @@ impl Run<'_> {
             }
             Kernel::Convolution(c) => {
                 let shape = node.types[0].sizes()?;
-                let mut out = self.floats(crate::products::count(&shape));
+                let mut out = self.floats(count(&shape));
                 c.execute(operand(0)?.as_f32(), operand(1)?.as_f32(), &mut out);
                 values.insert(result, Tensor::f32(shape, out));
             }
             Kernel::Fold(f) => {
                 let shape = node.types[0].sizes()?;
-                let mut out = self.floats(crate::products::count(&shape));
+                let mut out = self.floats(count(&shape));
                 f.execute(values.get(graph, f.source)?.as_f32(), &mut out);
                 values.insert(result, Tensor::f32(shape, out));
             }
@@ -280,4 +280,9 @@ impl Run<'_> {
             Data::U8(v) => Tensor::u8(shape, v[range].to_vec()),
         }
     }
+}
+
+/// How many elements a shape has; a graph is planned only where every shape fits.
+fn count(shape: &[usize]) -> usize {
+    element_count(shape).unwrap_or(0)
 }

@@ -8,6 +8,8 @@
 
 use rayon::prelude::*;
 
+use crate::shared::Shared;
+
 /// Columns of a panel.
 const PANEL: usize = 96;
 /// Inputs that are handled at a time.
@@ -143,21 +145,6 @@ unsafe fn look_avx512(values: &[f32; 16]) -> (u32, bool) {
     (u32::from(ones), _mm512_test_epi32_mask(v, v) != ones)
 }
 
-/// A pointer that tasks share; each writes its own elements.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-// SAFETY: tasks are different panels or different rows, and so different elements.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn at(self, offset: usize) -> *mut f32 {
-        // SAFETY: callers stay inside of the output that the pointer was made from.
-        unsafe { self.0.add(offset) }
-    }
-}
-
 /// `out[rows, columns]` = spikes times weights.
 pub fn product(events: &Events, w: &Packed, out: &mut [f32]) {
     let rows = events.ends.len();
@@ -179,7 +166,8 @@ pub fn product(events: &Events, w: &Packed, out: &mut [f32]) {
                 let all = events.row(r);
                 let from = if first == 0 { 0 } else { all.partition_point(|i| (*i as usize) < first) };
                 let to = if end >= w.inputs { all.len() } else { all.partition_point(|i| (*i as usize) < end) };
-                let line = target.at(r * w.columns + p * PANEL);
+                // SAFETY: row `r` and this panel are inside of the output, whose length is asserted above.
+                let line = unsafe { target.get().add(r * w.columns + p * PANEL) };
                 if first == 0 {
                     sums.fill(0.0);
                 } else {

@@ -9,6 +9,7 @@ use snn_ir::{CompileError, DType, Data, Graph, Op, Tensor, Value};
 
 use crate::emit::{Code, Emitter, KernelFunction, Lane, Shape};
 use crate::plan::{Access, Group, access, immediate};
+use crate::shared::Shared;
 
 /// Elements of a run that are handled at once: states and rows of this length stay in the first cache.
 const TILE: usize = 1024;
@@ -134,36 +135,9 @@ pub fn build(graph: &Graph, group: &Group, stores: &[Value], code: &mut Code) ->
     let has_delay = accesses.iter().any(|(a, _)| a.delay > 0);
     let timed = !shape.is_empty() && (has_scan || has_delay);
 
-    // Axes that all operands walk alike are one.
     let all: Vec<&Access> = accesses.iter().chain(&state_loads).map(|(a, _)| a).collect();
-    let own = row_major_strides(shape);
-    let first_axis = usize::from(timed);
-    let (mut sizes, mut columns): (Vec<usize>, Vec<Vec<usize>>) = (vec![], vec![]);
-    for axis in first_axis..shape.len() {
-        if shape[axis] == 1 {
-            continue;
-        }
-        let column: Vec<usize> = all.iter().map(|a| a.strides[axis]).chain([own[axis]]).collect();
-        let merges = columns.last().is_some_and(|c: &Vec<usize>| c.iter().zip(&column).all(|(outer, inner)| *outer == inner * shape[axis]));
-        if merges {
-            let at = sizes.len() - 1;
-            sizes[at] *= shape[axis];
-            columns[at] = column;
-        } else {
-            sizes.push(shape[axis]);
-            columns.push(column);
-        }
-    }
-    let run = sizes.pop().unwrap_or(1);
-    let inner = columns.pop().unwrap_or_else(|| vec![0; all.len() + 1]);
-    let load = |i: usize, a: &Access, dtype: DType| Load {
-        source: a.source,
-        dtype,
-        time: if timed { a.strides[0] } else { 0 },
-        delay: a.delay,
-        outer: columns.iter().map(|c| c[i]).collect(),
-        uniform: inner[i] == 0,
-    };
+    let walk = Walk::new(shape, timed, &all);
+    let load = |i: usize, a: &Access, dtype: DType| walk.load(i, a, dtype);
     let loads: Vec<Load> = accesses.iter().enumerate().map(|(i, (a, t))| load(i, a, *t)).collect();
     let initial = initial_accesses
         .iter()
@@ -221,85 +195,87 @@ pub fn build(graph: &Graph, group: &Group, stores: &[Value], code: &mut Code) ->
         finals,
         steps: if timed { shape[0] } else { 1 },
         reverse: group.reverse.unwrap_or(false),
-        outer: sizes,
-        run,
+        outer: walk.outer.clone(),
+        run: walk.run,
         operations: members.len(),
     })
 }
 
-/// A kernel that copies one value to a whole tensor: a repetition.
-pub fn copy(graph: &Graph, value: Value, shape: &[usize], code: &mut Code) -> Result<StepKernel, CompileError> {
-    if let Some(t) = immediate(graph, value) {
-        let constant = t.clone();
-        let kernel_shape = Shape { loads: vec![], states: 0, stores: vec![DType::F32] };
-        let function = code.kernel("fill", &kernel_shape, &|e, _, _| (vec![], e.constant(&constant).into_iter().collect()))?;
-        return Ok(StepKernel {
-            function,
-            loads: vec![],
-            initial: vec![],
-            stores: vec![(value, DType::F32)],
-            finals: vec![],
-            steps: 1,
-            reverse: false,
-            outer: vec![],
-            run: shape.iter().product(),
-            operations: 1,
-        });
-    }
-    let a = access(graph, value, shape)?;
-    let kernel_shape = |uniform| Shape { loads: vec![(DType::F32, uniform)], states: 0, stores: vec![DType::F32] };
-    let timed = a.delay > 0;
-    let own = row_major_strides(shape);
-    let (mut sizes, mut columns): (Vec<usize>, Vec<(usize, usize)>) = (vec![], vec![]);
-    for axis in usize::from(timed)..shape.len() {
-        let column = (a.strides[axis], own[axis]);
-        match columns.last() {
-            _ if shape[axis] == 1 => {}
-            Some(c) if c.0 == column.0 * shape[axis] && c.1 == column.1 * shape[axis] => {
+/// How a kernel walks over its elements: axes that all operands walk alike are one, and the last one is a run.
+struct Walk {
+    timed: bool,
+    outer: Vec<usize>,
+    run: usize,
+    /// For each outer axis, how far apart the elements of each operand are.
+    columns: Vec<Vec<usize>>,
+    /// The same for the run.
+    inner: Vec<usize>,
+}
+
+impl Walk {
+    fn new(shape: &[usize], timed: bool, operands: &[&Access]) -> Walk {
+        let own = row_major_strides(shape);
+        let (mut sizes, mut columns): (Vec<usize>, Vec<Vec<usize>>) = (vec![], vec![]);
+        for axis in usize::from(timed)..shape.len() {
+            if shape[axis] == 1 {
+                continue;
+            }
+            let column: Vec<usize> = operands.iter().map(|a| a.strides[axis]).chain([own[axis]]).collect();
+            let merges = columns.last().is_some_and(|c| c.iter().zip(&column).all(|(outer, inner)| *outer == inner * shape[axis]));
+            if merges {
                 let at = sizes.len() - 1;
                 sizes[at] *= shape[axis];
                 columns[at] = column;
-            }
-            _ => {
+            } else {
                 sizes.push(shape[axis]);
                 columns.push(column);
             }
         }
+        let run = sizes.pop().unwrap_or(1);
+        let inner = columns.pop().unwrap_or_else(|| vec![0; operands.len() + 1]);
+        Walk { timed, outer: sizes, run, columns, inner }
     }
-    let run = sizes.pop().unwrap_or(1);
-    let uniform = columns.pop().is_none_or(|c| c.0 == 0);
-    let function = code.kernel("repeat", &kernel_shape(uniform), &|_, loads, _| (vec![], loads.to_vec()))?;
-    let load = Load {
-        source: a.source,
-        dtype: DType::F32,
-        time: if timed { a.strides[0] } else { 0 },
-        delay: a.delay,
-        outer: columns.iter().map(|c| c.0).collect(),
-        uniform,
-    };
+
+    /// How operand `i` is read.
+    fn load(&self, i: usize, a: &Access, dtype: DType) -> Load {
+        Load {
+            source: a.source,
+            dtype,
+            time: if self.timed { a.strides[0] } else { 0 },
+            delay: a.delay,
+            outer: self.columns.iter().map(|c| c[i]).collect(),
+            uniform: self.inner[i] == 0,
+        }
+    }
+}
+
+/// A kernel that copies one value to a whole tensor: a repetition.
+pub fn copy(graph: &Graph, value: Value, shape: &[usize], code: &mut Code) -> Result<StepKernel, CompileError> {
+    let constant = immediate(graph, value);
+    let a = if constant.is_some() { None } else { Some(access(graph, value, shape)?) };
+    let timed = a.as_ref().is_some_and(|a| a.delay > 0);
+    let walk = Walk::new(shape, timed, &a.iter().collect::<Vec<_>>());
+    let loads: Vec<Load> = a.iter().map(|a| walk.load(0, a, DType::F32)).collect();
+    let kernel_shape = Shape { loads: loads.iter().map(|l| (l.dtype, l.uniform)).collect(), states: 0, stores: vec![DType::F32] };
+    let function = code.kernel("repeat", &kernel_shape, &|e, loaded, _| match constant {
+        Some(t) => (vec![], e.constant(t).into_iter().collect()),
+        None => (vec![], loaded.to_vec()),
+    })?;
     Ok(StepKernel {
         function,
-        loads: vec![load],
+        loads,
         initial: vec![],
         stores: vec![(value, DType::F32)],
         finals: vec![],
         steps: if timed { shape[0] } else { 1 },
         reverse: false,
-        outer: sizes,
-        run,
+        outer: walk.outer,
+        run: walk.run,
         operations: 1,
     })
 }
 
-/// A pointer that threads share; each writes its own elements.
-#[derive(Clone, Copy)]
-struct Shared(*mut u8);
-// SAFETY: the elements that a thread reaches through it are its own, see `StepKernel::execute`.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-fn pointer(t: &Tensor) -> Shared {
+fn pointer(t: &Tensor) -> Shared<u8> {
     // Loads never write; the pointer is mutable only because the kernel has one table for all.
     Shared(match t.data() {
         Data::F32(v) => v.as_ptr() as *mut u8,
@@ -326,15 +302,15 @@ impl StepKernel {
     ) -> Vec<(Value, Room)> {
         let mut results: Vec<(Value, Room)> = self.stores.iter().map(|(v, t)| (*v, room(*v, *t))).collect();
         results.extend(self.finals.iter().map(|(_, v)| (*v, room(*v, DType::F32))));
-        let outputs: Vec<Shared> = results
+        let outputs: Vec<Shared<u8>> = results
             .iter_mut()
             .map(|(_, r)| match r {
                 Room::Floats(v) => Shared(v.as_mut_ptr().cast()),
                 Room::Bytes(v) => Shared(v.as_mut_ptr()),
             })
             .collect();
-        let sources: Vec<Shared> = self.loads.iter().map(|l| pointer(inputs(l.source))).collect();
-        let starts: Vec<Option<Shared>> = self
+        let sources: Vec<Shared<u8>> = self.loads.iter().map(|l| pointer(inputs(l.source))).collect();
+        let starts: Vec<Option<Shared<u8>>> = self
             .initial
             .iter()
             .map(|i| match i {
@@ -379,9 +355,9 @@ impl StepKernel {
         outer: usize,
         tile: usize,
         row: usize,
-        sources: &[Shared],
-        starts: &[Option<Shared>],
-        outputs: &[Shared],
+        sources: &[Shared<u8>],
+        starts: &[Option<Shared<u8>>],
+        outputs: &[Shared<u8>],
         scratch: &mut Scratch,
     ) {
         let first = tile * TILE;

@@ -104,7 +104,7 @@ impl Lowerer<'_> {
             }
             _ => given,
         };
-        let values = sort_arguments(self, name, &names, given, span)?;
+        let values = sort_arguments(self, name, &names, given)?;
         for (i, n) in needed.iter().enumerate() {
             if values[i].is_none() {
                 return self.fail_help(span, format!("`{name}` needs `{n}`"), "not given here", format!("it takes: {}", names.join(", ")));

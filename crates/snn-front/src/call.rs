@@ -25,13 +25,7 @@ pub(crate) struct Given {
 }
 
 /// Sorts arguments to the names that a callee has; positional ones go in order. `None` where nothing was given.
-pub(crate) fn sort_arguments(
-    lowerer: &Lowerer<'_>,
-    callee: &str,
-    names: &[&str],
-    given: Vec<Given>,
-    call: Span,
-) -> Result<Vec<Option<Given>>> {
+pub(crate) fn sort_arguments(lowerer: &Lowerer<'_>, callee: &str, names: &[&str], given: Vec<Given>) -> Result<Vec<Option<Given>>> {
     let mut sorted: Vec<Option<Given>> = vec![None; names.len()];
     let mut next = 0;
     for argument in given {
@@ -62,7 +56,6 @@ pub(crate) fn sort_arguments(
         }
         sorted[slot] = Some(argument);
     }
-    let _ = call;
     Ok(sorted)
 }
 
@@ -138,13 +131,13 @@ impl Lowerer<'_> {
             ItemKind::Function => self.call_function(item, given, span),
             ItemKind::Surrogate => {
                 let names: Vec<&str> = declared.settings.iter().map(|s| s.name.text.as_str()).collect();
-                let sorted = sort_arguments(self, &declared.name.text, &names, given, span)?;
+                let sorted = sort_arguments(self, &declared.name.text, &names, given)?;
                 let settings = self.fill_settings(item, sorted, span)?;
                 Ok(Val::Surrogate(Rc::new(SurrogateValue { item, settings })))
             }
             ItemKind::Neuron | ItemKind::Net => {
                 let names = input_and_setting_names(declared);
-                let mut sorted = sort_arguments(self, &declared.name.text, &names, given, span)?;
+                let mut sorted = sort_arguments(self, &declared.name.text, &names, given)?;
                 let settings = sorted.split_off(declared.inputs.len());
                 let inputs = self.required_inputs(declared, sorted, span)?;
                 let has_parameters =
@@ -220,7 +213,7 @@ impl Lowerer<'_> {
     fn call_function(&mut self, item: ItemRef, given: Vec<Given>, span: Span) -> Result<Val> {
         let declared = self.item(item);
         let names = input_and_setting_names(declared);
-        let mut sorted = sort_arguments(self, &declared.name.text, &names, given, span)?;
+        let mut sorted = sort_arguments(self, &declared.name.text, &names, given)?;
         let settings = sorted.split_off(declared.inputs.len());
         let inputs = self.required_inputs(declared, sorted, span)?;
         let settings = self.fill_settings(item, settings, span)?;

@@ -68,9 +68,8 @@ impl Lowerer<'_> {
                 self.bind(&s.name, s.value.clone());
             }
             let mut inner = Vec::new();
-            for (i, input) in declared.inputs.iter().enumerate() {
+            for input in &declared.inputs {
                 let v = self.graph().add(Op::Input(input.name.text.clone()), &[], Some(Type::scalar(DType::F32)));
-                let _ = i;
                 inner.push(v);
                 let value = self.tensor(v);
                 self.bind(&input.name.text, value);

@@ -51,7 +51,7 @@ impl Lowerer<'_> {
         let given = self.given(arguments)?;
         let declared = self.item(item);
         let names: Vec<&str> = declared.settings.iter().map(|s| s.name.text.as_str()).collect();
-        let sorted = sort_arguments(self, callee_name, &names, given, expr.span)?;
+        let sorted = sort_arguments(self, callee_name, &names, given)?;
         let settings = self.fill_settings(item, sorted, expr.span)?;
         let prefix = format!("{}{}.", self.frame().prefix, name.text);
         let layer = Layer {
@@ -258,7 +258,7 @@ impl Lowerer<'_> {
             let help = format!("write `layer {} = {}(..., {})`", layer.name, item.name.text, self.module.sources.text(g.span));
             return self.fail_help(g.span, message, "this is a setting", help);
         }
-        let sorted = sort_arguments(self, &layer.name, &names, given, span)?;
+        let sorted = sort_arguments(self, &layer.name, &names, given)?;
         let inputs = self.required_inputs(item, sorted, span)?;
         if item.kind == ItemKind::Net {
             return self.apply_net(layer.item, layer.settings, layer.prefix, inputs, span);

@@ -71,6 +71,8 @@ pub struct Run {
     pub updates: Vec<(String, Tensor)>,
     /// The parameters that were used, in order of declaration.
     pub parameters: Vec<(String, Tensor)>,
+    /// The sizes that the data gave to dimensions.
+    pub dims: Dims,
 }
 
 struct Ready {
@@ -105,7 +107,7 @@ impl Prepared {
     /// If the program fails.
     pub fn run(&self) -> Result<Run, Error> {
         let results = self.ready.executable.run(&self.tensors, self.seed)?;
-        Ok(Run { outputs: results.outputs, updates: results.updates, parameters: vec![] })
+        Ok(Run { outputs: results.outputs, updates: results.updates, ..Run::default() })
     }
 
     /// Takes back results that are no longer needed, so that the next run can use their memory.
@@ -187,16 +189,6 @@ impl Compiled {
         }
     }
 
-    /// The size of the dimension `B` in the data, if the net has one.
-    ///
-    /// # Errors
-    /// If the data do not fit.
-    pub fn samples(&self, data: &[(String, Tensor)]) -> Result<Option<i64>, Error> {
-        let by_name: HashMap<&str, &Tensor> = data.iter().map(|(n, t)| (n.as_str(), t)).collect();
-        let rest = rest_rank(&self.signature(None)?, &by_name);
-        Ok(bind(&self.signature(rest)?, &by_name, &self.options.dims)?.dims.get("B").copied())
-    }
-
     /// How long code generation has taken so far.
     pub fn code_generation_time(&self) -> std::time::Duration {
         *self.generating.lock().unwrap_or_else(PoisonError::into_inner)
@@ -222,7 +214,7 @@ impl Compiled {
         weights: &[(String, Tensor)],
     ) -> Result<Run, Error> {
         let (prepared, parameters) = self.prepare_bound(tensors, dims, rest, data, weights)?;
-        Ok(Run { parameters, ..prepared.run()? })
+        Ok(Run { parameters, dims: dims.clone(), ..prepared.run()? })
     }
 
     fn prepare_bound(
@@ -234,11 +226,12 @@ impl Compiled {
         weights: &[(String, Tensor)],
     ) -> Result<(Prepared, Vec<(String, Tensor)>), Error> {
         let ready = self.ready(dims, rest).map_err(|e| self.with_missing_inputs(e, &tensors))?;
-        let missing: Vec<&str> = ready.graph.needed_inputs().into_iter().map(|(n, _)| n).filter(|n| !tensors.contains_key(*n)).collect();
+        let needed = ready.graph.needed_inputs();
+        let missing: Vec<&str> = needed.iter().map(|(n, _)| *n).filter(|n| !tensors.contains_key(*n)).collect();
         if !missing.is_empty() {
             let given: Vec<&str> = data.iter().map(|(n, _)| n.as_str()).collect();
             let given = if given.is_empty() { "nothing".to_string() } else { given.join(", ") };
-            let inputs: Vec<String> = ready.graph.needed_inputs().iter().map(|(n, t)| format!("{n}: {t}")).collect();
+            let inputs: Vec<String> = needed.iter().map(|(n, t)| format!("{n}: {t}")).collect();
             return Err(Error::Data(format!(
                 "`{}` needs the input `{}`\n  it takes: {}\n  the data hold: {given}",
                 self.net,
@@ -252,8 +245,7 @@ impl Compiled {
         // Weights win over tensors of the data that carry a parameter's name.
         let given: HashMap<&str, &Tensor> = data.iter().chain(weights).map(|(n, t)| (n.as_str(), t)).collect();
         let parameters = parameters(&ready.graph, &given, self.options.seed)?;
-        let needed = |name: &str| ready.graph.needed_inputs().iter().any(|(n, _)| *n == name);
-        tensors.retain(|name, _| needed(name));
+        tensors.retain(|name, _| needed.iter().any(|(n, _)| n == name));
         tensors.extend(parameters.iter().cloned());
         Ok((Prepared { ready, tensors, seed: self.options.seed }, parameters))
     }
@@ -292,7 +284,7 @@ impl Compiled {
             }
         }
         let size = dims.get("B").copied().unwrap_or(0) as usize;
-        let mut runs = Vec::new();
+        let mut runs: Vec<Run> = Vec::new();
         for start in (0..size).step_by(piece) {
             let end = (start + piece).min(size);
             let mut dims = dims.clone();
@@ -304,12 +296,15 @@ impl Compiled {
                     parts.insert(name.clone(), tensor);
                 }
             }
-            runs.push(self.run_once(parts, &dims, rest, data, weights)?);
+            // What the first piece has drawn and checked serves the others.
+            let run = self.run_once(parts, &dims, rest, data, runs.first().map_or(weights, |r| &r.parameters))?;
+            runs.push(run);
         }
         let mut joined = Run {
             parameters: runs[0].parameters.clone(),
             updates: runs.last().map(|r| r.updates.clone()).unwrap_or_default(),
             outputs: vec![],
+            dims,
         };
         for (i, axis) in axes.iter().enumerate() {
             let parts: Vec<&Tensor> = runs.iter().map(|r| &r.outputs[i].1).collect();

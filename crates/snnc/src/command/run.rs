@@ -48,9 +48,9 @@ pub fn run(a: &RunArguments) -> Result<(), Failure> {
         None => summary(&run),
     }
     // Where the data have samples, what one of them took.
-    if let Some(samples) = net.samples(&data)?.filter(|n| *n > 0) {
+    if let Some(samples) = run.dims.get("B").filter(|n| **n > 0) {
         let time = (ran - loaded).as_secs_f64() * 1e3;
-        eprintln!("{samples} samples in {time:.1} ms, {:.3} ms each, compilation included", time / samples as f64);
+        eprintln!("{samples} samples in {time:.1} ms, {:.3} ms each, compilation included", time / *samples as f64);
     }
     if a.time {
         let ms = |d: std::time::Duration| d.as_secs_f64() * 1e3;
