@@ -32,7 +32,8 @@ pub fn op_name(op: &Op) -> String {
     }
 }
 
-fn op_text(op: &Op) -> String {
+/// An operation with its settings, without its nested graphs.
+pub fn op_text(op: &Op) -> String {
     ron::to_string(op).unwrap_or_else(|e| format!("unprintable: {e}")).replace(",", ", ").replace(":", ": ")
 }
 

@@ -1,6 +1,6 @@
 //! A net that is ready to run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use snn_front::{Mode, Options};
@@ -29,6 +29,33 @@ impl Backends {
     }
 }
 
+/// What the optimiser may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Optimise {
+    /// Nothing: the graph runs as it was written.
+    Off,
+    /// What keeps every bit.
+    #[default]
+    Exact,
+    /// What may round differently too.
+    Fast,
+}
+
+impl Optimise {
+    /// The graph after the optimiser, with the parameters that must be finite for it.
+    ///
+    /// # Errors
+    /// If a rule is wrong.
+    pub fn apply(self, graph: Graph, assume_finite: bool) -> Result<(Graph, BTreeSet<String>), Error> {
+        if self == Optimise::Off {
+            return Ok((graph, BTreeSet::new()));
+        }
+        let options = snn_opt::Options { fast_math: self == Optimise::Fast, assume_finite, ..snn_opt::Options::default() };
+        let optimised = snn_opt::optimise(&graph, &options)?;
+        Ok((optimised.graph, optimised.finite))
+    }
+}
+
 /// How to compile and run a net.
 #[derive(Clone, Debug)]
 pub struct CompileOptions {
@@ -36,6 +63,8 @@ pub struct CompileOptions {
     pub mode: Mode,
     /// Sizes of dimensions beside those that data give.
     pub dims: Dims,
+    /// What the optimiser may do.
+    pub optimise: Optimise,
     /// Which backend.
     pub backend: Backends,
     /// Threads; 0 for one on each processor.
@@ -53,6 +82,7 @@ impl Default for CompileOptions {
         CompileOptions {
             mode: Mode::Eval,
             dims: Dims::new(),
+            optimise: Optimise::default(),
             backend: Backends::default(),
             threads: 0,
             seed: 0,
@@ -77,11 +107,13 @@ pub struct Run {
 
 struct Ready {
     graph: Graph,
+    /// Parameters that must be finite, or the optimiser has done too much.
+    finite: BTreeSet<String>,
     executable: Box<dyn Executable>,
 }
 
-/// Sizes of dimensions, and how many `...` stands for.
-type Sizes = (Dims, Option<usize>);
+/// Sizes of dimensions, how many `...` stands for, and whether parameters are taken to be finite.
+type Key = (Dims, Option<usize>, bool);
 
 /// A net that is compiled for each set of dimensions that it meets. It can be run from several threads at once.
 pub struct Compiled {
@@ -89,7 +121,7 @@ pub struct Compiled {
     net: String,
     options: CompileOptions,
     backend: Box<dyn Backend>,
-    cache: Mutex<HashMap<Sizes, Arc<Ready>>>,
+    cache: Mutex<HashMap<Key, Arc<Ready>>>,
     generating: Mutex<std::time::Duration>,
 }
 
@@ -141,8 +173,8 @@ impl Compiled {
         self.program.module().signature(&self.net, &self.lowering(Dims::new(), rest)).map_err(|d| self.program.error(d))
     }
 
-    fn ready(&self, dims: &Dims, rest: Option<usize>) -> Result<Arc<Ready>, Error> {
-        let key = (dims.clone(), rest);
+    fn ready(&self, dims: &Dims, rest: Option<usize>, assume_finite: bool) -> Result<Arc<Ready>, Error> {
+        let key = (dims.clone(), rest, assume_finite);
         let cache = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ready) = cache().get(&key) {
             return Ok(ready.clone());
@@ -157,6 +189,7 @@ impl Compiled {
                 }
             }
         }
+        let (graph, finite) = self.options.optimise.apply(graph, assume_finite)?;
         let started = std::time::Instant::now();
         let executable = self.backend.compile(&graph)?;
         *self.generating.lock().unwrap_or_else(PoisonError::into_inner) += started.elapsed();
@@ -166,7 +199,7 @@ impl Compiled {
         if needed > self.options.memory_limit {
             return Err(Error::Memory { needed, limit: self.options.memory_limit });
         }
-        let ready = Arc::new(Ready { graph, executable });
+        let ready = Arc::new(Ready { graph, finite, executable });
         cache().insert(key, ready.clone());
         Ok(ready)
     }
@@ -225,7 +258,7 @@ impl Compiled {
         data: &[(String, Tensor)],
         weights: &[(String, Tensor)],
     ) -> Result<(Prepared, Vec<(String, Tensor)>), Error> {
-        let ready = self.ready(dims, rest).map_err(|e| self.with_missing_inputs(e, &tensors))?;
+        let mut ready = self.ready(dims, rest, true).map_err(|e| self.with_missing_inputs(e, &tensors))?;
         let needed = ready.graph.needed_inputs();
         let missing: Vec<&str> = needed.iter().map(|(n, _)| *n).filter(|n| !tensors.contains_key(*n)).collect();
         if !missing.is_empty() {
@@ -245,7 +278,12 @@ impl Compiled {
         // Weights win over tensors of the data that carry a parameter's name.
         let given: HashMap<&str, &Tensor> = data.iter().chain(weights).map(|(n, t)| (n.as_str(), t)).collect();
         let parameters = parameters(&ready.graph, &given, self.options.seed)?;
-        tensors.retain(|name, _| needed.iter().any(|(n, _)| n == name));
+        let is_finite = |(name, t): &(String, Tensor)| !ready.finite.contains(name) || t.as_f32().iter().all(|x| x.is_finite());
+        if !parameters.iter().all(is_finite) {
+            ready = self.ready(dims, rest, false)?;
+        }
+        let needed: Vec<String> = ready.graph.needed_inputs().iter().map(|(n, _)| (*n).to_string()).collect();
+        tensors.retain(|name, _| needed.contains(name));
         tensors.extend(parameters.iter().cloned());
         Ok((Prepared { ready, tensors, seed: self.options.seed }, parameters))
     }

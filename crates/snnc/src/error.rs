@@ -23,6 +23,9 @@ pub enum Error {
     /// The program cannot be compiled.
     #[error(transparent)]
     Compile(#[from] CompileError),
+    /// The optimiser is wrong.
+    #[error(transparent)]
+    Optimiser(#[from] snn_opt::WrongRule),
     /// The program fails while it runs.
     #[error(transparent)]
     Run(#[from] RuntimeError),

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use snnc::{Dims, Options};
+use snnc::{Dims, Optimise, Options};
 
-use super::{Failure, ModeName, load_program, parse_dims};
+use super::{Failure, ModeName, OptimiseArguments, load_program, parse_dims};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Stage {
@@ -13,12 +13,16 @@ enum Stage {
     Ast,
     /// The graph, which can be read back.
     Ir,
+    /// The graph after the optimiser.
+    Opt,
     /// The plan of kernels and Cranelift's intermediate form; needs all dimensions.
     Clif,
     /// Machine code; needs all dimensions.
     Asm,
-    /// The graph for Graphviz.
+    /// The graph for Graphviz, after the optimiser unless `--no-opt`.
     Dot,
+    /// All that the optimiser found equal, for Graphviz.
+    Egraph,
 }
 
 #[derive(Args)]
@@ -40,6 +44,11 @@ pub struct EmitArguments {
     /// Evaluation or training.
     #[arg(long, value_enum, default_value_t = ModeName::Eval)]
     mode: ModeName,
+    #[command(flatten)]
+    optimise: OptimiseArguments,
+    /// With `--stage opt`: which rules fired, what each saves, and why the results are equal.
+    #[arg(long)]
+    explain: bool,
 }
 
 pub fn emit(a: &EmitArguments) -> Result<(), Failure> {
@@ -51,14 +60,25 @@ pub fn emit(a: &EmitArguments) -> Result<(), Failure> {
     let dims = a.dims.clone().unwrap_or_default();
     let options = Options { mode: a.mode.into(), dims: dims.clone(), rest: a.rest };
     let graph = program.lower(a.net.as_deref(), &options)?.bind(&dims);
+    if a.explain && a.stage != Stage::Opt {
+        return Err(Failure::Text("`--explain` is for `--stage opt`".into()));
+    }
+    let optimised = || a.optimise.level().apply(graph.clone(), true).map(|o| o.0);
     let text = match a.stage {
-        Stage::Dot => snn_ir::dot::dot(&graph),
-        Stage::Clif => listing(&graph, snn_cpu::Listing::Clif)?,
-        Stage::Asm => listing(&graph, snn_cpu::Listing::Assembly)?,
-        _ => graph.to_string(),
+        Stage::Dot => snn_ir::dot::dot(&optimised()?),
+        Stage::Egraph => snn_opt::e_graph_dot(&graph, &options_of(a)).map_err(snnc::Error::from)?,
+        Stage::Clif => listing(&optimised()?, snn_cpu::Listing::Clif)?,
+        Stage::Asm => listing(&optimised()?, snn_cpu::Listing::Assembly)?,
+        Stage::Opt if a.explain => snn_opt::optimise(&graph, &options_of(a)).map_err(snnc::Error::from)?.report.to_string(),
+        Stage::Opt => optimised()?.to_string(),
+        Stage::Ir | Stage::Ast => graph.to_string(),
     };
     print!("{text}");
     Ok(())
+}
+
+fn options_of(a: &EmitArguments) -> snn_opt::Options {
+    snn_opt::Options { fast_math: a.optimise.level() == Optimise::Fast, explain: a.explain, ..snn_opt::Options::default() }
 }
 
 fn listing(graph: &snnc::Graph, kind: snn_cpu::Listing) -> Result<String, Failure> {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use snnc::{Backends, CompileOptions, Dims, Error, Mode, Program, Severity, Tensor};
+use snnc::{Backends, CompileOptions, Dims, Error, Mode, Optimise, Program, Severity, Tensor};
 
 /// A compiler for spiking neural networks.
 #[derive(Parser)]
@@ -41,7 +41,7 @@ enum Command {
     Run(run::RunArguments),
     /// Print what the compiler makes of a net.
     #[command(
-        after_help = "Examples:\n  snnc emit model.snn --stage ir\n  snnc emit model.snn --stage clif --dims T=16,B=64\n  snnc emit model.snn --stage dot | dot -Tsvg > model.svg"
+        after_help = "Examples:\n  snnc emit model.snn --stage ir\n  snnc emit model.snn --stage opt --explain\n  snnc emit model.snn --stage clif --dims T=16,B=64\n  snnc emit model.snn --stage dot | dot -Tsvg > model.svg"
     )]
     Emit(emit::EmitArguments),
     /// Write a program in its canonical layout, in place.
@@ -94,6 +94,8 @@ struct NetArguments {
     /// Threads; 0 for one on each processor.
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    #[command(flatten)]
+    optimise: OptimiseArguments,
     /// Run the dimension `B` in pieces of this size.
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
@@ -108,11 +110,33 @@ struct NetArguments {
     memory_limit: Option<u64>,
 }
 
+/// What the optimiser may do.
+#[derive(Args)]
+struct OptimiseArguments {
+    /// Run the graph as it was written.
+    #[arg(long, conflicts_with = "fast_math")]
+    no_opt: bool,
+    /// Let the optimiser change roundings: a batch norm moves into weights, sums are taken in another order.
+    #[arg(long)]
+    fast_math: bool,
+}
+
+impl OptimiseArguments {
+    fn level(&self) -> Optimise {
+        match (self.no_opt, self.fast_math) {
+            (true, _) => Optimise::Off,
+            (false, true) => Optimise::Fast,
+            (false, false) => Optimise::Exact,
+        }
+    }
+}
+
 impl NetArguments {
     fn options(&self) -> CompileOptions {
         CompileOptions {
             mode: self.mode.into(),
             dims: self.dims.clone().unwrap_or_default(),
+            optimise: self.optimise.level(),
             backend: match self.backend {
                 BackendName::Cranelift => Backends::Cranelift,
                 BackendName::Interpreter => Backends::Interpreter,

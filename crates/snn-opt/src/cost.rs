@@ -1,0 +1,100 @@
+//! What an operation costs: about the bytes that it moves and the work that it does, in units of one elementwise operation on
+//! one element. Sizes that are not known count as 16.
+
+use snn_ir::{BinaryOp, Graph, Op, Type, UnaryOp};
+
+use crate::facts::{Terms, operation, rough};
+use crate::term::{Name, Term};
+
+/// A graph in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Totals {
+    /// Operations that compute, those of step functions and loops included.
+    pub operations: usize,
+    /// Bytes that operations write, views not counted.
+    pub bytes: f64,
+    /// The cost.
+    pub cost: f64,
+}
+
+fn elements(ty: &Type) -> f64 {
+    ty.shape.iter().map(rough).product()
+}
+
+/// What one element of an elementwise operation costs.
+fn weight(op: &Op) -> f64 {
+    match op {
+        Op::Unary(UnaryOp::Exp | UnaryOp::Log | UnaryOp::Sin | UnaryOp::Cos | UnaryOp::Tanh | UnaryOp::Erf) => 8.0,
+        Op::Binary(BinaryOp::Pow | BinaryOp::Rem) => 16.0,
+        Op::Binary(BinaryOp::Div) | Op::Unary(UnaryOp::Sqrt) => 3.0,
+        _ => 1.0,
+    }
+}
+
+/// What an operation costs, its operands not counted.
+pub fn cost(op: &Op, operands: &[&Type], results: &[Type]) -> f64 {
+    let size = elements(&results[0]);
+    // Something for each operation, so that of two equally costly graphs the smaller wins.
+    1.0 + match op {
+        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Reshape => 0.0,
+        Op::Broadcast { .. } => 0.05 * size,
+        op if op.is_elementwise() => weight(op) * size,
+        Op::Contract(c) => {
+            let summed: f64 = c.lhs_sum.iter().map(|a| rough(&operands[0].shape[*a])).product();
+            size * (1.0 + 0.2 * summed)
+        }
+        Op::Conv(_) => {
+            let kernel = elements(operands[1]) / rough(&operands[1].shape[0]).max(1.0);
+            size * (1.0 + 0.2 * kernel)
+        }
+        Op::Scan(s) => {
+            let body: f64 = s.body.nodes().map(|(_, n)| weight(&n.op)).sum();
+            elements(operands[0]) * (1.0 + 0.3 * body)
+        }
+        Op::Loop(l) => rough(&l.steps) * totals(&l.body).cost,
+        Op::Window { .. } => 0.05 * size,
+        Op::Reduce { .. } | Op::ArgMax { .. } => elements(operands[0]),
+        Op::Delay { .. } => 2.0 * size,
+        // Copies that are not fused.
+        _ => 4.0 * size,
+    }
+}
+
+/// The cost of a term, its children not counted. A delay that a step kernel reads at an offset costs little.
+pub fn term_cost(terms: &Terms, term: &Term, class: egg::Id) -> f64 {
+    let Some((op, _, operands)) = operation(terms, term) else {
+        return if matches!(term.name, Name::Settings(_)) { 0.0 } else { 1e-3 };
+    };
+    let types: Vec<&Type> = operands.iter().map(|v| terms[*v].data.ty()).collect();
+    let own = cost(&op, &types, &terms[class].data.types);
+    if !op.is_elementwise() && !matches!(op, Op::Scan(_)) {
+        return own;
+    }
+    let at_an_offset = |v: &egg::Id| if terms[*v].data.delayed.is_some() { 1.9 * elements(terms[*v].data.ty()) } else { 0.0 };
+    (own - operands.iter().map(at_an_offset).sum::<f64>()).max(0.05 * own)
+}
+
+/// The totals of a graph.
+pub fn totals(graph: &Graph) -> Totals {
+    let live = graph.live_nodes();
+    let mut all = Totals::default();
+    for (id, node) in graph.nodes().filter(|(id, _)| live[id.index()]) {
+        let operands: Vec<&Type> = node.operands.iter().map(|v| graph.ty(*v)).collect();
+        all.cost += cost(&node.op, &operands, &node.types);
+        let view = matches!(
+            node.op,
+            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Reshape | Op::Broadcast { .. } | Op::Window { .. }
+        );
+        if view {
+            continue;
+        }
+        all.bytes += graph.results(id).map(|v| elements(graph.ty(v)) * graph.ty(v).dtype.bytes() as f64).sum::<f64>();
+        let inner: usize = match &node.op {
+            Op::Scan(s) => totals(&s.body).operations,
+            Op::Loop(l) => totals(&l.body).operations,
+            _ => 1,
+        };
+        all.operations += inner;
+    }
+    all
+}

@@ -1,0 +1,396 @@
+//! What is known about every class of equal terms: egg's analysis.
+
+use std::collections::BTreeSet;
+
+use egg::{Analysis, DidMerge, EGraph, Id};
+use snn_ir::interpret::{Randomness, evaluate};
+use snn_ir::{BinaryOp, DType, Data, Dim, Op, Tensor, Type, UnaryOp, infer};
+
+use crate::term::{Name, Settings, Term, has_settings, plain_op, symbol};
+
+/// The e-graph of the IR.
+pub type Terms = EGraph<Term, Derive>;
+
+/// The most elements of a constant that folding makes.
+const LARGEST_CONSTANT: usize = 256;
+
+/// What is known about a class.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    /// The type of each result; of settings, none.
+    pub types: Vec<Type>,
+    /// The settings, if the class is a leaf of settings.
+    pub settings: Option<Settings>,
+    /// The value, where it is known and small.
+    pub constant: Option<Tensor>,
+    /// The value that every element has, as a scalar.
+    pub fill: Option<Tensor>,
+    /// For each result: is every element `+0` or `1`?
+    pub binary: Vec<bool>,
+    /// No element is infinite or NaN, if these parameters have none.
+    pub finite: Option<BTreeSet<String>>,
+    /// It is this class, delayed: the longest such delay.
+    pub delayed: Option<(i64, Id)>,
+    /// An integer that is this class times a factor plus an offset.
+    pub affine: Option<(Id, i64, i64)>,
+    /// It is a sum of shifted one-hots.
+    pub run: Option<OneHots>,
+}
+
+/// `one_hot(label * stride + first) + ... + one_hot(label * stride + first + count - 1)`, each of `columns` columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OneHots {
+    /// The labels.
+    pub label: Id,
+    /// Columns of one label.
+    pub stride: i64,
+    /// The first column of label 0.
+    pub first: i64,
+    /// How many columns follow each other.
+    pub count: i64,
+    /// All columns.
+    pub columns: i64,
+}
+
+/// The analysis, with what it finds on its way.
+#[derive(Default)]
+pub struct Derive {
+    /// May parameters be taken to be finite?
+    pub assume_finite: bool,
+    /// Values from outside that are known to be binary, by the name of their input.
+    pub binary_inputs: BTreeSet<String>,
+    /// Parameters that a rule took to be finite.
+    pub assumed: BTreeSet<String>,
+    /// Wrong rules: what became ill-typed, or equal to something of another type.
+    pub problems: Vec<String>,
+    /// How many constants were folded.
+    pub folded: usize,
+}
+
+impl Facts {
+    /// The type of the only result.
+    pub fn ty(&self) -> &Type {
+        &self.types[0]
+    }
+
+    /// Is its only result binary?
+    pub fn is_binary(&self) -> bool {
+        self.binary.first() == Some(&true)
+    }
+
+    /// The float that every element is.
+    pub fn fill_f32(&self) -> Option<f32> {
+        self.fill.as_ref().filter(|t| t.dtype() == DType::F32).map(|t| t.as_f32()[0])
+    }
+
+    /// Is every element this float, to the bit?
+    pub fn is_fill(&self, x: f32) -> bool {
+        self.fill_f32().is_some_and(|f| f.to_bits() == x.to_bits())
+    }
+
+    /// Is every element zero, not negative zero, or false?
+    pub fn is_zero(&self) -> bool {
+        self.fill.as_ref().is_some_and(is_zero)
+    }
+}
+
+/// Is every element zero, not negative zero, or false?
+pub fn is_zero(t: &Tensor) -> bool {
+    match t.data() {
+        Data::F32(v) => v.iter().all(|x| x.to_bits() == 0),
+        _ => t.to_i64().iter().all(|x| *x == 0),
+    }
+}
+
+/// The operation of a term and its operands; `None` for settings and results.
+pub fn operation(terms: &Terms, term: &Term) -> Option<(Op, Option<Settings>, Vec<Id>)> {
+    let Name::Op(name) = &term.name else { return None };
+    match plain_op(name.as_str()) {
+        Some(op) => Some((op, None, term.children.clone())),
+        None => {
+            let settings = terms[*term.children.first()?].data.settings.clone()?;
+            let op = settings.op().clone();
+            Some((op, Some(settings), term.children[1..].to_vec()))
+        }
+    }
+}
+
+/// Adds an operation to an e-graph.
+pub fn add(terms: &mut Terms, op: Op, operands: &[Id], ty: Option<Type>) -> Id {
+    let name = Name::Op(symbol(&op).into());
+    let mut children = Vec::with_capacity(operands.len() + 1);
+    if has_settings(&op) {
+        children.push(terms.add(Term { name: Name::Settings(Settings::new(op, ty)), children: vec![] }));
+    }
+    children.extend_from_slice(operands);
+    terms.add(Term { name, children })
+}
+
+impl Analysis<Term> for Derive {
+    type Data = Facts;
+
+    fn make(terms: &mut Terms, term: &Term, _: Id) -> Facts {
+        match &term.name {
+            Name::Settings(s) => Facts { settings: Some(s.clone()), ..Facts::default() },
+            Name::Result(i) => {
+                let all = &terms[term.children[0]].data;
+                let i = *i as usize;
+                Facts { types: vec![all.types[i].clone()], binary: vec![all.binary[i]], ..Facts::default() }
+            }
+            Name::Op(name) => {
+                let Some((op, settings, operands)) = operation(terms, term) else {
+                    terms.analysis.problems.push(format!("`{name}` is not an operation"));
+                    return unknown();
+                };
+                let types: Vec<&Type> = operands.iter().filter_map(|v| terms[*v].data.types.first()).collect();
+                match infer(&op, &types, settings.as_ref().and_then(Settings::ty)) {
+                    Ok(types) => derive(terms, &op, &operands, types),
+                    Err(e) => {
+                        terms.analysis.problems.push(format!("`{name}`: {e}"));
+                        unknown()
+                    }
+                }
+            }
+        }
+    }
+
+    fn merge(&mut self, a: &mut Facts, b: Facts) -> DidMerge {
+        if a.types != b.types {
+            let text = |f: &Facts| f.types.iter().map(Type::to_string).collect::<Vec<_>>().join(", ");
+            self.problems.push(format!("a value of type {} is said to equal one of type {}", text(a), text(&b)));
+        }
+        let before = a.clone();
+        a.constant = a.constant.take().or_else(|| b.constant.clone());
+        a.fill = a.fill.take().or_else(|| b.fill.clone());
+        a.binary.iter_mut().zip(&b.binary).for_each(|(x, y)| *x |= *y);
+        a.finite = match (a.finite.take(), &b.finite) {
+            (Some(x), Some(y)) => Some(if y.len() < x.len() { y.clone() } else { x }),
+            (x, y) => x.or_else(|| y.clone()),
+        };
+        a.delayed = match (a.delayed, b.delayed) {
+            (Some(x), Some(y)) => Some(if y.0 > x.0 { y } else { x }),
+            (x, y) => x.or(y),
+        };
+        a.run = a.run.or(b.run);
+        a.affine = a.affine.or(b.affine);
+        DidMerge(*a != before, *a != b)
+    }
+
+    fn modify(terms: &mut Terms, id: Id) {
+        let facts = &terms[id].data;
+        let is = |name: &str| terms[id].nodes.iter().any(|n| n.name == Name::Op(name.into()));
+        let folded = match (&facts.constant, &facts.fill) {
+            (Some(t), _) if t.shape().is_empty() || facts.fill.is_none() => {
+                if is("constant") {
+                    return;
+                }
+                let constant = t.clone();
+                add(terms, Op::Constant(constant), &[], None)
+            }
+            (_, Some(scalar)) if facts.ty().rank() > 0 => {
+                let repeated = terms[id].nodes.iter().any(|n| {
+                    n.name == Name::Op("broadcast".into()) && n.children.len() == 2 && terms[n.children[1]].data.types[0].rank() == 0
+                });
+                if repeated {
+                    return;
+                }
+                let (scalar, ty) = (scalar.clone(), facts.ty().clone());
+                let scalar = add(terms, Op::Constant(scalar), &[], None);
+                add(terms, Op::Broadcast { axes: vec![] }, &[scalar], Some(ty))
+            }
+            _ => return,
+        };
+        terms.analysis.folded += 1;
+        terms.union_trusted(id, folded, "constants");
+    }
+}
+
+fn unknown() -> Facts {
+    Facts { types: vec![Type::scalar(DType::F32)], binary: vec![false], ..Facts::default() }
+}
+
+/// The value of an operation on small constants.
+pub fn evaluated(op: &Op, operands: &[&Tensor], types: &[Type]) -> Option<Vec<Tensor>> {
+    evaluate(op, operands, types, &mut Randomness::Counter { seed: 0 }).ok()
+}
+
+fn derive(terms: &mut Terms, op: &Op, operands: &[Id], types: Vec<Type>) -> Facts {
+    let mut facts = Facts { binary: vec![false; types.len()], types, ..Facts::default() };
+    let of = |v: &Id| &terms[*v].data;
+    if let Op::Constant(t) = op {
+        facts.constant = Some(t.clone());
+    } else if !matches!(op, Op::Random { .. } | Op::Scan(_) | Op::Loop(_) | Op::Input(_) | Op::Parameter(_)) {
+        let constants: Option<Vec<&Tensor>> = operands.iter().map(|v| of(v).constant.as_ref()).collect();
+        let size = facts.types[0].sizes().ok().and_then(|s| snn_ir::tensor::element_count(&s));
+        if let (Some(constants), true) = (constants, size.is_some_and(|n| n <= LARGEST_CONSTANT)) {
+            facts.constant = evaluated(op, &constants, &facts.types).map(|mut v| v.remove(0));
+        }
+    }
+    facts.fill = fill(&facts, op, operands, terms);
+    facts.binary[0] = binary(&facts, op, operands, terms);
+    facts.finite = match op {
+        Op::Parameter(name) if terms.analysis.assume_finite => Some(BTreeSet::from([name.clone()])),
+        _ if facts.binary[0] || facts.constant.as_ref().is_some_and(finite) || facts.fill.as_ref().is_some_and(finite) => {
+            Some(BTreeSet::new())
+        }
+        Op::Transpose { .. } | Op::Reshape | Op::Broadcast { .. } | Op::Slice { .. } => of(&operands[0]).finite.clone(),
+        _ => None,
+    };
+    match op {
+        Op::Delay { steps } => {
+            let (before, source) = of(&operands[0]).delayed.unwrap_or((0, operands[0]));
+            facts.delayed = steps.checked_add(before).map(|s| (s, source));
+        }
+        Op::RedundantOneHot { classes, repeat: 1 } => {
+            let (label, stride, first) = affine(terms, operands[0]);
+            facts.run = Some(OneHots { label, stride, first, count: 1, columns: *classes });
+        }
+        Op::Binary(BinaryOp::Add) => {
+            if let (Some(a), Some(b)) = (of(&operands[0]).run, of(&operands[1]).run) {
+                let (a, b) = if a.first <= b.first { (a, b) } else { (b, a) };
+                let joins = terms.find(a.label) == terms.find(b.label) && (a.stride, a.columns) == (b.stride, b.columns);
+                if joins && a.first + a.count == b.first {
+                    facts.run = Some(OneHots { count: a.count + b.count, ..a });
+                }
+            }
+        }
+        Op::Scan(s) => {
+            let (known, _) = operands.split_at(s.sequences);
+            let known: Vec<bool> = known.iter().map(|v| of(v).is_binary()).collect();
+            facts.binary = scan_binary(s, &known);
+        }
+        _ => {}
+    }
+    if facts.types[0].dtype == DType::I64 {
+        facts.affine = combined_affine(terms, op, operands);
+    }
+    facts
+}
+
+fn finite(t: &Tensor) -> bool {
+    match t.data() {
+        Data::F32(v) => v.iter().all(|x| x.is_finite()),
+        _ => true,
+    }
+}
+
+/// The value that every element has.
+fn fill(facts: &Facts, op: &Op, operands: &[Id], terms: &Terms) -> Option<Tensor> {
+    if let Some(t) = &facts.constant {
+        let first = t.len().checked_sub(1).map(|_| first_element(t))?;
+        return same_everywhere(t).then_some(first);
+    }
+    let fills = || operands.iter().map(|v| terms[*v].data.fill.as_ref()).collect::<Option<Vec<&Tensor>>>();
+    match op {
+        Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Window { .. } | Op::Unary(UnaryOp::Detach) => {
+            fills()?.first().map(|t| (*t).clone())
+        }
+        Op::Concat { .. } => {
+            let all = fills()?;
+            all.iter().all(|t| t.same_bits(all[0])).then(|| all[0].clone())
+        }
+        Op::Delay { .. } => fills()?.first().filter(|t| is_zero(t)).map(|t| (*t).clone()),
+        op if op.is_elementwise() => {
+            let ty = Type::scalar(facts.types[0].dtype);
+            evaluated(op, &fills()?, &[ty]).map(|mut v| v.remove(0))
+        }
+        _ => None,
+    }
+}
+
+fn first_element(t: &Tensor) -> Tensor {
+    match t.data() {
+        Data::F32(v) => Tensor::scalar(v[0]),
+        Data::I64(v) => Tensor::i64([], vec![v[0]]),
+        Data::Bool(v) => Tensor::bool([], vec![v[0]]),
+        Data::U8(v) => Tensor::u8([], vec![v[0]]),
+    }
+}
+
+fn same_everywhere(t: &Tensor) -> bool {
+    match t.data() {
+        Data::F32(v) => v.iter().all(|x| x.to_bits() == v[0].to_bits()),
+        Data::I64(v) => v.iter().all(|x| *x == v[0]),
+        Data::Bool(v) | Data::U8(v) => v.iter().all(|x| *x == v[0]),
+    }
+}
+
+/// Is every element `+0` or `1`?
+fn binary(facts: &Facts, op: &Op, operands: &[Id], terms: &Terms) -> bool {
+    if facts.types[0].dtype != DType::F32 {
+        return false;
+    }
+    let known = |v: &Id| terms[*v].data.is_binary();
+    let zero_or_one = |x: &f32| x.to_bits() == 0 || *x == 1.0;
+    if let Some(t) = facts.constant.as_ref().or(facts.fill.as_ref()) {
+        return t.as_f32().iter().all(zero_or_one);
+    }
+    match op {
+        Op::Input(name) => terms.analysis.binary_inputs.contains(name),
+        Op::Spike { .. } | Op::RedundantOneHot { .. } => true,
+        Op::Cast => terms[operands[0]].data.ty().dtype == DType::Bool,
+        Op::Broadcast { .. }
+        | Op::Reshape
+        | Op::Transpose { .. }
+        | Op::Slice { .. }
+        | Op::Concat { .. }
+        | Op::Window { .. }
+        | Op::Delay { .. }
+        | Op::Unary(UnaryOp::Detach | UnaryOp::Abs | UnaryOp::Floor | UnaryOp::Round)
+        | Op::Binary(BinaryOp::Mul | BinaryOp::Max | BinaryOp::Min) => operands.iter().all(known),
+        Op::Reduce { kind, .. } => *kind != snn_ir::Reduction::Sum && known(&operands[0]),
+        Op::Gather { .. } => known(&operands[0]),
+        Op::Pad { value, .. } => zero_or_one(value) && known(&operands[0]),
+        Op::Binary(BinaryOp::Sub) => terms[operands[0]].data.is_fill(1.0) && known(&operands[1]),
+        Op::Select => known(&operands[1]) && known(&operands[2]),
+        _ => false,
+    }
+}
+
+/// Which results of a scan are binary, from the sequences that are.
+fn scan_binary(s: &snn_ir::Scan, sequences: &[bool]) -> Vec<bool> {
+    let mut known = vec![false; s.body.len()];
+    for (v, b) in s.body.inputs.iter().zip(sequences) {
+        known[v.node.index()] = *b;
+    }
+    for (id, node) in s.body.nodes() {
+        let of = |i: usize| known[node.operands[i].node.index()];
+        known[id.index()] |= match &node.op {
+            Op::Spike { .. } => true,
+            Op::Constant(t) => t.dtype() == DType::F32 && t.as_f32().iter().all(|x| x.to_bits() == 0 || *x == 1.0),
+            Op::Unary(UnaryOp::Detach) => of(0),
+            Op::Binary(BinaryOp::Mul | BinaryOp::Max | BinaryOp::Min) => of(0) && of(1),
+            Op::Binary(BinaryOp::Sub) => s.body.constant_f32(node.operands[0]) == Some(1.0) && of(1),
+            Op::Cast => s.body.ty(node.operands[0]).dtype == DType::Bool && node.types[0].dtype == DType::F32,
+            _ => false,
+        };
+    }
+    s.body.outputs.iter().map(|(_, v)| known[v.node.index()]).collect()
+}
+
+/// What an integer is as a function of another: `class = source * factor + offset`.
+fn affine(terms: &Terms, id: Id) -> (Id, i64, i64) {
+    terms[id].data.affine.unwrap_or((id, 1, 0))
+}
+
+fn combined_affine(terms: &Terms, op: &Op, operands: &[Id]) -> Option<(Id, i64, i64)> {
+    let Op::Binary(kind) = op else { return None };
+    let number = |v: Id| terms[v].data.fill.as_ref().map(|t| t.to_i64()[0]);
+    let (source, factor, offset) = match (kind, number(operands[0]), number(operands[1])) {
+        (BinaryOp::Mul, None, Some(n)) => (operands[0], n, 0),
+        (BinaryOp::Mul, Some(n), None) => (operands[1], n, 0),
+        (BinaryOp::Add, None, Some(n)) => (operands[0], 1, n),
+        (BinaryOp::Add, Some(n), None) => (operands[1], 1, n),
+        _ => return None,
+    };
+    let (base, f, o) = affine(terms, source);
+    Some((base, f.checked_mul(factor)?, o.checked_mul(factor)?.checked_add(offset)?))
+}
+
+/// A dimension as a number, where its names have no size yet a small one.
+pub fn rough(dim: &Dim) -> f64 {
+    dim.as_constant().unwrap_or_else(|| {
+        let dims = dim.names().iter().map(|n| ((*n).to_string(), 16)).collect();
+        dim.evaluate(&dims).unwrap_or(16)
+    }) as f64
+}

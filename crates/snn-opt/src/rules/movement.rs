@@ -1,0 +1,165 @@
+//! Moving elements without changing them: two moves become one, or none.
+
+use egg::Id;
+use snn_ir::{Contraction, Dim, Op};
+
+use super::{built, each};
+use crate::facts::operation;
+use crate::rule::{Context, Rule};
+
+pub(super) const RULES: [Rule; 12] = [
+    built("reshape-same", "(reshape ?s ?x)", same, "the shape is that of the operand"),
+    built("reshape-reshape", "(reshape ?s (reshape ?r ?x))", reshape_reshape, "the order of the elements never changes"),
+    built("transpose-same", "(transpose ?p ?x)", transpose_same, "no axis moves"),
+    built("transpose-transpose", "(transpose ?p (transpose ?q ?x))", transpose_transpose, "permutations compose"),
+    built("broadcast-same", "(broadcast ?s ?x)", same, "the shape is that of the operand"),
+    built("broadcast-broadcast", "(broadcast ?s (broadcast ?r ?x))", broadcast_broadcast, "axes are mapped twice"),
+    built("slice-whole", "(slice ?s ?x)", slice_whole, "every element is taken"),
+    built("slice-slice", "(slice ?s (slice ?r ?x))", slice_slice, "(r + q (s + p i)) = (r + q s) + (q p) i"),
+    each("slice-concat", &["slice"], slice_concat, "the slice lies inside one part"),
+    each("concat-one", &["concat"], concat_one, "there is nothing to join"),
+    each("concat-slices", &["concat"], concat_slices, "slices that follow each other are one slice"),
+    each("transpose-into-product", &["contract"], transpose_into_product, "a product says itself which axes it pairs; the order of its sums does not change"),
+];
+
+fn same(c: &mut Context<'_>) -> Option<Id> {
+    (c.ty("?x") == c.own_type()).then(|| c.id("?x"))
+}
+
+fn reshape_reshape(c: &mut Context<'_>) -> Option<Id> {
+    let (x, ty) = (c.id("?x"), c.own_type());
+    Some(c.add_typed(Op::Reshape, &[x], ty))
+}
+
+fn permutation(c: &Context<'_>, var: &str) -> Option<Vec<usize>> {
+    match c.op(var) {
+        Some(Op::Transpose { permutation }) => Some(permutation),
+        _ => None,
+    }
+}
+
+fn transpose_same(c: &mut Context<'_>) -> Option<Id> {
+    let p = permutation(c, "?p")?;
+    p.iter().copied().eq(0..p.len()).then(|| c.id("?x"))
+}
+
+fn transpose_transpose(c: &mut Context<'_>) -> Option<Id> {
+    let (p, q) = (permutation(c, "?p")?, permutation(c, "?q")?);
+    let x = c.id("?x");
+    Some(c.add(Op::Transpose { permutation: p.iter().map(|a| q[*a]).collect() }, &[x]))
+}
+
+fn broadcast_broadcast(c: &mut Context<'_>) -> Option<Id> {
+    let (Some(Op::Broadcast { axes: outer }), Some(Op::Broadcast { axes: inner })) = (c.op("?s"), c.op("?r")) else { return None };
+    let (x, ty) = (c.id("?x"), c.own_type());
+    Some(c.add_typed(Op::Broadcast { axes: inner.iter().map(|a| outer[*a]).collect() }, &[x], ty))
+}
+
+fn slice(c: &Context<'_>, var: &str) -> Option<(usize, Dim, i64)> {
+    match c.op(var) {
+        Some(Op::Slice { axis, start, step }) => Some((axis, start, step)),
+        _ => None,
+    }
+}
+
+fn slice_whole(c: &mut Context<'_>) -> Option<Id> {
+    let (_, start, step) = slice(c, "?s")?;
+    (start.as_constant() == Some(0) && step == 1 && c.ty("?x") == c.own_type()).then(|| c.id("?x"))
+}
+
+fn slice_slice(c: &mut Context<'_>) -> Option<Id> {
+    let ((axis, start, step), (inner_axis, inner_start, inner_step)) = (slice(c, "?s")?, slice(c, "?r")?);
+    if axis != inner_axis {
+        return None;
+    }
+    let start = inner_start.plus(&start.times(&inner_step.into()));
+    let (x, ty) = (c.id("?x"), c.own_type());
+    Some(c.add_typed(Op::Slice { axis, start, step: step.checked_mul(inner_step)? }, &[x], ty))
+}
+
+fn slice_concat(c: &mut Context<'_>) -> Option<Id> {
+    let (Op::Slice { axis, start, step }, operands) = c.operation()? else { return None };
+    let ty = c.own_type();
+    let (start, count) = (start.as_constant()?, ty.shape[axis].as_constant()?);
+    let last = start + step.checked_mul((count - 1).max(0))?;
+    let nodes = c.terms[operands[0]].nodes.clone();
+    for node in nodes {
+        let Some((Op::Concat { axis: joined }, _, parts)) = operation(c.terms, &node) else { continue };
+        if joined != axis {
+            continue;
+        }
+        let mut first = 0;
+        for part in parts {
+            let Some(length) = c.terms[part].data.ty().shape[axis].as_constant() else { break };
+            if start >= first && last < first + length {
+                return Some(c.add_typed(Op::Slice { axis, start: (start - first).into(), step }, &[part], ty));
+            }
+            first += length;
+        }
+    }
+    None
+}
+
+fn concat_one(c: &mut Context<'_>) -> Option<Id> {
+    let (_, operands) = c.operation()?;
+    (operands.len() == 1).then(|| operands[0])
+}
+
+fn concat_slices(c: &mut Context<'_>) -> Option<Id> {
+    let (Op::Concat { axis }, operands) = c.operation()? else { return None };
+    let mut begin: Option<(Id, i64)> = None;
+    let mut next = 0;
+    for v in operands {
+        let length = c.terms[v].data.ty().shape[axis].as_constant()?;
+        let found = c.terms[v].nodes.iter().find_map(|n| match operation(c.terms, n) {
+            Some((Op::Slice { axis: a, start, step: 1 }, _, of)) if a == axis => Some((of[0], start.as_constant()?)),
+            _ => None,
+        });
+        let (source, start) = found?;
+        match begin {
+            None => begin = Some((source, start)),
+            Some((first, _)) if c.terms.find(first) == c.terms.find(source) && start == next => {}
+            Some(_) => return None,
+        }
+        next = start + length;
+    }
+    let (source, start) = begin?;
+    let ty = c.own_type();
+    Some(c.add_typed(Op::Slice { axis, start: start.into(), step: 1 }, &[source], ty))
+}
+
+fn transpose_into_product(c: &mut Context<'_>) -> Option<Id> {
+    let (Op::Contract(k), operands) = c.operation()? else { return None };
+    let untransposed = |id: Id| {
+        c.terms[id].nodes.iter().find_map(|n| match operation(c.terms, n) {
+            Some((Op::Transpose { permutation }, _, of)) => Some((permutation, of[0])),
+            _ => None,
+        })
+    };
+    let (lhs, rhs) = (untransposed(operands[0]), untransposed(operands[1]));
+    if lhs.is_none() && rhs.is_none() {
+        return None;
+    }
+    let ranks = [c.terms[operands[0]].data.ty().rank(), c.terms[operands[1]].data.ty().rank()];
+    let (free_l, free_r) = k.free_axes(ranks[0], ranks[1]);
+    // The free axes must come in the same order as before.
+    let through = |p: &Option<(Vec<usize>, Id)>, axes: &[usize]| -> Vec<usize> {
+        p.as_ref().map_or_else(|| axes.to_vec(), |(p, _)| axes.iter().map(|a| p[*a]).collect())
+    };
+    let ascending = |axes: &[usize]| axes.windows(2).all(|w| w[0] < w[1]);
+    let left_fits = ascending(&through(&lhs, &free_l));
+    let right_fits = ascending(&through(&rhs, &free_r));
+    let lhs = lhs.filter(|_| left_fits);
+    let rhs = rhs.filter(|_| right_fits);
+    if lhs.is_none() && rhs.is_none() {
+        return None;
+    }
+    let new = Contraction {
+        lhs_batch: through(&lhs, &k.lhs_batch),
+        rhs_batch: through(&rhs, &k.rhs_batch),
+        lhs_sum: through(&lhs, &k.lhs_sum),
+        rhs_sum: through(&rhs, &k.rhs_sum),
+    };
+    let operands = [lhs.map_or(operands[0], |(_, x)| x), rhs.map_or(operands[1], |(_, x)| x)];
+    Some(c.add(Op::Contract(new), &operands))
+}
