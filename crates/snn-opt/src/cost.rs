@@ -54,6 +54,8 @@ pub fn cost(op: &Op, operands: &[&Type], results: &[Type]) -> f64 {
         Op::Loop(l) => rough(&l.steps) * totals(&l.body).cost,
         Op::Window { .. } => 0.05 * size,
         Op::Reduce { .. } | Op::ArgMax { .. } => elements(operands[0]),
+        // Zeros, and a few ones.
+        Op::RedundantOneHot { .. } => 0.1 * size,
         Op::Delay { .. } => 2.0 * size,
         // Copies that are not fused.
         _ => 4.0 * size,

@@ -14,6 +14,9 @@ pub type Terms = EGraph<Term, Derive>;
 /// The most elements of a constant that folding makes.
 const LARGEST_CONSTANT: usize = 256;
 
+/// How often the delay of some class may grow.
+const MOST_LONGER: usize = 100_000;
+
 /// What is known about a class.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
@@ -65,6 +68,8 @@ pub struct Derive {
     pub problems: Vec<String>,
     /// How many constants were folded.
     pub folded: usize,
+    /// How often a longer delay was found for a class. A wrong rule can make a value its own delay, which has no longest.
+    pub longer: usize,
 }
 
 impl Facts {
@@ -168,7 +173,10 @@ impl Analysis<Term> for Derive {
             (x, y) => x.or_else(|| y.clone()),
         };
         a.delayed = match (a.delayed, b.delayed) {
-            (Some(x), Some(y)) => Some(if y.0 > x.0 { y } else { x }),
+            (Some(x), Some(y)) if y.0 > x.0 && self.longer < MOST_LONGER => {
+                self.longer += 1;
+                Some(y)
+            }
             (x, y) => x.or(y),
         };
         a.run = a.run.or(b.run);
@@ -237,7 +245,8 @@ fn derive(terms: &mut Terms, op: &Op, operands: &[Id], types: Vec<Type>) -> Fact
         _ => None,
     };
     match op {
-        Op::Delay { steps } => {
+        // Zeros are zeros delayed by anything.
+        Op::Delay { steps } if facts.fill.is_none() => {
             let (before, source) = of(&operands[0]).delayed.unwrap_or((0, operands[0]));
             facts.delayed = steps.checked_add(before).map(|s| (s, source));
         }

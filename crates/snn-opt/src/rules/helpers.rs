@@ -1,17 +1,17 @@
-//! The five helpers: what they are written as by hand becomes the operation.
+//! The five helpers: what they are written as by hand becomes the operation. A threshold margin in evaluation has no operands
+//! and folds to its constant like everything else; initial values of parameters are no part of the graph and stay.
 
 use egg::Id;
-use snn_ir::{Op, Tensor};
+use snn_ir::Op;
 
 use super::{built, exact};
 use crate::rule::{Context, Rule};
 
-pub(super) const RULES: [Rule; 5] = [
+pub(super) const RULES: [Rule; 4] = [
     built("first-spike", "(eq (cumsum ?a (cumsum ?a ?x)) ?one)", first_spike, "this is its definition"),
     exact("first-spike-turned", "(eq ?one (cumsum ?a (cumsum ?a ?x)))", "(eq (cumsum ?a (cumsum ?a ?x)) ?one)", "equality is symmetric"),
     built("shifted-one-hots", "(add ?a ?b)", shifted_one_hots, "one_hot(n l) + ... + one_hot(n l + n - 1) has ones at n l ... n l + n - 1; the columns are disjoint, so the sum is exact"),
     built("repeated-one-hot", "(reshape ?r (broadcast ?b (redundant_one_hot ?h ?l)))", repeated_one_hot, "each column n times, side by side"),
-    built("margin-in-evaluation", "(threshold_margin ?m)", margin, "in evaluation the threshold is the constant eval_threshold"),
 ];
 
 fn first_spike(c: &mut Context<'_>) -> Option<Id> {
@@ -46,11 +46,4 @@ fn repeated_one_hot(c: &mut Context<'_>) -> Option<Id> {
     }
     let label = c.id("?l");
     Some(c.add(Op::RedundantOneHot { classes, repeat: repeat.checked_mul(times)? }, &[label]))
-}
-
-fn margin(c: &mut Context<'_>) -> Option<Id> {
-    match c.op("?m") {
-        Some(Op::ThresholdMargin { training: false, evaluation, .. }) => Some(c.add(Op::Constant(Tensor::scalar(evaluation)), &[])),
-        _ => None,
-    }
 }

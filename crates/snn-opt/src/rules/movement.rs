@@ -7,13 +7,14 @@ use super::{built, each};
 use crate::facts::operation;
 use crate::rule::{Context, Rule};
 
-pub(super) const RULES: [Rule; 12] = [
+pub(super) const RULES: [Rule; 13] = [
     built("reshape-same", "(reshape ?s ?x)", same, "the shape is that of the operand"),
     built("reshape-reshape", "(reshape ?s (reshape ?r ?x))", reshape_reshape, "the order of the elements never changes"),
     built("transpose-same", "(transpose ?p ?x)", transpose_same, "no axis moves"),
     built("transpose-transpose", "(transpose ?p (transpose ?q ?x))", transpose_transpose, "permutations compose"),
     built("broadcast-same", "(broadcast ?s ?x)", same, "the shape is that of the operand"),
     built("broadcast-broadcast", "(broadcast ?s (broadcast ?r ?x))", broadcast_broadcast, "axes are mapped twice"),
+    built("broadcast-inserted", "(broadcast ?s (reshape ?r ?x))", broadcast_inserted, "axes of size 1 that a reshape inserts are grown or kept by the broadcast itself"),
     built("slice-whole", "(slice ?s ?x)", slice_whole, "every element is taken"),
     built("slice-slice", "(slice ?s (slice ?r ?x))", slice_slice, "(r + q (s + p i)) = (r + q s) + (q p) i"),
     each("slice-concat", &["slice"], slice_concat, "the slice lies inside one part"),
@@ -53,6 +54,23 @@ fn broadcast_broadcast(c: &mut Context<'_>) -> Option<Id> {
     let (Some(Op::Broadcast { axes: outer }), Some(Op::Broadcast { axes: inner })) = (c.op("?s"), c.op("?r")) else { return None };
     let (x, ty) = (c.id("?x"), c.own_type());
     Some(c.add_typed(Op::Broadcast { axes: inner.iter().map(|a| outer[*a]).collect() }, &[x], ty))
+}
+
+fn broadcast_inserted(c: &mut Context<'_>) -> Option<Id> {
+    let Some(Op::Broadcast { axes }) = c.op("?s") else { return None };
+    let (x, ty, source) = (c.id("?x"), c.own_type(), c.ty("?x"));
+    let wide = c.facts("?r").settings.as_ref()?.ty()?.shape.clone();
+    let mut left = source.shape.iter().peekable();
+    let mut kept = Vec::new();
+    for (axis, size) in axes.iter().zip(&wide) {
+        if left.peek() == Some(&size) {
+            left.next();
+            kept.push(*axis);
+        } else if !size.is_one() {
+            return None;
+        }
+    }
+    (left.peek().is_none() && kept.len() < axes.len()).then(|| c.add_typed(Op::Broadcast { axes: kept }, &[x], ty))
 }
 
 fn slice(c: &Context<'_>, var: &str) -> Option<(usize, Dim, i64)> {

@@ -1,0 +1,361 @@
+//! Every rule of the optimiser: both sides on random numbers, a program where it must not fire, and what it makes.
+
+use std::collections::HashMap;
+
+use snn_ir::interpret::Randomness;
+use snn_ir::{Data, Dims, Graph, Tensor, interpret};
+use snn_opt::{Find, Options, Replace, Rule, Set, optimise_with, rules};
+use snnc::{Mode, Program};
+
+/// A rule, the body of a net in which it fires, and bodies in which it must not.
+///
+/// The net has the inputs `x[T, B, 6]`, `y[T, B, 6]` (any numbers), `s[T, B, 6]` (spikes), `b[T, B, 6]` (truth values), `k[6]`,
+/// and `label[B]`. A body of lines of the IR, for what the language does not write, starts from `%0`, the labels.
+const CASES: &[(&str, &str, &[&str])] = &[
+    ("delay-chain", "x |> delay(1) |> delay(2) |> delay(1)", &["delay(relu(delay(x, 1)), 2)"]),
+    ("delay-zero", "delay(x, 0)", &["delay(x, 1)"]),
+    ("delay-past-end", "delay(x, 9)", &["delay(x, 1)"]),
+    ("delay-through-elementwise", "tanh(delay(x, 1)) + delay(y, 2) * 3.0", &["cos(delay(x, 1))", "-delay(x, 1)", "delay(x, 1) * -3.0", "delay(x, 1) + y", "delay(x, 1) * k"]),
+    ("delay-through-movement", "sum(concat([permute(delay(x, 1), [0, 2, 1]), permute(delay(y, 2), [0, 2, 1])], axis = 1), axis = 2)", &["sum(delay(x, 1), axis = 0)", "delay(x, 1)[0:1]", "pad(delay(x, 1), [1, 1], value = 2.0)", "permute(delay(x, 1), [1, 0, 2])", "concat([delay(x, 1), y], axis = 2)"]),
+    ("delay-through-product", "linear_of(delay(s, 1))", &["linear_of(y)", "delay(x, 1) @ permute(y, [0, 2, 1])", "delay(x, 1) @ reshape(k, [6, 1])"]),
+    ("delay-into-product", "delay(linear_of(s), 1)", &["delay(x @ reshape(k, [6, 1]), 1)"]),
+    ("delay-through-neuron", "lif(delay(x, 2))", &["eif(delay(x, 2))", "qif(delay(x, 2))", "if_node(delay(x, 2), v_threshold = 0.0)", "if_node(delay(x, 2), v_threshold = k)", "non_spiking_lif(x)"]),
+    ("first-spike", "cumsum(cumsum(s, axis = 0), axis = 0) == 1.0", &["cumsum(cumsum(s, axis = 0), axis = 0) == 2.0", "cumsum(cumsum(s, axis = 0), axis = 1) == 1.0"]),
+    ("first-spike-turned", "1.0 == cumsum(cumsum(s, axis = 0), axis = 0)", &["1.0 == cumsum(s, axis = 0)"]),
+    ("shifted-one-hots", "one_hot(label * 3, 12) + one_hot(label * 3 + 1, 12) + one_hot(label * 3 + 2, 12)", &["one_hot(label * 3, 12) + one_hot(label * 3 + 2, 12)", "one_hot(label * 3, 12) + one_hot(label * 3 + 1, 12)"]),
+    (
+        "repeated-one-hot",
+        "%1: f32[B, 4] = redundant_one_hot(classes: 4, repeat: 1) %0\n%2: f32[B, 4, 3] = broadcast(axes: [0, 1]) %1\n%3: f32[B, 12] = reshape %2",
+        &["%1: f32[B, 4] = redundant_one_hot(classes: 4, repeat: 1) %0\n%2: f32[B, 3, 4] = broadcast(axes: [0, 2]) %1\n%3: f32[B, 12] = reshape %2"],
+    ),
+    ("settings-into-step", "lif(x, v_threshold = sum(ones([3])) - 2.25)", &["lif(x, v_threshold = abs(k))"]),
+    ("sub-zero", "x - 0.0", &["x - -0.0", "x - k", "0.0 - x"]),
+    ("add-negative-zero", "x + -0.0", &["x + 0.0"]),
+    ("mul-one", "x * 1.0", &["x * 2.0"]),
+    ("one-mul", "1.0 * x", &["-1.0 * x"]),
+    ("div-one", "x / 1.0", &["x / k", "1.0 / x"]),
+    ("div-by-power-of-two", "x / 0.25", &["x / 3.0", "x / 0.0", "x / 1e-40", "x / 1.7014118e38"]),
+    ("neg-neg", "-(-x)", &["-x"]),
+    ("abs-neg", "abs(-x)", &["-abs(x)"]),
+    ("abs-abs", "abs(abs(x))", &["abs(x)"]),
+    ("add-neg", "x + -y", &["-x + y"]),
+    ("sub-neg", "x - -y", &["-x - y"]),
+    ("max-same", "maximum(x, x)", &["maximum(x, y)"]),
+    ("min-same", "minimum(x, x)", &["minimum(x, y)"]),
+    ("and-same", "(x < y) && (x < y)", &["(x < y) && (y < x)"]),
+    ("or-same", "(x < y) || (x < y)", &["(x < y) || (y < x)"]),
+    ("not-not", "!(!b)", &["!b"]),
+    ("select-same", "where(b, x, x)", &["where(b, x, y)"]),
+    ("select-not", "where(!b, x, y)", &["where(b, x, y)"]),
+    ("select-true", "where(ones([T, B, 6]) > 0.5, x, y)", &["where(b, x, y)", "where(ones([T, B, 6]) > 1.5, x, y)"]),
+    ("select-false", "where(ones([T, B, 6]) > 1.5, x, y)", &["where(b, x, y)", "where(ones([T, B, 6]) > 0.5, x, y)"]),
+    ("and-true", "b && (ones([T, B, 6]) > 0.5)", &["b && (ones([T, B, 6]) > 1.5)"]),
+    ("or-false", "b || (ones([T, B, 6]) > 1.5)", &["b || (ones([T, B, 6]) > 0.5)"]),
+    ("floor-floor", "floor(floor(x))", &["floor(round(x))"]),
+    ("round-round", "round(round(x))", &["round(floor(x))"]),
+    ("detach", "detach(x) * y", &["x * y"]),
+    ("cast-same", "%1: i64[B] = cast %0", &["%1: f32[B] = cast %0"]),
+    ("cast-back", "f32(bool(heaviside(x))) + f32(i64(heaviside(y)))", &["f32(i64(x))", "f32(bool(x))"]),
+    ("binary-square", "heaviside(x) * heaviside(x)", &["x * x", "-heaviside(x) * -heaviside(x)"]),
+    ("binary-abs", "abs(heaviside(x))", &["abs(x)", "abs(heaviside(x) - 1.0)"]),
+    ("binary-relu", "maximum(heaviside(x), 0.0)", &["maximum(x, 0.0)", "maximum(heaviside(x), -0.0)"]),
+    ("relu-binary", "maximum(0.0, heaviside(x))", &["maximum(0.0, x)"]),
+    ("binary-times-zero", "heaviside(x) * 0.0", &["x * 0.0", "heaviside(x) * -0.0"]),
+    ("zero-times-binary", "0.0 * heaviside(x)", &["0.0 * x"]),
+    ("repeat-after", "x + broadcast_to(unsqueeze(k, 0), [B, 6]) * broadcast_to(unsqueeze(abs(k), 0), [B, 6])", &["x + k"]),
+    ("reshape-same", "reshape(x, [T, B, 6])", &["reshape(x, [T, 6, B])"]),
+    ("reshape-reshape", "reshape(reshape(x, [6, T * B]), [T, 3, 2 * B])", &["reshape(x, [6, T * B])"]),
+    ("transpose-same", "permute(x, [0, 1, 2])", &["permute(x, [1, 0, 2])"]),
+    ("transpose-transpose", "permute(permute(x, [1, 2, 0]), [0, 2, 1])", &["permute(x, [1, 2, 0])"]),
+    ("broadcast-same", "%1: i64[B] = broadcast(axes: [0]) %0", &["%1: i64[T, B] = broadcast(axes: [1]) %0"]),
+    ("broadcast-broadcast", "broadcast_to(broadcast_to(k, [B, 6]), [T, B, 6])", &["broadcast_to(k, [B, 6])"]),
+    ("broadcast-inserted", "broadcast_to(unsqueeze(k, 1), [6, 3])", &["broadcast_to(k, [3, 6])"]),
+    ("slice-whole", "%1: i64[B] = slice(axis: 0, start: \"0\", step: 1) %0", &["x[:, :, 0:5]"]),
+    ("slice-slice", "x[:, :, 1:6][:, :, 1:3]", &["x[:, :, 1:6][:, 0:1, :]"]),
+    ("slice-concat", "concat([x, y], axis = 2)[:, :, 7:11]", &["concat([x, y], axis = 2)[:, :, 4:8]", "concat([x, y], axis = 2)[:, 0:1, :]"]),
+    ("concat-one", "concat([x], axis = 2)", &["concat([x, y], axis = 2)"]),
+    ("concat-slices", "concat([x[:, :, 1:3], x[:, :, 3:6]], axis = 2)", &["concat([x[:, :, 1:3], x[:, :, 4:6]], axis = 2)", "concat([x[:, :, 1:3], y[:, :, 3:6]], axis = 2)"]),
+    ("transpose-into-product", "linear_of(s)", &["x @ permute(y, [0, 2, 1])[:, :, 0:1]"]),
+    ("scale-into-weights", "linear_of(x) * 0.5", &["x * 0.5", "linear_of(x) * y[:, :, 0:4]"]),
+    ("weights-take-scale", "k[0:4] * linear_of(x)", &["k * x"]),
+    ("norm-scale", "(linear_of(x) - k[0:4]) * abs(k[1:5])", &["(x - k) * abs(k)"]),
+    ("linear-linear", "second_of(linear_of(x))", &["second_of(relu(linear_of(x)))"]),
+    ("mean-through-linear", "mean(linear_of(x), axis = 0)", &["mean(linear_of(x), axis = 2)"]),
+    ("mul-mul", "x * 3.0 * 0.7", &["x * 3.0 * y"]),
+    ("mul-div", "x * 3.0 / 0.7", &["x * 3.0 / y"]),
+    ("div-mul", "x / 3.0 * 0.7", &["x / 3.0 * y"]),
+    ("add-add", "x + 3.0 + 0.7", &["x + 3.0 + y"]),
+    ("div-by-number", "x / 3.0", &["x / y", "x / 0.0"]),
+    ("add-zero", "x + 0.0", &["x + 0.5"]),
+    ("zero-add", "0.0 + x", &["0.5 + x"]),
+];
+
+fn program(body: &str) -> Program {
+    let text = format!(
+        "fn heaviside(x) = spike(x, sigmoid())\n\
+         net linear_of(x: f32[..., 6]) -> f32[..., 4] {{\n    layer fc = linear(6, 4, bias = false)\n    fc(x)\n}}\n\
+         net second_of(x: f32[..., 4]) -> f32[..., 3] {{\n    layer two = linear(4, 3, bias = false)\n    two(x)\n}}\n\
+         net main(x: f32[T, B, 6], y: f32[T, B, 6], s: f32[T, B, 6], b: bool[T, B, 6], k: f32[6], label: i64[B]) {{\n    {body}\n}}\n"
+    );
+    Program::parse("rule.snn", &text).unwrap_or_else(|e| panic!("{body}\n{e}"))
+}
+
+fn graph(body: &str, steps: i64, batch: i64) -> Graph {
+    let dims = Dims::from([("T".to_string(), steps), ("B".to_string(), batch)]);
+    let options = snnc::Options { mode: Mode::Eval, dims: dims.clone(), rest: None };
+    if body.starts_with('%') {
+        let last = body.lines().count();
+        let text = format!("graph main {{\n%0: i64[B] = input(\"label\")\n{body}\ninputs %0\nreturn out = %{last}\n}}\n");
+        return snn_ir::text::parse(&text).unwrap_or_else(|e| panic!("{text}\n{e}")).bind(&dims);
+    }
+    program(body).lower(Some("main"), &options).unwrap_or_else(|e| panic!("{body}\n{e}")).bind(&dims)
+}
+
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+
+    /// Any number in exact rules, tame ones in fast rules.
+    fn float(&mut self, set: Set) -> f32 {
+        let special = [0.0, -0.0, 1.0, -1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, -1e-45, f32::MIN_POSITIVE, 3e38];
+        if set == Set::Exact && self.next().is_multiple_of(4) {
+            return special[self.next() as usize % special.len()];
+        }
+        (self.next() % 4001) as f32 / 500.0 - 4.0
+    }
+}
+
+fn inputs(graph: &Graph, set: Set, seed: u64) -> HashMap<String, Tensor> {
+    let mut n = Numbers(seed);
+    let given = graph.inputs.iter().map(|v| (graph.input_name(*v).to_string(), graph.ty(*v)));
+    let all: Vec<(String, snn_ir::Type)> =
+        given.map(|(n, t)| (n, t.clone())).chain(graph.parameters.iter().map(|p| (p.name.clone(), p.ty.clone()))).collect();
+    let mut tensors = HashMap::new();
+    for (name, ty) in all {
+        let shape = ty.sizes().expect("all sizes are bound");
+        let len = shape.iter().product();
+        let data = match (name.as_str(), ty.dtype) {
+            ("s", _) => Data::F32((0..len).map(|_| (n.next() % 2) as f32).collect::<Vec<_>>().into()),
+            ("label", _) => Data::I64((0..len).map(|_| (n.next() % 4) as i64).collect::<Vec<_>>().into()),
+            (_, snn_ir::DType::Bool) => Data::Bool((0..len).map(|_| (n.next() % 2) as u8).collect::<Vec<_>>().into()),
+            // Parameters are finite: that is what rules may take them to be.
+            (name, _) if name.contains('.') => Data::F32((0..len).map(|_| n.float(Set::Fast)).collect::<Vec<_>>().into()),
+            _ => Data::F32((0..len).map(|_| n.float(set)).collect::<Vec<_>>().into()),
+        };
+        tensors.insert(name, Tensor::new(shape, data));
+    }
+    tensors
+}
+
+fn same(set: Set, a: &Tensor, b: &Tensor) -> bool {
+    if a.dtype() != snn_ir::DType::F32 || a.shape() != b.shape() {
+        return a.same_bits(b);
+    }
+    // Sums cancel: the error is one of the largest number.
+    let largest = a.as_f32().iter().fold(1.0f32, |m, x| m.max(x.abs()));
+    let near = |x: f32, y: f32| (x - y).abs() <= 1e-6 * largest;
+    let equal = |(x, y): (&f32, &f32)| x.to_bits() == y.to_bits() || (x.is_nan() && y.is_nan()) || (set == Set::Fast && near(*x, *y));
+    a.as_f32().iter().zip(b.as_f32()).all(equal)
+}
+
+/// Holds a rule to what it promises, on one program: how often it fired, or how the results differ.
+fn hold(rule: &Rule, body: &str) -> Result<usize, String> {
+    let options = Options { fast_math: true, prefer_new: true, ..Options::default() };
+    let mut fired = 0;
+    for (steps, batch) in [(1, 1), (2, 3), (5, 2), (9, 1), (0, 2)] {
+        let before = graph(body, steps, batch);
+        let after = optimise_with(&before, &options, &[*rule]).map_err(|e| e.to_string())?;
+        snn_ir::verify(&after.graph).map_err(|e| e.to_string())?;
+        fired += after.report.fired.iter().map(|f| f.count).sum::<usize>();
+        for seed in 0..8 {
+            let tensors = inputs(&before, rule.set, seed);
+            let run = |g: &Graph| interpret(g, &tensors, &mut Randomness::Counter { seed: 0 });
+            match (run(&before), run(&after.graph)) {
+                (Ok(a), Ok(b)) => {
+                    for ((name, x), (_, y)) in a.outputs.iter().zip(&b.outputs) {
+                        if !same(rule.set, x, y) {
+                            return Err(format!("`{}` changes `{name}` of `{body}`, T = {steps}:\n{x:?}\n{y:?}", rule.name));
+                        }
+                    }
+                }
+                (Err(_), Err(_)) => {}
+                (a, b) => return Err(format!("`{}` changes whether `{body}` fails: {a:?}, {b:?}", rule.name)),
+            }
+        }
+    }
+    Ok(fired)
+}
+
+#[test]
+fn every_rule_keeps_its_promise() {
+    let mut broken = Vec::new();
+    for rule in rules::all() {
+        let Some((_, body, _)) = CASES.iter().find(|(name, _, _)| *name == rule.name) else {
+            panic!("the rule `{}` has no case", rule.name);
+        };
+        match hold(rule, body) {
+            Ok(0) => broken.push(format!("`{}` does not fire in `{body}`", rule.name)),
+            Ok(_) => {}
+            Err(e) => broken.push(e),
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+    for (name, _, _) in CASES {
+        assert!(rules::all().any(|r| r.name == *name), "`{name}` is not a rule");
+    }
+}
+
+#[test]
+fn rules_do_not_fire_where_they_are_wrong() {
+    let mut wrong = Vec::new();
+    for (name, _, never) in CASES {
+        let rule = rules::all().find(|r| r.name == *name).expect("checked above");
+        for body in *never {
+            // Sizes at which nothing is past the end or empty.
+            let options = Options { fast_math: true, prefer_new: true, ..Options::default() };
+            let after = optimise_with(&graph(body, 5, 2), &options, &[*rule]).expect("rules are right");
+            if !after.report.fired.is_empty() {
+                wrong.push(format!("`{name}` fires in `{body}`"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_each_rule_makes() {
+    let mut text = String::new();
+    for rule in rules::all() {
+        let (_, body, _) = CASES.iter().find(|(name, _, _)| *name == rule.name).expect("checked above");
+        let options = Options { fast_math: true, prefer_new: true, ..Options::default() };
+        let after = optimise_with(&graph(body, 5, 2), &options, &[*rule]).expect("rules are right");
+        let nodes: Vec<String> = after
+            .graph
+            .to_string()
+            .lines()
+            .filter(|l| (l.starts_with("  %") || l.starts_with("  return")) && !l.contains("= input("))
+            .map(str::to_string)
+            .collect();
+        text.push_str(&format!("{} ({:?}): {}\n{body}\n{}\n\n", rule.name, rule.set, rule.why, nodes.join("\n")));
+    }
+    insta::assert_snapshot!("rules", text);
+}
+
+#[test]
+fn wrong_rules_are_caught() {
+    let wrong = |name, find, replace| Rule { name, set: Set::Exact, why: "it is not", find: Find::Pattern(find), replace: Replace::Pattern(replace) };
+    for (rule, body) in [
+        (wrong("sub-turned", "(sub ?a ?b)", "(sub ?b ?a)"), "x - y"),
+        (wrong("sub-self", "(sub ?a ?a)", "(sub ?a (abs ?a))"), "x - x"),
+        (wrong("sum-turned", "(add (add ?a ?b) ?c)", "(add ?a (add ?b ?c))"), "x + y + k"),
+        (wrong("not-less", "(not (lt ?a ?b))", "(ge ?a ?b)"), "!(x < y)"),
+        (wrong("neg-sub", "(neg (sub ?a ?b))", "(sub ?b ?a)"), "-(x - x)"),
+        (wrong("delay-lost", "(delay ?d ?x)", "?x"), "delay(x, 1)"),
+        (wrong("fast-as-exact", "(mul (div ?x ?a) ?b)", "(mul ?x (div ?b ?a))"), "x / 3.0 * 0.7"),
+    ] {
+        assert!(hold(&rule, body).is_err(), "`{}` was not caught", rule.name);
+    }
+    // Ill-typed ones are named before anything runs.
+    for (rule, body) in [
+        (wrong("less-is-max", "(lt ?a ?b)", "(max ?a ?b)"), "x < y"),
+        (wrong("sum-of-nothing", "(sum ?a)", "?a"), "x"),
+        (wrong("and-of-numbers", "(max ?a ?b)", "(and ?a ?b)"), "maximum(x, y)"),
+    ] {
+        let result = optimise_with(&graph(body, 2, 2), &Options::default(), &[rule]);
+        if rule.name == "sum-of-nothing" {
+            assert!(result.is_ok());
+        } else {
+            insta::assert_snapshot!(rule.name, result.expect_err("it is ill-typed").to_string());
+        }
+    }
+}
+
+#[test]
+fn helpers_written_by_hand_are_recognised() {
+    for (body, op) in [
+        ("cumsum(cumsum(s, axis = 0), axis = 0) == 1.0", "first_spike("),
+        ("reshape(broadcast_to(unsqueeze(one_hot(label, 4), 2), [B, 4, 3]), [B, 12])", "redundant_one_hot(classes: 4, repeat: 3)"),
+        ("one_hot(label * 2, 8) + one_hot(label * 2 + 1, 8)", "redundant_one_hot(classes: 4, repeat: 2)"),
+        ("first_spike_index(delay(s, 1), axis = 0)", "delay(steps: 1)"),
+    ] {
+        let after = snn_opt::optimise(&graph(body, 5, 2), &Options::default()).expect("rules are right");
+        let text = after.graph.to_string();
+        assert!(text.contains(op) && !text.contains("cumsum"), "{text}");
+    }
+}
+
+#[test]
+fn an_infinite_weight_keeps_its_delay() {
+    let text = "net main(x: f32[T, 2]) -> f32[T, 1] {\n    param w: f32[2, 1] = ones([2, 1])\n    delay(x, 1) @ w\n}\n";
+    let program = Program::parse("w.snn", text).expect("it is right");
+    let run = |w: f32, optimise| {
+        let options = snnc::CompileOptions { optimise, ..Default::default() };
+        let x = ("x".to_string(), Tensor::f32([3, 2], vec![1.0; 6]));
+        let w = ("w".to_string(), Tensor::f32([2, 1], vec![w, 1.0]));
+        let run = program.compile(None, &options).and_then(|c| c.run(&[x], &[w])).expect("it runs");
+        run.outputs[0].1.as_f32().to_vec()
+    };
+    assert_eq!(run(2.0, snnc::Optimise::Exact), vec![0.0, 3.0, 3.0]);
+    let infinite = run(f32::INFINITY, snnc::Optimise::Exact);
+    assert!(infinite[0].is_nan() && infinite[1] == f32::INFINITY);
+}
+
+#[test]
+fn large_graphs_are_fast() {
+    use snn_ir::{BinaryOp, DType, Dim, Op, Type, UnaryOp};
+    let ty = Type::new(DType::F32, [Dim::name("T"), 8.into()]);
+    // Time limits are for a release build; a build for tests gets more.
+    let slack = if cfg!(debug_assertions) { 40 } else { 1 };
+    let timed = |graph: &Graph, limit: u64| {
+        snn_opt::optimise(&Graph::new("warm"), &Options::default()).expect("rules are right");
+        let started = std::time::Instant::now();
+        let after = snn_opt::optimise(graph, &Options::default()).expect("rules are right");
+        let took = started.elapsed();
+        assert!(took.as_millis() < u128::from(limit * slack), "{took:?} for {} nodes", graph.len());
+        after
+    };
+    let mut chain = Graph::new("chain");
+    let mut v = chain.add_input("x", ty.clone());
+    for _ in 0..1000 {
+        v = chain.add(Op::Delay { steps: 1 }, &[v], None);
+    }
+    chain.outputs.push(("out".into(), v));
+    let after = timed(&chain, 50);
+    assert_eq!(after.graph.len(), 2);
+    assert_eq!(after.graph.op(after.graph.outputs[0].1), &Op::Delay { steps: 1000 });
+
+    let mut long = Graph::new("long");
+    let mut v = long.add_input("x", ty.clone());
+    let y = long.add_input("y", ty.clone());
+    for i in 0..10_000 {
+        v = match i % 4 {
+            0 => long.add(Op::Unary(UnaryOp::Tanh), &[v], None),
+            1 => long.add(Op::Binary(BinaryOp::Add), &[v, y], None),
+            2 => long.add(Op::Unary(UnaryOp::Abs), &[v], None),
+            _ => long.add(Op::Binary(BinaryOp::Mul), &[v, v], None),
+        };
+    }
+    long.outputs.push(("out".into(), v));
+    let after = timed(&long, 1000);
+    assert_eq!(after.graph.len(), 10_002);
+
+    let mut wide = Graph::new("wide");
+    let terms: Vec<_> = (0..500).map(|i| wide.add_input(format!("x{i}"), ty.clone())).collect();
+    let sum = terms[1..].iter().fold(terms[0], |sum, t| wide.add(Op::Binary(BinaryOp::Add), &[sum, *t], None));
+    wide.outputs.push(("out".into(), sum));
+    let after = timed(&wide, 100);
+    assert!(after.report.terms < 4000 && after.report.limits.is_empty());
+}
+
+#[test]
+fn limits_end_what_would_go_on_for_ever() {
+    let grows = Rule { name: "grows", set: Set::Exact, why: "x is -(-x)", find: Find::Pattern("(abs ?x)"), replace: Replace::Pattern("(abs (abs (neg ?x)))") };
+    let options = Options { terms: 200, iterations: 500, ..Options::default() };
+    let after = optimise_with(&graph("abs(x)", 2, 2), &options, &[grows]).expect("the rule is right");
+    assert_eq!(after.report.limits.len(), 1, "{}", after.report);
+    assert!(after.report.to_string().contains("the result is the best until then"));
+}
