@@ -1,7 +1,7 @@
 //! Machine code against the interpreter on generated programs: to the bit, whatever the number of threads. Inputs of
 //! products are small whole numbers and spikes, so that their sums are exact in every order.
 
-use snnc::{Backends, CompileOptions, DType, Mode, Program, Tensor};
+use snnc::{Backends, CompileOptions, DType, Mode, Optimise, Program, Tensor};
 
 /// A small generator of numbers, so that failures can be repeated from their seed.
 struct Dice(u64);
@@ -103,15 +103,23 @@ fn check(seed: u64) {
         ("k".to_string(), Tensor::f32([6], (0..6).map(|i| i as f32 * 0.4 - 1.0).collect())),
     ];
     let weights = vec![("fc.weight".to_string(), Tensor::f32([6, 6], (0..36).map(|_| d.roll(7) as f32 - 3.0).collect()))];
-    let run = |backend, threads| {
-        let options = CompileOptions { backend, threads, mode: Mode::Eval, ..CompileOptions::default() };
+    let run = |backend, threads, optimise| {
+        let options = CompileOptions { backend, threads, optimise, mode: Mode::Eval, ..CompileOptions::default() };
         let result = parsed.compile(None, &options).and_then(|net| net.run(&data, &weights));
         result.unwrap_or_else(|e| panic!("seed {seed}: {e}\n{text}")).outputs
     };
-    let expected = run(Backends::Interpreter, 1);
-    for threads in [1, 3] {
-        for ((name, got), (_, want)) in run(Backends::Cranelift, threads).iter().zip(&expected) {
-            assert!(got.same_bits(want), "seed {seed}, output {name}, {threads} threads:\n{text}\n{got}\n{want}");
+    let expected = run(Backends::Interpreter, 1, Optimise::Off);
+    for (backend, threads, optimise) in [
+        (Backends::Interpreter, 1, Optimise::Exact),
+        (Backends::Cranelift, 1, Optimise::Off),
+        (Backends::Cranelift, 1, Optimise::Exact),
+        (Backends::Cranelift, 3, Optimise::Exact),
+    ] {
+        for ((name, got), (_, want)) in run(backend, threads, optimise).iter().zip(&expected) {
+            assert!(
+                got.same_bits(want),
+                "seed {seed}, output {name}, {backend:?}, {threads} threads, {optimise:?}:\n{text}\n{got}\n{want}"
+            );
         }
     }
 }

@@ -15,18 +15,56 @@ const CASES: &[(&str, &str, &[&str])] = &[
     ("delay-chain", "x |> delay(1) |> delay(2) |> delay(1)", &["delay(relu(delay(x, 1)), 2)"]),
     ("delay-zero", "delay(x, 0)", &["delay(x, 1)"]),
     ("delay-past-end", "delay(x, 9)", &["delay(x, 1)"]),
-    ("delay-through-elementwise", "tanh(delay(x, 1)) + delay(y, 2) * 3.0", &["cos(delay(x, 1))", "-delay(x, 1)", "delay(x, 1) * -3.0", "delay(x, 1) + y", "delay(x, 1) * k"]),
-    ("delay-through-movement", "sum(concat([permute(delay(x, 1), [0, 2, 1]), permute(delay(y, 2), [0, 2, 1])], axis = 1), axis = 2)", &["sum(delay(x, 1), axis = 0)", "delay(x, 1)[0:1]", "pad(delay(x, 1), [1, 1], value = 2.0)", "permute(delay(x, 1), [1, 0, 2])", "concat([delay(x, 1), y], axis = 2)"]),
-    ("delay-through-product", "linear_of(delay(s, 1))", &["linear_of(y)", "delay(x, 1) @ permute(y, [0, 2, 1])", "delay(x, 1) @ reshape(k, [6, 1])"]),
+    (
+        "delay-through-elementwise",
+        "tanh(delay(x, 1)) + delay(y, 2) * 3.0",
+        &["cos(delay(x, 1))", "-delay(x, 1)", "delay(x, 1) * -3.0", "delay(x, 1) + y", "delay(x, 1) * k"],
+    ),
+    (
+        "delay-through-movement",
+        "sum(concat([permute(delay(x, 1), [0, 2, 1]), permute(delay(y, 2), [0, 2, 1])], axis = 1), axis = 2)",
+        &[
+            "sum(delay(x, 1), axis = 0)",
+            "delay(x, 1)[0:1]",
+            "pad(delay(x, 1), [1, 1], value = 2.0)",
+            "permute(delay(x, 1), [1, 0, 2])",
+            "concat([delay(x, 1), y], axis = 2)",
+        ],
+    ),
+    (
+        "delay-through-product",
+        "linear_of(delay(s, 1))",
+        &["linear_of(y)", "delay(x, 1) @ permute(y, [0, 2, 1])", "delay(x, 1) @ reshape(k, [6, 1])"],
+    ),
     ("delay-into-product", "delay(linear_of(s), 1)", &["delay(x @ reshape(k, [6, 1]), 1)"]),
-    ("delay-through-neuron", "lif(delay(x, 2))", &["eif(delay(x, 2))", "qif(delay(x, 2))", "if_node(delay(x, 2), v_threshold = 0.0)", "if_node(delay(x, 2), v_threshold = k)", "non_spiking_lif(x)"]),
-    ("first-spike", "cumsum(cumsum(s, axis = 0), axis = 0) == 1.0", &["cumsum(cumsum(s, axis = 0), axis = 0) == 2.0", "cumsum(cumsum(s, axis = 0), axis = 1) == 1.0"]),
+    (
+        "delay-through-neuron",
+        "lif(delay(x, 2))",
+        &[
+            "eif(delay(x, 2))",
+            "qif(delay(x, 2))",
+            "if_node(delay(x, 2), v_threshold = 0.0)",
+            "if_node(delay(x, 2), v_threshold = k)",
+            "non_spiking_lif(x)",
+        ],
+    ),
+    (
+        "first-spike",
+        "cumsum(cumsum(s, axis = 0), axis = 0) == 1.0",
+        &["cumsum(cumsum(s, axis = 0), axis = 0) == 2.0", "cumsum(cumsum(s, axis = 0), axis = 1) == 1.0"],
+    ),
     ("first-spike-turned", "1.0 == cumsum(cumsum(s, axis = 0), axis = 0)", &["1.0 == cumsum(s, axis = 0)"]),
-    ("shifted-one-hots", "one_hot(label * 3, 12) + one_hot(label * 3 + 1, 12) + one_hot(label * 3 + 2, 12)", &["one_hot(label * 3, 12) + one_hot(label * 3 + 2, 12)", "one_hot(label * 3, 12) + one_hot(label * 3 + 1, 12)"]),
+    (
+        "shifted-one-hots",
+        "one_hot(label * 3, 12) + one_hot(label * 3 + 1, 12) + one_hot(label * 3 + 2, 12)",
+        &["one_hot(label * 3, 12) + one_hot(label * 3 + 2, 12)", "one_hot(label * 3, 12) + one_hot(label * 3 + 1, 12)"],
+    ),
     (
         "repeated-one-hot",
         "%1: f32[B, 4] = redundant_one_hot(classes: 4, repeat: 1) %0\n%2: f32[B, 4, 3] = broadcast(axes: [0, 1]) %1\n%3: f32[B, 12] = reshape %2",
-        &["%1: f32[B, 4] = redundant_one_hot(classes: 4, repeat: 1) %0\n%2: f32[B, 3, 4] = broadcast(axes: [0, 2]) %1\n%3: f32[B, 12] = reshape %2"],
+        &[
+            "%1: f32[B, 4] = redundant_one_hot(classes: 4, repeat: 1) %0\n%2: f32[B, 3, 4] = broadcast(axes: [0, 2]) %1\n%3: f32[B, 12] = reshape %2",
+        ],
     ),
     ("settings-into-step", "lif(x, v_threshold = sum(ones([3])) - 2.25)", &["lif(x, v_threshold = abs(k))"]),
     ("sub-zero", "x - 0.0", &["x - -0.0", "x - k", "0.0 - x"]),
@@ -72,9 +110,17 @@ const CASES: &[(&str, &str, &[&str])] = &[
     ("broadcast-inserted", "broadcast_to(unsqueeze(k, 1), [6, 3])", &["broadcast_to(k, [3, 6])"]),
     ("slice-whole", "%1: i64[B] = slice(axis: 0, start: \"0\", step: 1) %0", &["x[:, :, 0:5]"]),
     ("slice-slice", "x[:, :, 1:6][:, :, 1:3]", &["x[:, :, 1:6][:, 0:1, :]"]),
-    ("slice-concat", "concat([x, y], axis = 2)[:, :, 7:11]", &["concat([x, y], axis = 2)[:, :, 4:8]", "concat([x, y], axis = 2)[:, 0:1, :]"]),
+    (
+        "slice-concat",
+        "concat([x, y], axis = 2)[:, :, 7:11]",
+        &["concat([x, y], axis = 2)[:, :, 4:8]", "concat([x, y], axis = 2)[:, 0:1, :]"],
+    ),
     ("concat-one", "concat([x], axis = 2)", &["concat([x, y], axis = 2)"]),
-    ("concat-slices", "concat([x[:, :, 1:3], x[:, :, 3:6]], axis = 2)", &["concat([x[:, :, 1:3], x[:, :, 4:6]], axis = 2)", "concat([x[:, :, 1:3], y[:, :, 3:6]], axis = 2)"]),
+    (
+        "concat-slices",
+        "concat([x[:, :, 1:3], x[:, :, 3:6]], axis = 2)",
+        &["concat([x[:, :, 1:3], x[:, :, 4:6]], axis = 2)", "concat([x[:, :, 1:3], y[:, :, 3:6]], axis = 2)"],
+    ),
     ("transpose-into-product", "linear_of(s)", &["x @ permute(y, [0, 2, 1])[:, :, 0:1]"]),
     ("scale-into-weights", "linear_of(x) * 0.5", &["x * 0.5", "linear_of(x) * y[:, :, 0:4]"]),
     ("weights-take-scale", "k[0:4] * linear_of(x)", &["k * x"]),
@@ -247,7 +293,13 @@ fn what_each_rule_makes() {
 
 #[test]
 fn wrong_rules_are_caught() {
-    let wrong = |name, find, replace| Rule { name, set: Set::Exact, why: "it is not", find: Find::Pattern(find), replace: Replace::Pattern(replace) };
+    let wrong = |name, find, replace| Rule {
+        name,
+        set: Set::Exact,
+        why: "it is not",
+        find: Find::Pattern(find),
+        replace: Replace::Pattern(replace),
+    };
     for (rule, body) in [
         (wrong("sub-turned", "(sub ?a ?b)", "(sub ?b ?a)"), "x - y"),
         (wrong("sub-self", "(sub ?a ?a)", "(sub ?a (abs ?a))"), "x - x"),
@@ -353,7 +405,13 @@ fn large_graphs_are_fast() {
 
 #[test]
 fn limits_end_what_would_go_on_for_ever() {
-    let grows = Rule { name: "grows", set: Set::Exact, why: "x is -(-x)", find: Find::Pattern("(abs ?x)"), replace: Replace::Pattern("(abs (abs (neg ?x)))") };
+    let grows = Rule {
+        name: "grows",
+        set: Set::Exact,
+        why: "x is -(-x)",
+        find: Find::Pattern("(abs ?x)"),
+        replace: Replace::Pattern("(abs (abs (neg ?x)))"),
+    };
     let options = Options { terms: 200, iterations: 500, ..Options::default() };
     let after = optimise_with(&graph("abs(x)", 2, 2), &options, &[grows]).expect("the rule is right");
     assert_eq!(after.report.limits.len(), 1, "{}", after.report);

@@ -42,6 +42,18 @@ fn stages() {
 }
 
 #[test]
+fn optimised() {
+    let options = |explain| snn_opt::Options { explain, ..snn_opt::Options::default() };
+    let graph = graph(MODEL, Mode::Eval, &[("T", 6)]);
+    assert_snapshot!("opt_of_every_helper", snn_opt::optimise(&graph, &options(false)).unwrap().graph);
+    assert_snapshot!("opt_explained", snn_opt::optimise(&graph, &options(true)).unwrap().report);
+    let small = "net main(x: f32[T]) -> f32[T] { x |> delay(1) |> delay(2) }";
+    let program = Program::parse("small.snn", small).unwrap();
+    let graph = program.lower(None, &Options { mode: Mode::Eval, dims: Dims::new(), rest: None }).unwrap();
+    assert_snapshot!("e_graph_of_two_delays", snn_opt::e_graph_dot(&graph, &options(false)).unwrap());
+}
+
+#[test]
 fn graphs_read_back_from_their_text() {
     for text in [MODEL, RECURRENT] {
         for mode in [Mode::Eval, Mode::Train] {

@@ -68,11 +68,13 @@ struct Planner<'a> {
     live: Vec<bool>,
     groups: Vec<Group>,
     group_of: HashMap<NodeId, usize>,
+    /// The first group that reads a value.
+    readers: HashMap<Value, usize>,
 }
 
 /// Plans a graph and generates its step kernels.
 pub fn plan(graph: &Graph, code: &mut Code) -> Result<Plan, CompileError> {
-    let mut p = Planner { graph, live: graph.live_nodes(), groups: vec![], group_of: HashMap::new() };
+    let mut p = Planner { graph, live: graph.live_nodes(), groups: vec![], group_of: HashMap::new(), readers: HashMap::new() };
     p.form_groups()?;
     let demanded = p.demanded();
     p.schedule(&demanded, code)
@@ -166,6 +168,11 @@ impl Planner<'_> {
             let mut candidates: Vec<usize> = node.operands.iter().filter_map(|v| self.group_of.get(&v.node).copied()).collect();
             candidates.sort_unstable();
             candidates.dedup();
+            // What reads the same tensor reads it once: kernels that share a source come last, and so are tried after those
+            // that give an operand.
+            let shared = node.operands.iter().filter(|v| self.graph.ty(**v).rank() > 0).filter_map(|v| self.readers.get(v).copied());
+            let shared: Vec<usize> = shared.filter(|g| !candidates.contains(g)).collect();
+            candidates.splice(0..0, shared);
             let joined = candidates.into_iter().rev().find(|g| {
                 let group = &self.groups[*g];
                 let directions = group.reverse.is_none() || reverse.is_none() || group.reverse == reverse;
@@ -176,6 +183,9 @@ impl Planner<'_> {
                 self.groups.len() - 1
             });
             self.groups[g].members.push(id);
+            for v in &node.operands {
+                self.readers.entry(*v).or_insert(g);
+            }
             self.groups[g].reverse = self.groups[g].reverse.or(reverse);
             self.group_of.insert(id, g);
         }

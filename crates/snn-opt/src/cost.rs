@@ -1,6 +1,8 @@
 //! What an operation costs: about the bytes that it moves and the work that it does, in units of one elementwise operation on
 //! one element. Sizes that are not known count as 16.
 
+use std::collections::HashSet;
+
 use snn_ir::{BinaryOp, Graph, Op, Type, UnaryOp};
 
 use crate::facts::{Terms, operation, rough};
@@ -62,18 +64,29 @@ pub fn cost(op: &Op, operands: &[&Type], results: &[Type]) -> f64 {
     }
 }
 
-/// The cost of a term, its children not counted. A delay that a step kernel reads at an offset costs little.
-pub fn term_cost(terms: &Terms, term: &Term, class: egg::Id) -> f64 {
+/// The classes that something reads as a whole tensor: a root, or an operation that is no part of a step kernel. Any other
+/// class may be a delay at no cost, because step kernels read at an offset.
+pub fn read_whole(terms: &Terms, roots: impl IntoIterator<Item = egg::Id>) -> HashSet<egg::Id> {
+    let mut whole: HashSet<egg::Id> = roots.into_iter().map(|id| terms.find(id)).collect();
+    for term in terms.classes().flat_map(|c| &c.nodes) {
+        if let Some((op, _, operands)) = operation(terms, term)
+            && !op.is_elementwise()
+            && !matches!(op, Op::Scan(_) | Op::Delay { .. })
+        {
+            whole.extend(operands.iter().map(|v| terms.find(*v)));
+        }
+    }
+    whole
+}
+
+/// The cost of a term, its children not counted.
+pub fn term_cost(terms: &Terms, term: &Term, class: egg::Id, read_whole: &HashSet<egg::Id>) -> f64 {
     let Some((op, _, operands)) = operation(terms, term) else {
         return if matches!(term.name, Name::Settings(_)) { 0.0 } else { 1e-3 };
     };
     let types: Vec<&Type> = operands.iter().map(|v| terms[*v].data.ty()).collect();
     let own = cost(&op, &types, &terms[class].data.types);
-    if !op.is_elementwise() && !matches!(op, Op::Scan(_)) {
-        return own;
-    }
-    let at_an_offset = |v: &egg::Id| if terms[*v].data.delayed.is_some() { 1.9 * elements(terms[*v].data.ty()) } else { 0.0 };
-    (own - operands.iter().map(at_an_offset).sum::<f64>()).max(0.05 * own)
+    if matches!(op, Op::Delay { .. }) && !read_whole.contains(&class) { 0.05 * own } else { own }
 }
 
 /// The totals of a graph.

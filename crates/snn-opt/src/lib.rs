@@ -132,7 +132,8 @@ pub fn optimise_with(graph: &Graph, options: &Options, rules: &[Rule]) -> Result
 pub fn e_graph_dot(graph: &Graph, options: &Options) -> Result<String, WrongRule> {
     let rewrites: Vec<_> = rules::all().filter(|r| options.fast_math || r.set == Set::Exact).map(Rule::rewrite).collect();
     let graph = graph.pruned();
-    let mut state = State { options, rewrites: &rewrites, finite: BTreeSet::new(), report: Report::default(), binary: HashSet::new(), depth: 0 };
+    let mut state =
+        State { options, rewrites: &rewrites, finite: BTreeSet::new(), report: Report::default(), binary: HashSet::new(), depth: 0 };
     let ids: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
     let piece = state.saturate(&graph, &ids, &graph.live_nodes())?;
     Ok(piece.terms.dot().to_string())
@@ -207,9 +208,10 @@ impl State<'_> {
             let original = &piece.original;
             let prefer_new = self.options.prefer_new;
             let terms = &piece.terms;
+            let read_whole = cost::read_whole(terms, wanted.iter().map(|v| piece.classes[v]));
             let chosen = extract::extract(terms, |term, class| {
                 let penalty = prefer_new && terms[class].nodes.len() > 1 && original.contains(term);
-                term_cost(terms, term, class) + if penalty { 1e15 } else { 0.0 }
+                term_cost(terms, term, class, &read_whole) + if penalty { 1e15 } else { 0.0 }
             });
             let names = piece.names(graph);
             let mut made = HashMap::new();

@@ -11,19 +11,39 @@ use crate::facts::{evaluated, is_zero};
 use crate::rule::{Context, Rule};
 
 pub(super) const RULES: [Rule; 8] = [
-    built("delay-chain", "(delay ?d ?x)", chain, "y[t] = x[t - a] and z[t] = y[t - b] give z[t] = x[t - a - b], zero before; one rule for the whole chain"),
+    built(
+        "delay-chain",
+        "(delay ?d ?x)",
+        chain,
+        "y[t] = x[t - a] and z[t] = y[t - b] give z[t] = x[t - a - b], zero before; one rule for the whole chain",
+    ),
     built("delay-zero", "(delay ?d ?x)", zero, "x[t - 0] = x[t]"),
     built("delay-past-end", "(delay ?d ?x)", past_end, "where d >= T no step of x is left, and all is zero"),
-    each("delay-through-elementwise", ELEMENTWISE, through_elementwise, "f(0, ..., c) = +0 is evaluated for the constants at hand; the least of the operands' delays moves out"),
+    each(
+        "delay-through-elementwise",
+        ELEMENTWISE,
+        through_elementwise,
+        "f(0, ..., c) = +0 is evaluated for the constants at hand; the least of the operands' delays moves out",
+    ),
     each(
         "delay-through-movement",
         &["reshape", "transpose", "slice", "pad", "broadcast", "concat", "gather", "window", "reduce", "argmax", "cumsum", "first_spike"],
         through_movement,
         "each step of the result comes from the same step of the operand, and zeros give zeros; a running sum of zeros is zero",
     ),
-    each("delay-through-product", &["contract", "conv"], through_product, "each step of the result is a sum of products of the same step with finite weights, and 0 w + 0 w ... from +0 is +0"),
+    each(
+        "delay-through-product",
+        &["contract", "conv"],
+        through_product,
+        "each step of the result is a sum of products of the same step with finite weights, and 0 w + 0 w ... from +0 is +0",
+    ),
     built("delay-into-product", "(delay ?d (contract ?c ?x ?w))", into_product, "the rule before, backwards: the smaller side is delayed"),
-    each("delay-through-neuron", &["result"], through_neuron, "a neuron that gives +0 for zero input and keeps its first state, to the bit, waits: this is evaluated for its step function, its settings and its first state"),
+    each(
+        "delay-through-neuron",
+        &["result"],
+        through_neuron,
+        "a neuron that gives +0 for zero input and keeps its first state, to the bit, waits: this is evaluated for its step function, its settings and its first state",
+    ),
 ];
 
 fn steps(c: &Context<'_>) -> Option<i64> {

@@ -10,8 +10,18 @@ use crate::rule::{Context, Rule};
 pub(super) const RULES: [Rule; 4] = [
     built("first-spike", "(eq (cumsum ?a (cumsum ?a ?x)) ?one)", first_spike, "this is its definition"),
     exact("first-spike-turned", "(eq ?one (cumsum ?a (cumsum ?a ?x)))", "(eq (cumsum ?a (cumsum ?a ?x)) ?one)", "equality is symmetric"),
-    built("shifted-one-hots", "(add ?a ?b)", shifted_one_hots, "one_hot(n l) + ... + one_hot(n l + n - 1) has ones at n l ... n l + n - 1; the columns are disjoint, so the sum is exact"),
-    built("repeated-one-hot", "(reshape ?r (broadcast ?b (redundant_one_hot ?h ?l)))", repeated_one_hot, "each column n times, side by side"),
+    built(
+        "shifted-one-hots",
+        "(add ?a ?b)",
+        shifted_one_hots,
+        "one_hot(n l) + ... + one_hot(n l + n - 1) has ones at n l ... n l + n - 1; the columns are disjoint, so the sum is exact",
+    ),
+    built(
+        "repeated-one-hot",
+        "(reshape ?r (broadcast ?b (redundant_one_hot ?h ?l)))",
+        repeated_one_hot,
+        "each column n times, side by side",
+    ),
 ];
 
 fn first_spike(c: &mut Context<'_>) -> Option<Id> {

@@ -8,11 +8,26 @@ use crate::facts::operation;
 use crate::rule::{Context, Rule};
 
 pub(super) const RULES: [Rule; 12] = [
-    fast(built("scale-into-weights", "(mul ?y ?s)", scale_into_weights, "(x w) s = x (w s) for a scale of each output: a setting before a neuron, an evaluated batch norm")),
+    fast(built(
+        "scale-into-weights",
+        "(mul ?y ?s)",
+        scale_into_weights,
+        "(x w) s = x (w s) for a scale of each output: a setting before a neuron, an evaluated batch norm",
+    )),
     fast(built("weights-take-scale", "(mul ?s ?y)", scale_into_weights, "(x w) s = x (w s) for a scale of each output")),
-    fast(built("norm-scale", "(mul (sub ?y ?m) ?s)", norm_scale, "(y - m) s = y s - m s, where y is a product that takes the scale into its weights")),
+    fast(built(
+        "norm-scale",
+        "(mul (sub ?y ?m) ?s)",
+        norm_scale,
+        "(y - m) s = y s - m s, where y is a product that takes the scale into its weights",
+    )),
     fast(built("linear-linear", "(contract ?c (contract ?d ?x ?v) ?w)", linear_linear, "(x v) w = x (v w)")),
-    fast(built("mean-through-linear", "(reduce ?r (contract ?c ?x ?w))", sum_through_linear, "the sum over steps of x w is the sum over steps of x, times w")),
+    fast(built(
+        "mean-through-linear",
+        "(reduce ?r (contract ?c ?x ?w))",
+        sum_through_linear,
+        "the sum over steps of x w is the sum over steps of x, times w",
+    )),
     fast(built("mul-mul", "(mul (mul ?x ?a) ?b)", mul_mul, "(x a) b = x (a b) for numbers a, b")),
     fast(built("mul-div", "(div (mul ?x ?a) ?b)", mul_div, "(x a) / b = x (a / b) for numbers a, b")),
     fast(built("div-mul", "(mul (div ?x ?a) ?b)", div_mul, "(x / a) b = x (b / a) for numbers a, b")),
@@ -83,7 +98,11 @@ fn scaled_weights(c: &mut Context<'_>, scale: &Scale, product: &Op, ranks: (usiz
 
 fn products(c: &Context<'_>, id: Id) -> Vec<(Op, Vec<Id>)> {
     let nodes = c.terms[id].nodes.iter();
-    nodes.filter_map(|n| operation(c.terms, n)).filter(|(op, _, _)| matches!(op, Op::Contract(_) | Op::Conv(_))).map(|(op, _, v)| (op, v)).collect()
+    nodes
+        .filter_map(|n| operation(c.terms, n))
+        .filter(|(op, _, _)| matches!(op, Op::Contract(_) | Op::Conv(_)))
+        .map(|(op, _, v)| (op, v))
+        .collect()
 }
 
 fn scale_into_weights(c: &mut Context<'_>) -> Option<Id> {

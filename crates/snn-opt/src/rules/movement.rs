@@ -14,13 +14,23 @@ pub(super) const RULES: [Rule; 13] = [
     built("transpose-transpose", "(transpose ?p (transpose ?q ?x))", transpose_transpose, "permutations compose"),
     built("broadcast-same", "(broadcast ?s ?x)", same, "the shape is that of the operand"),
     built("broadcast-broadcast", "(broadcast ?s (broadcast ?r ?x))", broadcast_broadcast, "axes are mapped twice"),
-    built("broadcast-inserted", "(broadcast ?s (reshape ?r ?x))", broadcast_inserted, "axes of size 1 that a reshape inserts are grown or kept by the broadcast itself"),
+    built(
+        "broadcast-inserted",
+        "(broadcast ?s (reshape ?r ?x))",
+        broadcast_inserted,
+        "axes of size 1 that a reshape inserts are grown or kept by the broadcast itself",
+    ),
     built("slice-whole", "(slice ?s ?x)", slice_whole, "every element is taken"),
     built("slice-slice", "(slice ?s (slice ?r ?x))", slice_slice, "(r + q (s + p i)) = (r + q s) + (q p) i"),
     each("slice-concat", &["slice"], slice_concat, "the slice lies inside one part"),
     each("concat-one", &["concat"], concat_one, "there is nothing to join"),
     each("concat-slices", &["concat"], concat_slices, "slices that follow each other are one slice"),
-    each("transpose-into-product", &["contract"], transpose_into_product, "a product says itself which axes it pairs; the order of its sums does not change"),
+    each(
+        "transpose-into-product",
+        &["contract"],
+        transpose_into_product,
+        "a product says itself which axes it pairs; the order of its sums does not change",
+    ),
 ];
 
 fn same(c: &mut Context<'_>) -> Option<Id> {

@@ -16,11 +16,8 @@ pub(super) const RULES: [Rule; 1] = [each(
 fn settings_into_step(c: &mut Context<'_>) -> Option<Id> {
     let (Op::Scan(scan), operands) = c.operation()? else { return None };
     let settings = scan.sequences..scan.sequences + scan.invariants;
-    let known: Vec<Option<Tensor>> = operands
-        .iter()
-        .enumerate()
-        .map(|(i, v)| if settings.contains(&i) { c.terms[*v].data.fill.clone() } else { None })
-        .collect();
+    let known: Vec<Option<Tensor>> =
+        operands.iter().enumerate().map(|(i, v)| if settings.contains(&i) { c.terms[*v].data.fill.clone() } else { None }).collect();
     if known.iter().all(Option::is_none) {
         return None;
     }
