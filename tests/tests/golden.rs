@@ -64,6 +64,17 @@ fn run_all(backend: Backends) {
             program.module().nets().contains(&"loss").then(|| {
                 program.compile(Some("loss"), &options).and_then(|net| net.run(&inputs, &weights)).map(|r| r.outputs[0].1.clone())
             });
+        let wrt: Vec<String> = about["wrt"].as_array().into_iter().flatten().filter_map(|n| n.as_str().map(str::to_string)).collect();
+        let gradients = if wrt.is_empty() {
+            Ok(vec![])
+        } else {
+            let options = CompileOptions { gradients: Some(wrt), ..options.clone() };
+            program.compile(Some("loss"), &options).and_then(|net| net.run(&inputs, &weights)).map(|r| r.outputs)
+        };
+        let gradients = gradients.unwrap_or_else(|e| {
+            failures.push(format!("{name}, gradients: {e}"));
+            vec![]
+        });
         for (output, want) in &want {
             let got = if let Some(parameter) = output.strip_prefix("weight.") {
                 run.parameters.iter().find(|(n, _)| n == parameter).map(|(_, t)| t.clone())
@@ -77,7 +88,7 @@ fn run_all(backend: Backends) {
                     None => None,
                 }
             } else if output.starts_with("grad.") {
-                continue;
+                gradients.iter().find(|(n, _)| n == output).map(|(_, t)| t.clone())
             } else {
                 run.outputs.iter().find(|(n, _)| n == output).map(|(_, t)| t.clone())
             };

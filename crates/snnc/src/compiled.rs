@@ -56,6 +56,16 @@ impl Optimise {
     }
 }
 
+/// A graph with the gradients of its scalar; an empty list stands for all learnable parameters.
+///
+/// # Errors
+/// If it has no scalar, or a name is unknown or not of floats.
+pub fn gradients(graph: &Graph, wrt: &[String]) -> Result<snn_autodiff::Gradients, Error> {
+    let all = || graph.parameters.iter().filter(|p| p.learnable).map(|p| p.name.clone()).collect();
+    let wrt = if wrt.is_empty() { all() } else { wrt.to_vec() };
+    Ok(snn_autodiff::differentiate(graph, &wrt)?)
+}
+
 /// How to compile and run a net.
 #[derive(Clone, Debug)]
 pub struct CompileOptions {
@@ -63,6 +73,9 @@ pub struct CompileOptions {
     pub mode: Mode,
     /// Sizes of dimensions beside those that data give.
     pub dims: Dims,
+    /// Compute the gradients of the net's scalar with respect to these inputs and parameters, as outputs `grad.<name>`; the
+    /// scalar is then called `loss`. An empty list stands for all learnable parameters.
+    pub gradients: Option<Vec<String>>,
     /// What the optimiser may do.
     pub optimise: Optimise,
     /// Which backend.
@@ -82,6 +95,7 @@ impl Default for CompileOptions {
         CompileOptions {
             mode: Mode::Eval,
             dims: Dims::new(),
+            gradients: None,
             optimise: Optimise::default(),
             backend: Backends::default(),
             threads: 0,
@@ -103,12 +117,15 @@ pub struct Run {
     pub parameters: Vec<(String, Tensor)>,
     /// The sizes that the data gave to dimensions.
     pub dims: Dims,
+    /// Where gradients are computed: names that the scalar does not depend on.
+    pub independent: Vec<String>,
 }
 
 struct Ready {
     graph: Graph,
     /// Parameters that must be finite, or the optimiser has done too much.
     finite: BTreeSet<String>,
+    independent: Vec<String>,
     executable: Box<dyn Executable>,
 }
 
@@ -189,6 +206,10 @@ impl Compiled {
                 }
             }
         }
+        let (graph, independent) = match &self.options.gradients {
+            Some(wrt) => gradients(&graph, wrt).map(|g| (g.graph, g.independent))?,
+            None => (graph, vec![]),
+        };
         let (graph, finite) = self.options.optimise.apply(graph, assume_finite)?;
         let started = std::time::Instant::now();
         let executable = self.backend.compile(&graph)?;
@@ -199,7 +220,7 @@ impl Compiled {
         if needed > self.options.memory_limit {
             return Err(Error::Memory { needed, limit: self.options.memory_limit });
         }
-        let ready = Arc::new(Ready { graph, finite, executable });
+        let ready = Arc::new(Ready { graph, finite, independent, executable });
         cache().insert(key, ready.clone());
         Ok(ready)
     }
@@ -247,7 +268,8 @@ impl Compiled {
         weights: &[(String, Tensor)],
     ) -> Result<Run, Error> {
         let (prepared, parameters) = self.prepare_bound(tensors, dims, rest, data, weights)?;
-        Ok(Run { parameters, dims: dims.clone(), ..prepared.run()? })
+        let independent = prepared.ready.independent.clone();
+        Ok(Run { parameters, dims: dims.clone(), independent, ..prepared.run()? })
     }
 
     fn prepare_bound(
@@ -343,6 +365,7 @@ impl Compiled {
             updates: runs.last().map(|r| r.updates.clone()).unwrap_or_default(),
             outputs: vec![],
             dims,
+            independent: vec![],
         };
         for (i, axis) in axes.iter().enumerate() {
             let parts: Vec<&Tensor> = runs.iter().map(|r| &r.outputs[i].1).collect();

@@ -23,6 +23,9 @@ pub enum Error {
     /// The program cannot be compiled.
     #[error(transparent)]
     Compile(#[from] CompileError),
+    /// The net cannot be differentiated as asked.
+    #[error(transparent)]
+    Gradient(#[from] snn_autodiff::GradientError),
     /// The optimiser is wrong.
     #[error(transparent)]
     Optimiser(#[from] snn_opt::WrongRule),

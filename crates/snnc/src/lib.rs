@@ -17,7 +17,7 @@ mod weights;
 
 use std::sync::Arc;
 
-pub use compiled::{Backends, CompileOptions, Compiled, Optimise, Prepared, Run};
+pub use compiled::{Backends, CompileOptions, Compiled, Optimise, Prepared, Run, gradients};
 pub use error::Error;
 pub use snn_data::{load, save};
 pub use snn_front::{Mode, Options};

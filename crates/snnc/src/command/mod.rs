@@ -39,6 +39,11 @@ enum Command {
         after_help = "Examples:\n  snnc run model.snn --data x=x.npy --weights model.safetensors\n  snnc run digits.snn --net accuracy --data test.npz --weights digits.safetensors\n  snnc run model.snn --data x.safetensors --seed 7 --save-weights initial.safetensors --out y.npz"
     )]
     Run(run::RunArguments),
+    /// The value of a scalar net and its gradients.
+    #[command(
+        after_help = "Examples:\n  snnc grad model.snn --data batch.safetensors --weights model.safetensors --out gradients.safetensors\n  snnc grad model.snn --net loss --data batch.npz --wrt x,fc1.weight"
+    )]
+    Grad(run::GradArguments),
     /// Print what the compiler makes of a net.
     #[command(
         after_help = "Examples:\n  snnc emit model.snn --stage ir\n  snnc emit model.snn --stage opt --explain\n  snnc emit model.snn --stage clif --dims T=16,B=64\n  snnc emit model.snn --stage dot | dot -Tsvg > model.svg"
@@ -136,6 +141,7 @@ impl NetArguments {
         CompileOptions {
             mode: self.mode.into(),
             dims: self.dims.clone().unwrap_or_default(),
+            gradients: None,
             optimise: self.optimise.level(),
             backend: match self.backend {
                 BackendName::Cranelift => Backends::Cranelift,
@@ -218,6 +224,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Check { file, mode } => check(&file, mode.into()),
         Command::Run(arguments) => run::run(&arguments),
+        Command::Grad(arguments) => run::grad(&arguments),
         Command::Emit(arguments) => emit::emit(&arguments),
         Command::Fmt { files, check } => format(&files, check),
         Command::Bench(arguments) => bench::bench(&arguments),

@@ -1,10 +1,10 @@
-//! `snnc run`
+//! `snnc run` and `snnc grad`
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use snnc::{DType, Run, Tensor};
+use snnc::{CompileOptions, DType, Run, Tensor};
 
 use super::{Failure, NetArguments, load_all, load_program, warn};
 
@@ -23,17 +23,41 @@ pub struct RunArguments {
     time: bool,
 }
 
+#[derive(Args)]
+pub struct GradArguments {
+    #[command(flatten)]
+    run: RunArguments,
+    /// With respect to which inputs and parameters; all learnable parameters where it is not given.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    wrt: Vec<String>,
+}
+
 pub fn run(a: &RunArguments) -> Result<(), Failure> {
+    compute(a, a.net.net.as_deref(), &a.net.options())
+}
+
+pub fn grad(a: &GradArguments) -> Result<(), Failure> {
+    let program = load_program(&a.run.net.file)?;
+    let has_loss = program.module().nets().contains(&"loss");
+    let net = a.run.net.net.as_deref().or(has_loss.then_some("loss"));
+    let options = CompileOptions { gradients: Some(a.wrt.clone()), ..a.run.net.options() };
+    compute(&a.run, net, &options)
+}
+
+fn compute(a: &RunArguments, net: Option<&str>, options: &CompileOptions) -> Result<(), Failure> {
     let started = Instant::now();
     let program = load_program(&a.net.file)?;
     warn(&program, a.net.mode.into());
-    let net = program.compile(a.net.net.as_deref(), &a.net.options())?;
+    let net = program.compile(net, options)?;
     let checked = started.elapsed();
     let data = load_all(&a.net.data)?;
     let weights = load_all(&a.net.weights)?;
     let loaded = started.elapsed();
     let run = net.run(&data, &weights)?;
     let ran = started.elapsed();
+    for name in &run.independent {
+        eprintln!("Warning: the loss does not depend on `{name}`; its gradient is zero");
+    }
     if let Some(path) = &a.save_weights {
         let mut parameters = run.parameters.clone();
         for (name, tensor) in &run.updates {

@@ -1,0 +1,120 @@
+//! Short words for the operations that gradients are made of.
+
+use snn_ir::{BinaryOp, DType, Dim, Graph, Op, Reduction, Tensor, Type, UnaryOp, Value};
+
+/// A graph that is being added to.
+pub struct Build<'a>(pub &'a mut Graph);
+
+#[allow(missing_docs)]
+impl Build<'_> {
+    /// A value of a type whose every element is `x`.
+    pub fn full(&mut self, x: f32, ty: &Type) -> Value {
+        let scalar = match ty.dtype {
+            DType::I64 => Tensor::i64([], vec![x as i64]),
+            DType::Bool => Tensor::bool([], vec![u8::from(x != 0.0)]),
+            DType::U8 => Tensor::u8([], vec![x as u8]),
+            DType::F32 => Tensor::scalar(x),
+        };
+        let scalar = self.0.add(Op::Constant(scalar), &[], None);
+        if ty.rank() == 0 { scalar } else { self.0.add(Op::Broadcast { axes: vec![] }, &[scalar], Some(ty.clone())) }
+    }
+
+    /// A value like `v` whose every element is `x`.
+    pub fn like(&mut self, x: f32, v: Value) -> Value {
+        let ty = self.0.ty(v).clone();
+        self.full(x, &ty)
+    }
+
+    pub fn unary(&mut self, op: UnaryOp, a: Value) -> Value {
+        self.0.add(Op::Unary(op), &[a], None)
+    }
+
+    pub fn binary(&mut self, op: BinaryOp, a: Value, b: Value) -> Value {
+        self.0.add(Op::Binary(op), &[a, b], None)
+    }
+
+    pub fn add(&mut self, a: Value, b: Value) -> Value {
+        self.binary(BinaryOp::Add, a, b)
+    }
+
+    pub fn sub(&mut self, a: Value, b: Value) -> Value {
+        self.binary(BinaryOp::Sub, a, b)
+    }
+
+    pub fn mul(&mut self, a: Value, b: Value) -> Value {
+        self.binary(BinaryOp::Mul, a, b)
+    }
+
+    pub fn div(&mut self, a: Value, b: Value) -> Value {
+        self.binary(BinaryOp::Div, a, b)
+    }
+
+    pub fn neg(&mut self, a: Value) -> Value {
+        self.unary(UnaryOp::Neg, a)
+    }
+
+    pub fn select(&mut self, condition: Value, a: Value, b: Value) -> Value {
+        self.0.add(Op::Select, &[condition, a, b], None)
+    }
+
+    pub fn reshape(&mut self, a: Value, shape: Vec<Dim>) -> Value {
+        let ty = Type::new(self.0.ty(a).dtype, shape);
+        if *self.0.ty(a) == ty { a } else { self.0.add(Op::Reshape, &[a], Some(ty)) }
+    }
+
+    pub fn transpose(&mut self, a: Value, permutation: Vec<usize>) -> Value {
+        let same = permutation.iter().copied().eq(0..permutation.len());
+        if same { a } else { self.0.add(Op::Transpose { permutation }, &[a], None) }
+    }
+
+    pub fn broadcast(&mut self, a: Value, axes: Vec<usize>, shape: Vec<Dim>) -> Value {
+        let ty = Type::new(self.0.ty(a).dtype, shape);
+        if *self.0.ty(a) == ty { a } else { self.0.add(Op::Broadcast { axes }, &[a], Some(ty)) }
+    }
+
+    pub fn sum(&mut self, a: Value, axes: Vec<usize>) -> Value {
+        if axes.is_empty() { a } else { self.0.add(Op::Reduce { kind: Reduction::Sum, axes }, &[a], None) }
+    }
+
+    pub fn slice(&mut self, a: Value, axis: usize, start: Dim, count: Dim) -> Value {
+        let mut ty = self.0.ty(a).clone();
+        ty.shape[axis] = count;
+        self.0.add(Op::Slice { axis, start, step: 1 }, &[a], Some(ty))
+    }
+
+    pub fn pad(&mut self, a: Value, axis: usize, low: Dim, high: Dim) -> Value {
+        if low.as_constant() == Some(0) && high.as_constant() == Some(0) {
+            return a;
+        }
+        self.0.add(Op::Pad { axis, low, high, value: 0.0 }, &[a], None)
+    }
+
+    /// `0 ... n - 1` as integers.
+    pub fn iota(&mut self, n: Dim) -> Value {
+        self.0.add(Op::Iota, &[], Some(Type::new(DType::I64, [n])))
+    }
+
+    /// Integers times a number.
+    pub fn scaled(&mut self, a: Value, factor: i64) -> Value {
+        if factor == 1 {
+            return a;
+        }
+        let ty = self.0.ty(a).clone();
+        let scalar = self.0.add(Op::Constant(Tensor::i64([], vec![factor])), &[], None);
+        let factor = self.broadcast(scalar, vec![], ty.shape);
+        self.mul(a, factor)
+    }
+
+    /// The elements of an axis in the opposite order.
+    pub fn flipped(&mut self, a: Value, axis: usize) -> Value {
+        let n = self.0.ty(a).shape[axis].clone();
+        if n.is_one() {
+            return a;
+        }
+        let forward = self.iota(n.clone());
+        let last = self.0.add(Op::Size(n.minus(&1.into())), &[], None);
+        let last = self.broadcast(last, vec![], vec![n]);
+        let backward = self.sub(last, forward);
+        self.0.add(Op::Gather { axis }, &[a, backward], None)
+    }
+}

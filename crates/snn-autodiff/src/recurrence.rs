@@ -1,0 +1,410 @@
+//! Derivatives through time: the backward of a scan is a scan against time, that of a loop is a loop against time.
+//!
+//! Both need the states before each step. [`with_states_before`] makes every scan and loop give them as further outputs; what no
+//! gradient reads is removed again by pruning. The backward step computes the forward step again from them.
+
+use std::collections::HashMap;
+
+use snn_ir::{Contraction, DType, Dim, Graph, Loop, Node, NodeId, Op, Scan, Type, Value};
+
+use crate::build::Build;
+use crate::products;
+use crate::reverse::Reverse;
+
+/// A product inside a loop whose right operand is the same in every step: its gradient is taken outside, over all steps.
+#[derive(Clone, Debug)]
+pub struct Hoisted {
+    /// The product.
+    pub contraction: Contraction,
+    /// Its left operand, one step of it.
+    pub lhs: Value,
+    /// Its right operand.
+    pub rhs: Value,
+    /// The adjoint of the product.
+    pub gradient: Value,
+}
+
+/// The graph with the states before each step as further outputs of its scans and loops, after their own.
+pub fn with_states_before(graph: &Graph) -> Graph {
+    graph.rebuild(|new, _, mut node| {
+        let (outputs, states) = match &mut node.op {
+            Op::Scan(s) => {
+                let first = s.sequences + s.invariants;
+                let before: Vec<_> = (0..s.states).map(|k| (format!("before.{k}"), s.body.inputs[first + k])).collect();
+                let n = s.outputs;
+                s.body.outputs.splice(n..n, before);
+                s.outputs += s.states;
+                (n, s.states)
+            }
+            Op::Loop(l) => {
+                let first = l.sequences + l.invariants;
+                let mut before = Vec::new();
+                for k in 0..l.states {
+                    let state = l.body.inputs[first + k];
+                    let mut shape = vec![Dim::constant(1)];
+                    shape.extend(l.body.ty(state).shape.iter().cloned());
+                    let ty = Type::new(l.body.ty(state).dtype, shape);
+                    before.push((format!("before.{k}"), l.body.add(Op::Reshape, &[state], Some(ty))));
+                }
+                let n = l.outputs;
+                l.body.outputs.splice(n..n, before);
+                l.outputs += l.states;
+                (n, l.states)
+            }
+            _ => {
+                let id = new.push(node);
+                return new.results(id).collect();
+            }
+        };
+        let operands: Vec<&Type> = node.operands.iter().map(|v| new.ty(*v)).collect();
+        match snn_ir::infer(&node.op, &operands, None) {
+            Ok(types) => node.types = types,
+            Err(e) => unreachable!("further outputs change nothing else: {e}"),
+        }
+        let id = new.push(node);
+        let result = |i: usize| Value { node: id, result: i as u16 };
+        (0..outputs).chain(outputs + states..outputs + 2 * states).map(result).collect()
+    })
+}
+
+/// What is differentiated of a scan or loop.
+struct Parts {
+    /// Outputs of its own, without the states before.
+    outputs: usize,
+    sequences: usize,
+    invariants: usize,
+    states: usize,
+}
+
+impl Reverse {
+    /// Adjoints of outputs and of final states.
+    fn results(&self, id: NodeId, p: &Parts) -> (Vec<Option<Value>>, Vec<Option<Value>>) {
+        let of = |i: usize| self.adjoint(Value { node: id, result: i as u16 });
+        let last = p.outputs + p.states;
+        ((0..p.outputs).map(of).collect(), (last..last + p.states).map(of).collect())
+    }
+
+    fn before(id: NodeId, p: &Parts, state: usize) -> Value {
+        Value { node: id, result: (p.outputs + state) as u16 }
+    }
+
+    pub(crate) fn scan(&mut self, id: NodeId, s: &Scan, operands: &[Value]) {
+        let p = Parts { outputs: s.outputs - s.states, sequences: s.sequences, invariants: s.invariants, states: s.states };
+        let (from_outputs, from_states) = self.results(id, &p);
+        let scalar = Type::scalar(DType::F32);
+        let first_state = p.sequences + p.invariants;
+        // The step function, forwards.
+        let mut body = s.body.clone();
+        let own_inputs = body.inputs.clone();
+        let is_state = |i: usize| i >= first_state && body.ty(own_inputs[i]).dtype == DType::F32;
+        let wanted: Vec<bool> =
+            (0..own_inputs.len()).map(|i| if i < first_state { self.is_active(operands[i]) } else { is_state(i) }).collect();
+        let outputs = body.outputs.clone();
+        body.outputs.clear();
+        let mut inputs = Inputs::default();
+        let mut seeds = Vec::new();
+        for (o, adjoint) in from_outputs.iter().enumerate() {
+            if adjoint.is_some() {
+                let v = body.add(Op::Input(format!("d.out{o}")), &[], Some(scalar.clone()));
+                inputs.gradients.push(v);
+                seeds.push((outputs[o].1, v));
+            }
+        }
+        for k in (0..p.states).filter(|k| wanted[first_state + k]) {
+            let v = body.add(Op::Input(format!("d.state{k}")), &[], Some(scalar.clone()));
+            inputs.states.push(v);
+            seeds.push((outputs[s.outputs + k].1, v));
+        }
+        for j in (p.sequences..first_state).filter(|j| wanted[*j]) {
+            inputs.sums.push(body.add(Op::Input(format!("d.sum{j}")), &[], Some(scalar.clone())));
+        }
+        let sources: Vec<Value> = own_inputs.iter().zip(&wanted).filter(|(_, w)| **w).map(|(v, _)| *v).collect();
+        // And backwards.
+        let mut inner = Reverse::new(body, &sources);
+        seeds.into_iter().for_each(|(v, g)| inner.add(v, g));
+        inner.run();
+        let (results, new_sequences) = inner.results_of_step(&p, &own_inputs, &wanted, &inputs);
+        let mut body = inner.graph;
+        body.name = format!("backward of {}", s.body.name).replace(' ', "_");
+        body.inputs = own_inputs[..p.sequences]
+            .iter()
+            .chain(&own_inputs[first_state..])
+            .chain(&inputs.gradients)
+            .chain(&own_inputs[p.sequences..first_state])
+            .chain(&inputs.states)
+            .chain(&inputs.sums)
+            .copied()
+            .collect();
+        body.outputs = results;
+        let states = inputs.states.len() + inputs.sums.len();
+        let backward = Scan {
+            sequences: p.sequences + p.states + inputs.gradients.len(),
+            invariants: p.invariants,
+            states,
+            outputs: new_sequences.len(),
+            reverse: !s.reverse,
+            body: in_order(body),
+        };
+        let mut given: Vec<Value> = operands[..p.sequences].to_vec();
+        given.extend((0..p.states).map(|k| Self::before(id, &p, k)));
+        given.extend(from_outputs.iter().flatten());
+        given.extend(&operands[p.sequences..first_state]);
+        let zero = self.build().full(0.0, &scalar);
+        given.extend((0..p.states).filter(|k| wanted[first_state + k]).map(|k| from_states[k].unwrap_or(zero)));
+        given.extend(std::iter::repeat_n(zero, inputs.sums.len()));
+        self.take_back(Op::Scan(Box::new(backward)), &given, &p, operands, &wanted, &new_sequences);
+    }
+
+    /// Outputs and next states of a backward step, and which sequences it gives the gradient of.
+    fn results_of_step(&mut self, p: &Parts, own: &[Value], wanted: &[bool], inputs: &Inputs) -> (Vec<(String, Value)>, Vec<usize>) {
+        let first_state = p.sequences + p.invariants;
+        let mut results = Vec::new();
+        let mut sequences = Vec::new();
+        for i in (0..p.sequences).filter(|i| wanted[*i]) {
+            let d = self.adjoint(own[i]).unwrap_or_else(|| self.build().like(0.0, own[i]));
+            results.push((format!("d.in{i}"), d));
+            sequences.push(i);
+        }
+        for k in (0..p.states).filter(|k| wanted[first_state + k]) {
+            let v = own[first_state + k];
+            let d = self.adjoint(v).unwrap_or_else(|| self.build().like(0.0, v));
+            results.push((format!("d.state{k}"), d));
+        }
+        let sums = (p.sequences..first_state).filter(|j| wanted[*j]).zip(&inputs.sums);
+        for (j, sum) in sums {
+            let next = match self.adjoint(own[j]) {
+                Some(d) => self.build().add(*sum, d),
+                None => *sum,
+            };
+            results.push((format!("d.sum{j}"), next));
+        }
+        (results, sequences)
+    }
+
+    /// Appends the backward scan or loop and passes what it gives to the operands of the forward one.
+    fn take_back(&mut self, op: Op, given: &[Value], p: &Parts, operands: &[Value], wanted: &[bool], sequences: &[usize]) -> NodeId {
+        let node = match self.graph.try_add(op, given, None) {
+            Ok(node) => node,
+            Err(e) => panic!("a backward step does not fit its forward step: {e}"),
+        };
+        let mut results = self.graph.results(node).collect::<Vec<_>>().into_iter();
+        for i in sequences {
+            if let Some(d) = results.next() {
+                self.add(operands[*i], d);
+            }
+        }
+        // A loop may have given steps of hoisted products in between: they are no states.
+        let first_state = p.sequences + p.invariants;
+        let last: Vec<usize> = (first_state..first_state + p.states).chain(p.sequences..first_state).filter(|i| wanted[*i]).collect();
+        let count = self.graph.node(node).types.len();
+        let states = (count - last.len()..count).map(|i| Value { node, result: i as u16 });
+        for (i, d) in last.into_iter().zip(states) {
+            let d = self.build().summed_to(d, operands[i]);
+            self.add(operands[i], d);
+        }
+        node
+    }
+
+    pub(crate) fn repeated(&mut self, id: NodeId, l: &Loop, operands: &[Value]) {
+        let p = Parts { outputs: l.outputs - l.states, sequences: l.sequences, invariants: l.invariants, states: l.states };
+        let (from_outputs, from_states) = self.results(id, &p);
+        let first_state = p.sequences + p.invariants;
+        let is_float = |i: usize| l.body.ty(l.body.inputs[i]).dtype == DType::F32;
+        let wanted: Vec<bool> =
+            (0..operands.len()).map(|i| if i < first_state { self.is_active(operands[i]) } else { is_float(i) }).collect();
+        // The body, with its states read from one step of the states before.
+        let mut body = Graph::new(format!("backward_of_{}", l.body.name));
+        let mut map: HashMap<Value, Value> = HashMap::new();
+        let mut own_inputs = Vec::new();
+        let mut before = Vec::new();
+        for (i, v) in l.body.inputs.iter().enumerate() {
+            let ty = l.body.ty(*v).clone();
+            let value = if i < first_state {
+                body.add(Op::Input(format!("in{i}")), &[], Some(ty))
+            } else {
+                let shape: Vec<Dim> = std::iter::once(1.into()).chain(ty.shape.iter().cloned()).collect();
+                let step = body.add(Op::Input(format!("before{}", i - first_state)), &[], Some(Type::new(ty.dtype, shape)));
+                before.push(step);
+                body.add(Op::Reshape, &[step], Some(ty))
+            };
+            own_inputs.push(value);
+            map.insert(*v, value);
+        }
+        for (node_id, node) in l.body.nodes() {
+            if map.contains_key(&Value { node: node_id, result: 0 }) {
+                continue;
+            }
+            let mut node: Node = node.clone();
+            node.operands.iter_mut().for_each(|v| *v = map[v]);
+            let new = body.push(node);
+            for v in body.results(new).collect::<Vec<_>>() {
+                map.insert(Value { node: node_id, result: v.result }, v);
+            }
+        }
+        let outputs: Vec<Value> = l.body.outputs.iter().map(|(_, v)| map[v]).collect();
+        let body = crate::recurrence::with_states_before_and(&body, outputs, own_inputs, before);
+        let (mut body, outputs, own_inputs, before) = body;
+        let mut inputs = Inputs::default();
+        let mut seeds = Vec::new();
+        for (o, adjoint) in from_outputs.iter().enumerate() {
+            if adjoint.is_some() {
+                let ty = body.ty(outputs[o]).clone();
+                let v = body.add(Op::Input(format!("d.out{o}")), &[], Some(ty));
+                inputs.gradients.push(v);
+                seeds.push((outputs[o], v));
+            }
+        }
+        for k in (0..p.states).filter(|k| wanted[first_state + k]) {
+            let ty = body.ty(own_inputs[first_state + k]).clone();
+            let v = body.add(Op::Input(format!("d.state{k}")), &[], Some(ty));
+            inputs.states.push(v);
+            seeds.push((outputs[l.outputs + k], v));
+        }
+        for j in (p.sequences..first_state).filter(|j| wanted[*j]) {
+            let ty = body.ty(own_inputs[j]).clone();
+            inputs.sums.push(body.add(Op::Input(format!("d.sum{j}")), &[], Some(ty)));
+        }
+        let sources: Vec<Value> = own_inputs.iter().zip(&wanted).filter(|(_, w)| **w).map(|(v, _)| *v).collect();
+        let mut inner = Reverse::new(body, &sources);
+        // Invariants and what is only moved of them are the same in every step.
+        inner.fixed.extend(&own_inputs[p.sequences..first_state]);
+        for (node_id, node) in inner.graph.nodes() {
+            if matches!(node.op, Op::Transpose { .. }) && inner.fixed.contains(&node.operands[0]) {
+                inner.fixed.insert(Value { node: node_id, result: 0 });
+            }
+        }
+        seeds.into_iter().for_each(|(v, g)| inner.add(v, g));
+        inner.run();
+        let (mut results, new_sequences) = inner.results_of_step(&p, &own_inputs, &wanted, &inputs);
+        let hoisted = std::mem::take(&mut inner.hoisted);
+        for (i, h) in hoisted.iter().enumerate() {
+            let at = new_sequences.len() + 2 * i;
+            results.insert(at, (format!("d.left{i}"), h.lhs));
+            results.insert(at + 1, (format!("d.right{i}"), h.gradient));
+        }
+        let mut body = inner.graph;
+        body.inputs = own_inputs[..p.sequences]
+            .iter()
+            .chain(&before)
+            .chain(&inputs.gradients)
+            .chain(&own_inputs[p.sequences..first_state])
+            .chain(&inputs.states)
+            .chain(&inputs.sums)
+            .copied()
+            .collect();
+        body.outputs = results;
+        let backward = Loop {
+            sequences: p.sequences + p.states + inputs.gradients.len(),
+            invariants: p.invariants,
+            states: inputs.states.len() + inputs.sums.len(),
+            outputs: new_sequences.len() + 2 * hoisted.len(),
+            reverse: !l.reverse,
+            steps: l.steps.clone(),
+            body,
+        };
+        let mut given: Vec<Value> = operands[..p.sequences].to_vec();
+        given.extend((0..p.states).map(|k| Self::before(id, &p, k)));
+        given.extend(from_outputs.iter().flatten());
+        given.extend(&operands[p.sequences..first_state]);
+        for (k, adjoint) in from_states.iter().enumerate().filter(|(k, _)| wanted[first_state + k]) {
+            let zeros = match adjoint {
+                Some(g) => *g,
+                None => self.build().like(0.0, operands[first_state + k]),
+            };
+            given.push(zeros);
+        }
+        for j in (p.sequences..first_state).filter(|j| wanted[*j]) {
+            let zeros = self.build().like(0.0, operands[j]);
+            given.push(zeros);
+        }
+        let inner = backward.body.clone();
+        let node = self.take_back(Op::Loop(Box::new(backward)), &given, &p, operands, &wanted, &new_sequences);
+        // Products that were left outside: over all steps at once.
+        for (i, h) in hoisted.iter().enumerate() {
+            let at = new_sequences.len() + 2 * i;
+            let (lhs, gradient) = (Value { node, result: at as u16 }, Value { node, result: at as u16 + 1 });
+            // From the invariant to the right operand there are only transpositions.
+            let mut path = Vec::new();
+            let mut source = h.rhs;
+            while let Op::Transpose { permutation } = inner.op(source) {
+                path.push(permutation.clone());
+                source = inner.node(source.node).operands[0];
+            }
+            let Some(j) = own_inputs.iter().position(|v| *v == source) else { continue };
+            let mut outside = operands[j];
+            for permutation in path.iter().rev() {
+                outside = self.build().transpose(outside, permutation.clone());
+            }
+            let mut d = products::right(&mut self.build(), &h.contraction, lhs, outside, gradient);
+            for permutation in &path {
+                let mut inverse = vec![0; permutation.len()];
+                permutation.iter().enumerate().for_each(|(i, p)| inverse[*p] = i);
+                d = self.build().transpose(d, inverse);
+            }
+            self.add(operands[j], d);
+        }
+    }
+}
+
+/// The inputs of a backward step that its forward step has not.
+#[derive(Default)]
+struct Inputs {
+    /// Adjoints of outputs.
+    gradients: Vec<Value>,
+    /// Adjoints of states.
+    states: Vec<Value>,
+    /// Sums of the gradients of invariants.
+    sums: Vec<Value>,
+}
+
+/// A body with the states before each step of the scans and loops inside, and values of it in the new body.
+fn with_states_before_and(
+    body: &Graph,
+    outputs: Vec<Value>,
+    inputs: Vec<Value>,
+    before: Vec<Value>,
+) -> (Graph, Vec<Value>, Vec<Value>, Vec<Value>) {
+    let mut body = body.clone();
+    let all = outputs.iter().chain(&inputs).chain(&before);
+    body.outputs = all.enumerate().map(|(i, v)| (format!("v{i}"), *v)).collect();
+    let mut body = with_states_before(&body);
+    let mut values = std::mem::take(&mut body.outputs).into_iter().map(|(_, v)| v);
+    let outputs = values.by_ref().take(outputs.len()).collect();
+    let inputs = values.by_ref().take(inputs.len()).collect();
+    (body, outputs, inputs, values.collect())
+}
+
+/// A step function whose inputs come first, in their order, as printers and backends like it.
+fn in_order(body: Graph) -> Graph {
+    let mut new = Graph::new(body.name.clone());
+    let mut map: HashMap<Value, Value> = HashMap::new();
+    for v in &body.inputs {
+        map.insert(*v, new.add_input(body.input_name(*v), body.ty(*v).clone()));
+    }
+    for (id, node) in body.nodes() {
+        let own = Value { node: id, result: 0 };
+        if let std::collections::hash_map::Entry::Vacant(place) = map.entry(own) {
+            let mut node = node.clone();
+            if matches!(node.op, Op::Input(_)) {
+                continue;
+            }
+            let _ = place;
+            node.operands.iter_mut().for_each(|v| *v = map[v]);
+            let value = Value { node: new.push(node), result: 0 };
+            map.insert(own, value);
+        }
+    }
+    new.outputs = body.outputs.iter().map(|(n, v)| (n.clone(), map[v])).collect();
+    new
+}
+
+impl Build<'_> {
+    /// The sum of a gradient over the axes along which its value was repeated, aligned at the last axis.
+    fn summed_to(&mut self, gradient: Value, like: Value) -> Value {
+        let (from, to) = (self.0.ty(gradient).shape.clone(), self.0.ty(like).shape.clone());
+        let extra = from.len() - to.len();
+        let axes = (0..from.len()).filter(|a| *a < extra || from[*a] != to[*a - extra]).collect();
+        let sum = self.sum(gradient, axes);
+        self.reshape(sum, to)
+    }
+}
