@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use snnc::CompileOptions;
+
 use super::{Failure, NetArguments, load_all, load_program};
 
 #[derive(Args)]
@@ -13,6 +15,12 @@ pub struct BenchArguments {
     /// How often to run, after two runs that are not counted.
     #[arg(long, default_value_t = 7)]
     repeats: usize,
+    /// Time the value together with its gradients.
+    #[arg(long)]
+    grad: bool,
+    /// With respect to which inputs and parameters; all learnable parameters where it is not given.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "grad")]
+    wrt: Vec<String>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -23,7 +31,8 @@ pub fn bench(a: &BenchArguments) -> Result<(), Failure> {
     let weights = load_all(&a.net.weights)?;
     let started = Instant::now();
     let program = load_program(&a.net.file)?;
-    let net = program.compile(a.net.net.as_deref(), &a.net.options())?;
+    let options = CompileOptions { gradients: a.grad.then(|| a.wrt.clone()), ..a.net.options() };
+    let net = program.compile(a.net.net.as_deref(), &options)?;
     let prepared = net.prepare(&data, &weights)?;
     let compile = started.elapsed();
     let mut times: Vec<Duration> = Vec::new();

@@ -13,6 +13,8 @@ enum Stage {
     Ast,
     /// The graph, which can be read back.
     Ir,
+    /// The graph with the gradients of the net's scalar, before the optimiser.
+    Grad,
     /// The graph after the optimiser.
     Opt,
     /// The plan of kernels and Cranelift's intermediate form; needs all dimensions.
@@ -46,6 +48,12 @@ pub struct EmitArguments {
     mode: ModeName,
     #[command(flatten)]
     optimise: OptimiseArguments,
+    /// Look at the graph with gradients, at every stage after `ir`.
+    #[arg(long)]
+    grad: bool,
+    /// With respect to which inputs and parameters; all learnable parameters where it is not given.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    wrt: Vec<String>,
     /// With `--stage opt`: which rules fired, what each saves, and why the results are equal.
     #[arg(long)]
     explain: bool,
@@ -59,7 +67,10 @@ pub fn emit(a: &EmitArguments) -> Result<(), Failure> {
     }
     let dims = a.dims.clone().unwrap_or_default();
     let options = Options { mode: a.mode.into(), dims: dims.clone(), rest: a.rest };
-    let graph = program.lower(a.net.as_deref(), &options)?.bind(&dims);
+    let mut graph = program.lower(a.net.as_deref(), &options)?.bind(&dims);
+    if a.stage == Stage::Grad || (a.grad && a.stage != Stage::Ir) {
+        graph = snnc::gradients(&graph, &a.wrt)?.graph;
+    }
     if a.explain && a.stage != Stage::Opt {
         return Err(Failure::Text("`--explain` is for `--stage opt`".into()));
     }
@@ -71,7 +82,7 @@ pub fn emit(a: &EmitArguments) -> Result<(), Failure> {
         Stage::Asm => listing(&optimised()?, snn_cpu::Listing::Assembly)?,
         Stage::Opt if a.explain => snn_opt::optimise(&graph, &options_of(a)).map_err(snnc::Error::from)?.report.to_string(),
         Stage::Opt => optimised()?.to_string(),
-        Stage::Ir | Stage::Ast => graph.to_string(),
+        Stage::Ir | Stage::Grad | Stage::Ast => graph.to_string(),
     };
     print!("{text}");
     Ok(())
