@@ -76,6 +76,8 @@ pub struct CompileOptions {
     /// Compute the gradients of the net's scalar with respect to these inputs and parameters, as outputs `grad.<name>`; the
     /// scalar is then called `loss`. An empty list stands for all learnable parameters.
     pub gradients: Option<Vec<String>>,
+    /// With gradients: let parameters follow them. New values are updates of the run.
+    pub update: Option<snn_train::Update>,
     /// What the optimiser may do.
     pub optimise: Optimise,
     /// Which backend.
@@ -96,6 +98,7 @@ impl Default for CompileOptions {
             mode: Mode::Eval,
             dims: Dims::new(),
             gradients: None,
+            update: None,
             optimise: Optimise::default(),
             backend: Backends::default(),
             threads: 0,
@@ -147,6 +150,8 @@ pub struct Prepared {
     ready: Arc<Ready>,
     tensors: HashMap<String, Tensor>,
     seed: u64,
+    dims: Dims,
+    rest: Option<usize>,
 }
 
 impl Prepared {
@@ -155,13 +160,43 @@ impl Prepared {
     /// # Errors
     /// If the program fails.
     pub fn run(&self) -> Result<Run, Error> {
-        let results = self.ready.executable.run(&self.tensors, self.seed)?;
-        Ok(Run { outputs: results.outputs, updates: results.updates, ..Run::default() })
+        self.run_seeded(self.seed)
     }
 
     /// Takes back results that are no longer needed, so that the next run can use their memory.
     pub fn recycle(&self, run: Run) {
         self.ready.executable.recycle(snn_ir::Results { outputs: run.outputs, updates: run.updates });
+    }
+
+    /// Runs it with another seed.
+    ///
+    /// # Errors
+    /// If the program fails.
+    pub fn run_seeded(&self, seed: u64) -> Result<Run, Error> {
+        let results = self.ready.executable.run(&self.tensors, seed)?;
+        Ok(Run { outputs: results.outputs, updates: results.updates, ..Run::default() })
+    }
+
+    /// Gives back the memory of tensors that were read in place of new ones.
+    pub fn retire(self, old: Vec<(String, Tensor)>) {
+        let Prepared { ready, tensors, .. } = self;
+        drop(tensors);
+        ready.executable.recycle(snn_ir::Results { outputs: vec![], updates: old });
+    }
+
+    /// Names that the scalar does not depend on, where gradients are computed.
+    pub fn independent(&self) -> &[String] {
+        &self.ready.independent
+    }
+
+    /// The first value that is not finite, in words, found by the interpreter in the graph as it was written.
+    ///
+    /// # Errors
+    /// What is wrong with the program.
+    pub fn first_non_finite(&self, net: &Compiled, seed: u64) -> Result<Option<String>, Error> {
+        let options = net.lowering(self.dims.clone(), self.rest);
+        let graph = net.program.module().lower(&net.net, &options).map_err(|d| net.program.error(d))?.graph.bind(&self.dims);
+        Ok(snn_train::diagnose::first_non_finite(&graph, &self.tensors, seed))
     }
 
     /// Bytes of the inputs and parameters that it reads.
@@ -179,6 +214,16 @@ impl Compiled {
     /// The name of the net.
     pub fn net(&self) -> &str {
         &self.net
+    }
+
+    /// The names of its parameters and buffers.
+    ///
+    /// # Errors
+    /// What is wrong with its source.
+    pub fn parameter_names(&self) -> Result<Vec<String>, Error> {
+        let lowered = self.program.module().lower(&self.net, &self.lowering(self.options.dims.clone(), None));
+        let graph = lowered.map_err(|d| self.program.error(d))?.graph;
+        Ok(graph.parameters.into_iter().map(|p| p.name).collect())
     }
 
     fn lowering(&self, dims: Dims, rest: Option<usize>) -> Options {
@@ -210,6 +255,17 @@ impl Compiled {
             Some(wrt) => gradients(&graph, wrt).map(|g| (g.graph, g.independent))?,
             None => (graph, vec![]),
         };
+        let graph = match &self.options.update {
+            Some(update) => {
+                // A parameter that the loss does not depend on stays, as in PyTorch, where its gradient is `None`.
+                let mut graph = graph;
+                graph.outputs.retain(|(n, _)| n.strip_prefix("grad.").is_none_or(|p| !independent.iter().any(|i| i == p)));
+                update.extend(&graph)
+            }
+            None => graph,
+        };
+        // Weights that move may become infinite; a rule that takes them to be finite would have to look each time.
+        let assume_finite = assume_finite && self.options.update.is_none();
         let (graph, finite) = self.options.optimise.apply(graph, assume_finite)?;
         let started = std::time::Instant::now();
         let executable = self.backend.compile(&graph)?;
@@ -253,10 +309,22 @@ impl Compiled {
     /// # Errors
     /// As [`Compiled::run`].
     pub fn prepare(&self, data: &[(String, Tensor)], weights: &[(String, Tensor)]) -> Result<Prepared, Error> {
+        self.prepare_with_parameters(data, weights).map(|(p, _)| p)
+    }
+
+    /// As [`Compiled::prepare`], with the parameters that are used.
+    ///
+    /// # Errors
+    /// As [`Compiled::run`].
+    pub fn prepare_with_parameters(
+        &self,
+        data: &[(String, Tensor)],
+        weights: &[(String, Tensor)],
+    ) -> Result<(Prepared, Vec<(String, Tensor)>), Error> {
         let by_name: HashMap<&str, &Tensor> = data.iter().map(|(n, t)| (n.as_str(), t)).collect();
         let rest = rest_rank(&self.signature(None)?, &by_name);
         let bound = bind(&self.signature(rest)?, &by_name, &self.options.dims)?;
-        self.prepare_bound(bound.tensors, &bound.dims, rest, data, weights).map(|(p, _)| p)
+        self.prepare_bound(bound.tensors, &bound.dims, rest, data, weights)
     }
 
     fn run_once(
@@ -307,7 +375,7 @@ impl Compiled {
         let needed: Vec<String> = ready.graph.needed_inputs().iter().map(|(n, _)| (*n).to_string()).collect();
         tensors.retain(|name, _| needed.contains(name));
         tensors.extend(parameters.iter().cloned());
-        Ok((Prepared { ready, tensors, seed: self.options.seed }, parameters))
+        Ok((Prepared { ready, tensors, seed: self.options.seed, dims: dims.clone(), rest }, parameters))
     }
 
     /// A size that is not known is that of an input that is not given, where there is one.

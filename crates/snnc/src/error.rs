@@ -26,6 +26,9 @@ pub enum Error {
     /// The net cannot be differentiated as asked.
     #[error(transparent)]
     Gradient(#[from] snn_autodiff::GradientError),
+    /// Training cannot go on.
+    #[error(transparent)]
+    Train(#[from] snn_train::TrainError),
     /// The optimiser is wrong.
     #[error(transparent)]
     Optimiser(#[from] snn_opt::WrongRule),

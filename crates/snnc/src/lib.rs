@@ -13,6 +13,7 @@
 mod bind;
 mod compiled;
 mod error;
+mod trainer;
 mod weights;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub use snn_data::{load, save};
 pub use snn_front::{Mode, Options};
 pub use snn_ir::{DType, Dims, Graph, Tensor};
 pub use snn_syntax::{Diagnostic, Severity, Sources};
+pub use trainer::Trainer;
 
 /// A parsed program.
 #[derive(Clone, Debug)]
@@ -73,6 +75,16 @@ impl Program {
     pub fn compile(&self, net: Option<&str>, options: &CompileOptions) -> Result<Compiled, Error> {
         let net = self.module.default_net(net).map_err(|d| self.error(vec![d]))?;
         Ok(Compiled::new(self.clone(), net, options.clone()))
+    }
+
+    /// The names of the inputs of a net.
+    ///
+    /// # Errors
+    /// What is wrong with its source.
+    pub fn inputs(&self, net: &str) -> Result<Vec<String>, Error> {
+        let net = self.module.default_net(Some(net)).map_err(|d| self.error(vec![d]))?;
+        let options = Options { mode: Mode::Eval, dims: Dims::new(), rest: None };
+        self.module.signature(&net, &options).map(|s| s.into_iter().map(|(n, _)| n).collect()).map_err(|d| self.error(d))
     }
 
     pub(crate) fn error(&self, diagnostics: Vec<Diagnostic>) -> Error {

@@ -3,6 +3,7 @@
 mod bench;
 mod emit;
 mod run;
+mod train;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,11 @@ enum Command {
         after_help = "Examples:\n  snnc grad model.snn --data batch.safetensors --weights model.safetensors --out gradients.safetensors\n  snnc grad model.snn --net loss --data batch.npz --wrt x,fc1.weight"
     )]
     Grad(run::GradArguments),
+    /// Train a net whose value is the loss.
+    #[command(
+        after_help = "Examples:\n  snnc train model.snn --data train.npz --epochs 10 --batch 64 --lr 1e-3 --weights-out model.safetensors\n  snnc train model.snn --data train.npz --validate test.npz --predict main --checkpoint-dir checkpoints --weights-out model.safetensors\n  snnc train model.snn --data train.npz --checkpoint-dir checkpoints --resume --weights-out model.safetensors"
+    )]
+    Train(train::TrainArguments),
     /// Print what the compiler makes of a net.
     #[command(
         after_help = "Examples:\n  snnc emit model.snn --stage ir\n  snnc emit model.snn --stage opt --explain\n  snnc emit model.snn --stage clif --dims T=16,B=64\n  snnc emit model.snn --stage dot | dot -Tsvg > model.svg"
@@ -142,6 +148,7 @@ impl NetArguments {
             mode: self.mode.into(),
             dims: self.dims.clone().unwrap_or_default(),
             gradients: None,
+            update: None,
             optimise: self.optimise.level(),
             backend: match self.backend {
                 BackendName::Cranelift => Backends::Cranelift,
@@ -225,6 +232,7 @@ pub fn main() -> ExitCode {
         Command::Check { file, mode } => check(&file, mode.into()),
         Command::Run(arguments) => run::run(&arguments),
         Command::Grad(arguments) => run::grad(&arguments),
+        Command::Train(arguments) => train::train(&arguments),
         Command::Emit(arguments) => emit::emit(&arguments),
         Command::Fmt { files, check } => format(&files, check),
         Command::Bench(arguments) => bench::bench(&arguments),

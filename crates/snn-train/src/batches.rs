@@ -1,0 +1,106 @@
+//! A data set and its batches.
+
+use snn_ir::random::fill_counter_based;
+use snn_ir::{Data, Distribution, Tensor};
+
+use crate::TrainError;
+
+/// Arrays of one length: the first dimension is the sample.
+#[derive(Clone, Debug)]
+pub struct DataSet {
+    arrays: Vec<(String, Tensor)>,
+    samples: usize,
+}
+
+impl DataSet {
+    /// Checks arrays.
+    ///
+    /// # Errors
+    /// If there are none, they are empty, or of different lengths.
+    pub fn new(arrays: Vec<(String, Tensor)>) -> Result<DataSet, TrainError> {
+        let Some((_, first)) = arrays.first() else { return Err(TrainError::NoData) };
+        if let Some((name, _)) = arrays.iter().find(|(_, t)| t.shape().is_empty()) {
+            return Err(TrainError::NoSamples(name.clone()));
+        }
+        let samples = first.shape()[0];
+        if arrays.iter().any(|(_, t)| t.shape()[0] != samples) {
+            let all: Vec<String> = arrays.iter().map(|(n, t)| format!("`{n}` has {}", t.shape()[0])).collect();
+            return Err(TrainError::Lengths(all.join(", ")));
+        }
+        if samples == 0 {
+            return Err(TrainError::Empty(arrays[0].0.clone()));
+        }
+        Ok(DataSet { arrays, samples })
+    }
+
+    /// How many samples there are.
+    pub fn len(&self) -> usize {
+        self.samples
+    }
+
+    /// Never: a data set has samples.
+    pub fn is_empty(&self) -> bool {
+        self.samples == 0
+    }
+
+    /// Some samples of each array.
+    pub fn batch(&self, indices: &[usize]) -> Vec<(String, Tensor)> {
+        self.arrays.iter().map(|(n, t)| (n.clone(), rows(t, indices))).collect()
+    }
+}
+
+fn rows(t: &Tensor, indices: &[usize]) -> Tensor {
+    let mut shape = t.shape().to_vec();
+    let row: usize = shape[1..].iter().product();
+    shape[0] = indices.len();
+    fn pick<T: Copy>(v: &[T], row: usize, indices: &[usize]) -> Vec<T> {
+        indices.iter().flat_map(|i| v[i * row..(i + 1) * row].iter().copied()).collect()
+    }
+    let data = match t.data() {
+        Data::F32(v) => Data::F32(pick(v, row, indices).into()),
+        Data::I64(v) => Data::I64(pick(v, row, indices).into()),
+        Data::Bool(v) => Data::Bool(pick(v, row, indices).into()),
+        Data::U8(v) => Data::U8(pick(v, row, indices).into()),
+    };
+    Tensor::new(shape, data)
+}
+
+/// The order of samples in an epoch: by themselves, or shuffled by the seed and the epoch.
+pub fn order(samples: usize, shuffle: bool, seed: u64, epoch: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..samples).collect();
+    if shuffle {
+        // Two 24-bit numbers make a fine enough key; ties keep their order.
+        let keys = fill_counter_based(Distribution::Uniform, seed ^ 0x5eed_0f5a_4b1e_5e1f, epoch as u32, 2 * samples);
+        order.sort_by(|a, b| {
+            (keys[2 * a], keys[2 * a + 1]).partial_cmp(&(keys[2 * b], keys[2 * b + 1])).unwrap_or(std::cmp::Ordering::Equal)
+        });
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sample_comes_once_in_an_order_of_its_epoch() {
+        let (a, b) = (order(1000, true, 1, 0), order(1000, true, 1, 1));
+        assert_ne!(a, b);
+        assert_eq!(a, order(1000, true, 1, 0));
+        let mut sorted = a;
+        sorted.sort_unstable();
+        assert_eq!(sorted, order(1000, false, 1, 0));
+    }
+
+    #[test]
+    fn bad_data_sets_are_named() {
+        let of = |n: usize| Tensor::f32([n, 2], vec![0.0; 2 * n]);
+        assert!(matches!(DataSet::new(vec![]), Err(TrainError::NoData)));
+        assert!(matches!(DataSet::new(vec![("x".into(), of(0))]), Err(TrainError::Empty(_))));
+        let error = DataSet::new(vec![("x".into(), of(3)), ("y".into(), of(4))]).unwrap_err();
+        assert_eq!(error.to_string(), "the arrays of the data set differ in length: `x` has 3, `y` has 4");
+        assert!(matches!(DataSet::new(vec![("x".into(), Tensor::scalar(1.0))]), Err(TrainError::NoSamples(_))));
+        let set = DataSet::new(vec![("x".into(), Tensor::i64([3], vec![5, 6, 7]))]).unwrap();
+        assert_eq!(set.batch(&[2, 0])[0].1.to_i64(), [7, 5]);
+    }
+}

@@ -1,0 +1,178 @@
+//! The loop over epochs and batches.
+
+use std::time::{Duration, Instant};
+
+use snn_ir::Tensor;
+
+use crate::TrainError;
+use crate::batches::{DataSet, order};
+use crate::checkpoint::{Progress, State};
+use crate::schedule::Schedule;
+use crate::update::Update;
+
+/// How to train.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How often all samples are seen.
+    pub epochs: usize,
+    /// Samples in a step; the last batch of an epoch may be smaller.
+    pub batch: usize,
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// How it changes.
+    pub schedule: Schedule,
+    /// Are samples shuffled?
+    pub shuffle: bool,
+    /// The seed of the order and of random operations.
+    pub seed: u64,
+    /// The optimiser.
+    pub update: Update,
+}
+
+/// What one step gives.
+#[derive(Clone, Debug, Default)]
+pub struct StepResult {
+    /// The loss.
+    pub loss: f32,
+    /// Other scalars of the net by name.
+    pub metrics: Vec<(String, f32)>,
+}
+
+/// Runs a compiled step.
+pub trait Step {
+    /// Why a step fails.
+    type Error: From<TrainError>;
+
+    /// Computes the loss of a batch and, if that is finite, moves `tensors`, which holds parameters, buffers, and the
+    /// optimiser's tensors and numbers.
+    ///
+    /// # Errors
+    /// If the program fails.
+    fn step(&mut self, batch: &[(String, Tensor)], tensors: &mut Vec<(String, Tensor)>, seed: u64) -> Result<StepResult, Self::Error>;
+}
+
+/// An epoch that is over.
+#[derive(Clone, Debug)]
+pub struct Epoch {
+    /// Which one, counted from 1.
+    pub epoch: usize,
+    /// The mean loss of its samples.
+    pub loss: f64,
+    /// The mean of other scalars over its batches since it was begun or resumed.
+    pub metrics: Vec<(String, f64)>,
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// How long it took.
+    pub time: Duration,
+    /// How many samples it saw in that time.
+    pub samples: usize,
+}
+
+/// Is told what happens, and says when to stop.
+pub trait Watcher<E> {
+    /// After each step: batches done of how many, the mean loss so far. `false` stops after this step.
+    fn step(&mut self, epoch: usize, batches: (usize, usize), samples: usize, loss: f64) -> bool;
+
+    /// After each epoch.
+    ///
+    /// # Errors
+    /// If what it does with it fails; the training ends.
+    fn epoch(&mut self, epoch: &Epoch, state: &State) -> Result<(), E>;
+}
+
+/// How a training ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// All epochs are done.
+    Finished,
+    /// The watcher stopped it.
+    Stopped,
+    /// The loss of a step was not finite. The state is that before the step.
+    NotFinite {
+        /// Which step, counted from 1.
+        step: u64,
+        /// The loss.
+        loss: f32,
+        /// The samples of its batch.
+        samples: Vec<usize>,
+        /// The seed of its random numbers.
+        seed: u64,
+    },
+}
+
+/// Random numbers of a step depend on the seed and its number only.
+fn seed_of(seed: u64, step: u64) -> u64 {
+    seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(step)
+}
+
+/// Trains until the end, or until somebody stops it. `state` moves along and is whole after every step.
+///
+/// # Errors
+/// If the batch does not fit the data, or a step or the watcher fails.
+pub fn train<S: Step>(
+    step: &mut S,
+    data: &DataSet,
+    settings: &Settings,
+    state: &mut State,
+    watcher: &mut impl Watcher<S::Error>,
+) -> Result<Outcome, S::Error> {
+    if settings.batch == 0 {
+        return Err(TrainError::BatchOfNothing.into());
+    }
+    if settings.batch > data.len() {
+        return Err(TrainError::BatchTooLarge { batch: settings.batch, samples: data.len() }.into());
+    }
+    let batches = data.len().div_ceil(settings.batch);
+    while state.progress.epoch < settings.epochs {
+        let epoch = state.progress.epoch;
+        let started = Instant::now();
+        let order = order(data.len(), settings.shuffle, settings.seed, epoch);
+        let learning_rate = settings.schedule.rate(settings.learning_rate, epoch, settings.epochs);
+        let mut sums: Vec<(String, f64)> = Vec::new();
+        let first = state.progress.batch;
+        let (mut seen, mut stop) = (0, false);
+        for (i, samples) in order.chunks(settings.batch).enumerate().skip(first) {
+            let number = state.progress.step + 1;
+            for (name, value) in settings.update.numbers(learning_rate, number) {
+                match state.tensors.iter_mut().find(|(n, _)| *n == name) {
+                    Some(slot) => slot.1 = value,
+                    None => state.tensors.push((name, value)),
+                }
+            }
+            let seed = seed_of(settings.seed, number);
+            let result = step.step(&data.batch(samples), &mut state.tensors, seed)?;
+            if !result.loss.is_finite() {
+                return Ok(Outcome::NotFinite { step: number, loss: result.loss, samples: samples.to_vec(), seed });
+            }
+            let p = &mut state.progress;
+            *p = Progress { batch: i + 1, step: number, loss_sum: p.loss_sum + f64::from(result.loss) * samples.len() as f64, ..*p };
+            seen += samples.len();
+            for (name, value) in result.metrics {
+                match sums.iter_mut().find(|(n, _)| *n == name) {
+                    Some(s) => s.1 += f64::from(value),
+                    None => sums.push((name, f64::from(value))),
+                }
+            }
+            let so_far = (i * settings.batch + samples.len()) as f64;
+            let goes_on = watcher.step(epoch + 1, (i + 1, batches), samples.len(), p.loss_sum / so_far);
+            stop = !goes_on;
+            if stop && i + 1 < batches {
+                return Ok(Outcome::Stopped);
+            }
+        }
+        let done = Epoch {
+            epoch: epoch + 1,
+            loss: state.progress.loss_sum / data.len() as f64,
+            metrics: sums.into_iter().map(|(n, s)| (n, s / (batches - first).max(1) as f64)).collect(),
+            learning_rate,
+            time: started.elapsed(),
+            samples: seen,
+        };
+        state.progress = Progress { epoch: epoch + 1, batch: 0, loss_sum: 0.0, ..state.progress };
+        watcher.epoch(&done, state)?;
+        if stop && epoch + 1 < settings.epochs {
+            return Ok(Outcome::Stopped);
+        }
+    }
+    Ok(Outcome::Finished)
+}

@@ -1,0 +1,362 @@
+//! `snnc train`
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use snn_train::update::PREFIX;
+use snn_train::{DataSet, Epoch, Optimizer, Outcome, Schedule, Settings, State, Update, Watcher, train as run_training};
+use snnc::{CompileOptions, Compiled, Error, Mode, Program, Tensor, Trainer};
+
+use super::{Failure, NetArguments, load_all, load_program, warn};
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OptimizerName {
+    Adam,
+    Adamw,
+    Sgd,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ScheduleName {
+    Constant,
+    Cosine,
+    Step,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum MetricName {
+    /// How often the largest of the prediction is at the label.
+    Accuracy,
+    /// The loss net on the validation data, in evaluation.
+    Loss,
+}
+
+#[derive(Args)]
+pub struct TrainArguments {
+    #[command(flatten)]
+    net: NetArguments,
+    /// How often all samples are seen.
+    #[arg(long, default_value_t = 10)]
+    epochs: usize,
+    /// How parameters follow their gradients.
+    #[arg(long, value_enum, default_value_t = OptimizerName::Adam)]
+    optimizer: OptimizerName,
+    /// The learning rate.
+    #[arg(long, default_value_t = 1e-3)]
+    lr: f64,
+    /// Momentum of `sgd`.
+    #[arg(long, default_value_t = 0.0)]
+    momentum: f32,
+    /// Weight decay; 0.01 for `adamw`, else 0, where it is not given.
+    #[arg(long)]
+    weight_decay: Option<f64>,
+    /// The largest norm of all gradients together.
+    #[arg(long)]
+    clip_norm: Option<f64>,
+    /// How the learning rate changes: cosine to 0 over all epochs, or in steps.
+    #[arg(long, value_enum, default_value_t = ScheduleName::Constant)]
+    schedule: ScheduleName,
+    /// With `--schedule step`: after how many epochs.
+    #[arg(long, default_value_t = 10)]
+    step_size: usize,
+    /// With `--schedule step`: times what.
+    #[arg(long, default_value_t = 0.1)]
+    gamma: f64,
+    /// Are samples shuffled in each epoch?
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    shuffle: bool,
+    /// Data to validate on after each epoch.
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    validate: Vec<String>,
+    /// What is measured on them.
+    #[arg(long, value_enum, default_value_t = MetricName::Accuracy)]
+    metric: MetricName,
+    /// The net that predicts; its first output is [B, C] or [T, B, C], and the labels are called `label`.
+    #[arg(long, default_value = "main")]
+    predict: String,
+    /// Where the state is kept after each epoch.
+    #[arg(long, value_name = "FOLDER")]
+    checkpoint_dir: Option<PathBuf>,
+    /// Go on from the checkpoint in `--checkpoint-dir`.
+    #[arg(long, requires = "checkpoint_dir")]
+    resume: bool,
+    /// A file to which a line of JSON is added for each epoch.
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Where the trained parameters are written.
+    #[arg(long, value_name = "FILE")]
+    weights_out: Option<PathBuf>,
+}
+
+pub fn train(a: &TrainArguments) -> Result<(), Failure> {
+    let program = load_program(&a.net.file)?;
+    warn(&program, Mode::Train);
+    let update = update(a)?;
+    let options = CompileOptions { update: Some(update), ..a.net.options() };
+    let loss_net = match &a.net.net {
+        Some(net) => net.clone(),
+        None if program.module().nets().contains(&"loss") => "loss".to_string(),
+        None => return Err(Failure::Text("training needs a net called `loss` whose value is one number, or `--net`".into())),
+    };
+    let data = only_asked(&program, &loss_net, load_all(&a.net.data)?)?;
+    let data = DataSet::new(data).map_err(Error::from)?;
+    let settings = Settings {
+        epochs: a.epochs,
+        batch: a.net.batch.unwrap_or(64.min(data.len())),
+        learning_rate: a.lr,
+        schedule: match a.schedule {
+            ScheduleName::Constant => Schedule::Constant,
+            ScheduleName::Cosine => Schedule::Cosine,
+            ScheduleName::Step => Schedule::Step { every: a.step_size, gamma: a.gamma },
+        },
+        shuffle: a.shuffle,
+        seed: a.net.seed,
+        update,
+    };
+    if settings.batch == 0 || settings.batch > data.len() {
+        let e = match settings.batch {
+            0 => snn_train::TrainError::BatchOfNothing,
+            batch => snn_train::TrainError::BatchTooLarge { batch, samples: data.len() },
+        };
+        return Err(Error::from(e).into());
+    }
+    let validation = Validation::new(a, &program, &loss_net)?;
+    let mut trainer = Trainer::new(&program, &loss_net, &options)?;
+    let first: Vec<usize> = (0..settings.batch).collect();
+    let (mut state, independent) = trainer.start(&data.batch(&first), &load_all(&a.net.weights)?)?;
+    for name in &independent {
+        eprintln!("Warning: the loss does not depend on `{name}`, which stays as it is");
+    }
+    let identity = vec![
+        ("optimizer", update.optimizer.code()),
+        ("batch_size", settings.batch as i64),
+        ("seed", settings.seed as i64),
+        ("samples", data.len() as i64),
+        ("shuffle", i64::from(settings.shuffle)),
+    ];
+    let checkpoint = a.checkpoint_dir.as_ref().map(|d| d.join("checkpoint.safetensors"));
+    if let Some(folder) = &a.checkpoint_dir {
+        std::fs::create_dir_all(folder).map_err(|e| Failure::Text(format!("cannot make the folder `{}`: {e}", folder.display())))?;
+    }
+    if let (true, Some(path)) = (a.resume, &checkpoint) {
+        let tensors = snnc::load(&path.display().to_string())?;
+        state = State::from_tensors(tensors, &state, &identity).map_err(Error::from)?;
+        eprintln!("resumed at epoch {}, batch {}", state.progress.epoch + 1, state.progress.batch + 1);
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    // Where signals cannot be caught, Ctrl-C ends the process at once, and the last checkpoint is whole.
+    let _ = ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    });
+    let save_checkpoint = |state: &State| -> Result<(), Error> {
+        match &checkpoint {
+            Some(path) => Ok(snnc::save(path, &state.to_tensors(&identity))?),
+            None => Ok(()),
+        }
+    };
+    let mut reporter = Reporter { a, stop: &stop, bar: None, validation, save_checkpoint: &save_checkpoint, started: Instant::now() };
+    let outcome = run_training(&mut trainer, &data, &settings, &mut state, &mut reporter)?;
+    match outcome {
+        Outcome::Finished => {
+            if let Some(path) = &a.weights_out {
+                snnc::save(path, &weights(&state))?;
+            }
+            Ok(())
+        }
+        Outcome::Stopped => {
+            save_checkpoint(&state)?;
+            let p = &state.progress;
+            let how = match &a.checkpoint_dir {
+                Some(_) => "the same command with `--resume` goes on from here".to_string(),
+                None => "nothing was kept: use `--checkpoint-dir` to be able to resume".to_string(),
+            };
+            Err(Failure::Text(format!("stopped in epoch {} after batch {}; {how}", p.epoch + 1, p.batch)))
+        }
+        Outcome::NotFinite { step, loss, samples, seed } => {
+            let place = trainer.diagnose(&data.batch(&samples), &state.tensors, seed)?;
+            let place = place.map_or_else(String::new, |p| format!("\n  the first value that is not finite is {p}"));
+            save_checkpoint(&state)?;
+            let kept = checkpoint.as_ref().map_or_else(String::new, |p| format!("\n  the state before the step is in `{}`", p.display()));
+            Err(Failure::Text(format!(
+                "the loss is {loss} in step {step} (epoch {}, batch {}){place}\n  try a smaller `--lr`, `--clip-norm 1`, or look for divisions by zero and logarithms of zero{kept}",
+                state.progress.epoch + 1,
+                state.progress.batch + 1,
+            )))
+        }
+    }
+}
+
+fn update(a: &TrainArguments) -> Result<Update, Failure> {
+    let optimizer = match a.optimizer {
+        OptimizerName::Adam => Optimizer::ADAM,
+        OptimizerName::Adamw => Optimizer::ADAM_W,
+        OptimizerName::Sgd => Optimizer::Sgd { momentum: a.momentum },
+    };
+    let weight_decay = a.weight_decay.unwrap_or(if matches!(a.optimizer, OptimizerName::Adamw) { 0.01 } else { 0.0 });
+    for (name, value) in [("--lr", a.lr), ("--weight-decay", weight_decay), ("--clip-norm", a.clip_norm.unwrap_or(1.0))] {
+        if !value.is_finite() || value < 0.0 {
+            return Err(Failure::Text(format!("`{name}` is {value}: it is at least 0")));
+        }
+    }
+    Ok(Update { optimizer, weight_decay, clip_norm: a.clip_norm })
+}
+
+/// The trained parameters without what belongs to the optimiser.
+fn weights(state: &State) -> Vec<(String, Tensor)> {
+    state.tensors.iter().filter(|(n, _)| !n.starts_with(PREFIX)).cloned().collect()
+}
+
+/// The arrays that a net asks for. Others of the file are ignored.
+fn only_asked(program: &Program, net: &str, data: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>, Failure> {
+    let asked = program.inputs(net)?;
+    Ok(data.into_iter().filter(|(n, _)| asked.contains(n)).collect())
+}
+
+/// What is measured after each epoch.
+struct Validation {
+    metric: MetricName,
+    net: Compiled,
+    data: DataSet,
+    labels: Option<DataSet>,
+    batch: usize,
+}
+
+impl Validation {
+    fn new(a: &TrainArguments, program: &Program, loss_net: &str) -> Result<Option<Validation>, Failure> {
+        if a.validate.is_empty() {
+            return Ok(None);
+        }
+        let all = load_all(&a.validate)?;
+        let net = if a.metric == MetricName::Loss { loss_net } else { &a.predict };
+        if !program.module().nets().contains(&net) {
+            return Err(Failure::Text(format!("there is no net `{net}` to validate with: name one with `--predict`")));
+        }
+        let labels = all.iter().find(|(n, _)| n == "label").cloned();
+        let data = DataSet::new(only_asked(program, net, all)?).map_err(Error::from)?;
+        let labels = match (a.metric, labels) {
+            (MetricName::Accuracy, None) => return Err(Failure::Text("accuracy needs labels: an array `label` in `--validate`".into())),
+            (MetricName::Accuracy, Some(l)) if l.1.shape().first() != Some(&data.len()) => {
+                return Err(Failure::Text(format!(
+                    "there are {} samples to validate on, and the labels are {:?}",
+                    data.len(),
+                    l.1.shape()
+                )));
+            }
+            (MetricName::Accuracy, Some(l)) => Some(DataSet::new(vec![l]).map_err(Error::from)?),
+            (MetricName::Loss, _) => None,
+        };
+        let options = CompileOptions { mode: Mode::Eval, batch: None, ..a.net.options() };
+        let batch = 250.min(data.len());
+        Ok(Some(Validation { metric: a.metric, net: program.compile(Some(net), &options)?, data, labels, batch }))
+    }
+
+    fn measure(&self, weights: &[(String, Tensor)]) -> Result<f64, Error> {
+        let mut sum = 0.0;
+        let all: Vec<usize> = (0..self.data.len()).collect();
+        let known = self.net.parameter_names()?;
+        let weights: Vec<(String, Tensor)> = weights.iter().filter(|(n, _)| known.contains(n)).cloned().collect();
+        for samples in all.chunks(self.batch) {
+            let run = self.net.run(&self.data.batch(samples), &weights)?;
+            let Some((_, prediction)) = run.outputs.first() else { continue };
+            sum += match (&self.labels, self.metric) {
+                (Some(labels), MetricName::Accuracy) => {
+                    snn_train::metrics::correct(prediction, &labels.batch(samples)[0].1).map_err(Error::Data)? as f64
+                }
+                _ => f64::from(prediction.to_f32()[0]) * samples.len() as f64,
+            };
+        }
+        Ok(sum / self.data.len() as f64)
+    }
+}
+
+type Save<'a> = &'a dyn Fn(&State) -> Result<(), Error>;
+
+/// Tells people how it goes.
+struct Reporter<'a> {
+    a: &'a TrainArguments,
+    stop: &'a AtomicBool,
+    bar: Option<ProgressBar>,
+    validation: Option<Validation>,
+    save_checkpoint: Save<'a>,
+    started: Instant,
+}
+
+impl Watcher<Error> for Reporter<'_> {
+    fn step(&mut self, epoch: usize, (done, all): (usize, usize), samples: usize, loss: f64) -> bool {
+        if std::io::stderr().is_terminal() {
+            let bar = self.bar.get_or_insert_with(|| {
+                let style = ProgressStyle::with_template("epoch {prefix} [{bar:30}] {pos}/{len} {msg} left {eta}");
+                let bar = ProgressBar::new(all as u64).with_prefix(format!("{epoch}/{}", self.a.epochs));
+                self.started = Instant::now();
+                match style {
+                    Ok(style) => bar.with_style(style.progress_chars("=> ")),
+                    Err(_) => bar,
+                }
+            });
+            bar.set_position(done as u64);
+            let rate = (bar.position() as f64 * samples as f64) / self.started.elapsed().as_secs_f64().max(1e-9);
+            bar.set_message(format!("loss {loss:.4}, {rate:.0} samples/s"));
+        }
+        !self.stop.load(Ordering::SeqCst)
+    }
+
+    fn epoch(&mut self, epoch: &Epoch, state: &State) -> Result<(), Error> {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        let rate = epoch.samples as f64 / epoch.time.as_secs_f64().max(1e-9);
+        let measured = self.validation.as_ref().map(|v| v.measure(&weights(state))).transpose()?;
+        let mut line = format!("epoch {}/{}: loss {:.4}", epoch.epoch, self.a.epochs, epoch.loss);
+        for (name, value) in &epoch.metrics {
+            line.push_str(&format!(", {name} {value:.4}"));
+        }
+        let metric = if self.a.metric == MetricName::Loss { "validation loss" } else { "accuracy" };
+        if let Some(x) = measured {
+            line.push_str(&format!(", {metric} {x:.4}"));
+        }
+        line.push_str(&format!(", {rate:.0} samples/s"));
+        let rest = epoch.time.mul_f64((self.a.epochs - epoch.epoch) as f64);
+        if !rest.is_zero() {
+            line.push_str(&format!(", {} left", seconds(rest)));
+        }
+        eprintln!("{line}");
+        if let Some(path) = &self.a.log {
+            let metrics: serde_json::Map<String, serde_json::Value> =
+                epoch.metrics.iter().map(|(n, x)| (n.clone(), serde_json::json!(x))).collect();
+            let mut entry = serde_json::json!({
+                "epoch": epoch.epoch, "loss": epoch.loss, "metrics": metrics, "lr": epoch.learning_rate,
+                "seconds": epoch.time.as_secs_f64(), "samples_per_s": rate,
+            });
+            if let (Some(x), Some(map)) = (measured, entry.as_object_mut()) {
+                map.insert(metric.replace(' ', "_"), serde_json::json!(x));
+            }
+            append(path, &entry.to_string())?;
+        }
+        (self.save_checkpoint)(state)
+    }
+}
+
+fn append(path: &Path, line: &str) -> Result<(), Error> {
+    let failed = |e: std::io::Error| Error::Data(format!("cannot write `{}`: {e}", path.display()));
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+    writeln!(file, "{line}").map_err(failed)
+}
+
+fn seconds(d: Duration) -> String {
+    let s = d.as_secs();
+    if s >= 3600 {
+        format!("{} h {} min", s / 3600, s % 3600 / 60)
+    } else if s >= 60 {
+        format!("{} min {} s", s / 60, s % 60)
+    } else {
+        format!("{:.1} s", d.as_secs_f64())
+    }
+}

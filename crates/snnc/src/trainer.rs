@@ -1,0 +1,64 @@
+//! A net's loss, its gradients and the optimiser as one compiled step.
+
+use snn_ir::Tensor;
+use snn_train::{State, Step, StepResult, TrainError};
+
+use crate::{CompileOptions, Compiled, Error, Mode, Program};
+
+/// Runs the steps of a training.
+pub struct Trainer {
+    net: Compiled,
+}
+
+impl Trainer {
+    /// Compiles the step of a net whose value is the loss. `options.update` says how parameters follow their gradients.
+    ///
+    /// # Errors
+    /// What is wrong with its source.
+    pub fn new(program: &Program, net: &str, options: &CompileOptions) -> Result<Trainer, Error> {
+        let options = CompileOptions { mode: Mode::Train, gradients: Some(vec![]), batch: None, ..options.clone() };
+        Ok(Trainer { net: program.compile(Some(net), &options)? })
+    }
+
+    /// The state at the start, with the names of parameters that the loss does not depend on. `batch` gives the sizes.
+    ///
+    /// # Errors
+    /// If batch or weights do not fit the net, or the net has no scalar.
+    pub fn start(&self, batch: &[(String, Tensor)], weights: &[(String, Tensor)]) -> Result<(State, Vec<String>), Error> {
+        let (prepared, tensors) = self.net.prepare_with_parameters(batch, weights)?;
+        Ok((State { tensors, ..State::default() }, prepared.independent().to_vec()))
+    }
+
+    /// Why a loss is not finite: the first value that is none, in words.
+    ///
+    /// # Errors
+    /// If batch or weights do not fit the net.
+    pub fn diagnose(&self, batch: &[(String, Tensor)], tensors: &[(String, Tensor)], seed: u64) -> Result<Option<String>, Error> {
+        self.net.prepare(batch, tensors)?.first_non_finite(&self.net, seed)
+    }
+}
+
+impl Step for Trainer {
+    type Error = Error;
+
+    fn step(&mut self, batch: &[(String, Tensor)], tensors: &mut Vec<(String, Tensor)>, seed: u64) -> Result<StepResult, Error> {
+        let prepared = self.net.prepare(batch, tensors)?;
+        let run = prepared.run_seeded(seed)?;
+        let number = |t: &Tensor| t.shape().is_empty().then(|| t.to_f32()[0]);
+        let Some(loss) = run.outputs.first().and_then(|(_, t)| number(t)) else {
+            return Err(TrainError::NoData.into());
+        };
+        let metrics = run.outputs.iter().skip(1).filter_map(|(n, t)| Some((n.clone(), number(t)?))).collect();
+        if loss.is_finite() {
+            let mut old = Vec::with_capacity(run.updates.len());
+            for (name, new) in run.updates {
+                match tensors.iter_mut().find(|(n, _)| *n == name) {
+                    Some(slot) => old.push((name, std::mem::replace(&mut slot.1, new))),
+                    None => tensors.push((name, new)),
+                }
+            }
+            prepared.retire(old);
+        }
+        Ok(StepResult { loss, metrics })
+    }
+}
