@@ -121,6 +121,7 @@ const CASES: &[(&str, &str, &[&str])] = &[
         "concat([x[:, :, 1:3], x[:, :, 3:6]], axis = 2)",
         &["concat([x[:, :, 1:3], x[:, :, 4:6]], axis = 2)", "concat([x[:, :, 1:3], y[:, :, 3:6]], axis = 2)"],
     ),
+    ("transpose-of-product", "permute(linear_of(s), [2, 0, 1])", &["permute(linear_of(s), [2, 1, 0])"]),
     ("transpose-into-product", "linear_of(s)", &["x @ permute(y, [0, 2, 1])[:, :, 0:1]"]),
     ("scale-into-weights", "linear_of(x) * 0.5", &["x * 0.5", "linear_of(x) * y[:, :, 0:4]"]),
     ("weights-take-scale", "k[0:4] * linear_of(x)", &["k * x"]),

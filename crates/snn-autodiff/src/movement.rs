@@ -74,7 +74,7 @@ impl Reverse {
                 let kept = (0..from.rank()).filter(|a| !axes.contains(a)).collect();
                 self.build().broadcast(g, kept, from.shape)
             }
-            Op::Reduce { kind, axes } => largest(&mut self.build(), *kind, axes, x, g),
+            Op::Reduce { axes, .. } => largest(&mut self.build(), axes, x, y, g),
             Op::CumSum { axis } => {
                 let mut build = self.build();
                 let backward = build.flipped(g, *axis);
@@ -120,31 +120,26 @@ fn window(build: &mut Build<'_>, g: Value, from: &Type, axis: usize, [size, stri
     build.0.add(Op::ScatterAdd { axis }, &[zeros, places, g], None)
 }
 
-/// The first largest (or smallest) element gets the gradient.
-fn largest(build: &mut Build<'_>, kind: Reduction, axes: &[usize], x: Value, g: Value) -> Value {
+/// The first largest (or smallest) element gets the gradient: the first "spike" among those that equal the result.
+fn largest(build: &mut Build<'_>, axes: &[usize], x: Value, y: Value, g: Value) -> Value {
     let ty = build.0.ty(x).clone();
     let kept: Vec<usize> = (0..ty.rank()).filter(|a| !axes.contains(a)).collect();
+    let best = build.broadcast(y, kept.clone(), ty.shape.clone());
+    let reaches = build.binary(BinaryOp::Eq, x, best);
+    // The axes become the last one.
     let order: Vec<usize> = kept.iter().chain(axes).copied().collect();
-    let moved = build.transpose(x, order.clone());
+    let moved = build.transpose(reaches, order.clone());
     let moved_shape = build.0.ty(moved).shape.clone();
     let mut flat: Vec<Dim> = kept.iter().map(|a| ty.shape[*a].clone()).collect();
-    let count = Dim::product(axes.iter().map(|a| &ty.shape[*a]));
-    flat.push(count.clone());
-    let mut row = build.reshape(moved, flat.clone());
-    if kind == Reduction::Min {
-        row = build.neg(row);
-    }
+    flat.push(Dim::product(axes.iter().map(|a| &ty.shape[*a])));
     let last = flat.len() - 1;
-    let winner = build.0.add(Op::ArgMax { axis: last }, &[row], None);
-    let winner = build.broadcast(winner, (0..last).collect(), flat.clone());
-    let place = build.iota(count);
-    let place = build.broadcast(place, vec![last], flat.clone());
-    let wins = build.binary(BinaryOp::Eq, winner, place);
-    let g = build.broadcast(g, (0..last).collect(), flat);
-    let zero = build.like(0.0, g);
-    let d = build.select(wins, g, zero);
-    let d = build.reshape(d, moved_shape);
+    let row = build.reshape(moved, flat);
+    let first = build.0.add(Op::FirstSpike { axis: last }, &[row], None);
+    let first = build.reshape(first, moved_shape);
     let mut inverse = vec![0; order.len()];
     order.iter().enumerate().for_each(|(i, a)| inverse[*a] = i);
-    build.transpose(d, inverse)
+    let first = build.transpose(first, inverse);
+    let g = build.broadcast(g, kept, ty.shape);
+    let zero = build.like(0.0, g);
+    build.select(first, g, zero)
 }

@@ -10,6 +10,7 @@
 
 mod emit;
 mod loops;
+mod moves;
 mod plan;
 mod products;
 mod run;

@@ -24,6 +24,13 @@ pub enum Fold {
         /// After it.
         inner: usize,
     },
+    /// Any axes: size and stride of those that are kept, and of those that are reduced, in order.
+    Axes {
+        /// Kept axes.
+        kept: Vec<(usize, usize)>,
+        /// Reduced axes.
+        reduced: Vec<(usize, usize)>,
+    },
     /// Windows over the last two axes.
     Windows {
         /// Height and width before.
@@ -70,7 +77,13 @@ impl Fold {
         let source = graph.node(id).operands[0];
         let sizes = graph.ty(source).sizes()?;
         let block = axes.windows(2).all(|w| w[0] + 1 == w[1]);
-        let (Some(first), Some(last), true) = (axes.first(), axes.last(), block) else { return Ok(None) };
+        let (Some(first), Some(last), true) = (axes.first(), axes.last(), block) else {
+            let strides = snn_ir::tensor::row_major_strides(&sizes);
+            let of = |wanted: bool| (0..sizes.len()).filter(|a| axes.contains(a) == wanted).map(|a| (sizes[a], strides[a])).collect();
+            let (kept, reduced): (Vec<_>, Vec<_>) = (of(false), joined(of(true)));
+            let none = reduced.is_empty() || reduced.iter().any(|(n, _)| *n == 0);
+            return Ok((!none).then_some(FoldPlan { kind, source, shape: Fold::Axes { kept, reduced } }));
+        };
         let product = |r: &[usize]| r.iter().product::<usize>();
         let (reduced, inner) = (product(&sizes[*first..=*last]), product(&sizes[*last + 1..]));
         if reduced == 0 && kind != Reduction::Sum {
@@ -78,6 +91,18 @@ impl Fold {
         }
         Ok(Some(FoldPlan { kind, source, shape: Fold::Block { reduced, inner } }))
     }
+}
+
+/// Axes that lie behind each other as one.
+fn joined(axes: Vec<(usize, usize)>) -> Vec<(usize, usize)> {
+    let mut all: Vec<(usize, usize)> = Vec::new();
+    for (n, stride) in axes.into_iter().filter(|(n, _)| *n != 1) {
+        match all.last_mut() {
+            Some(before) if before.1 == stride * n => *before = (before.0 * n, stride),
+            _ => all.push((n, stride)),
+        }
+    }
+    if all.is_empty() { vec![(1, 1)] } else { all }
 }
 
 /// Elements that are reduced side by side.
@@ -88,6 +113,7 @@ impl FoldPlan {
     pub fn execute(&self, x: &[f32], out: &mut [f32]) {
         match &self.shape {
             Fold::Block { reduced, inner } => self.block(x, out, *reduced, *inner),
+            Fold::Axes { kept, reduced } => self.axes(x, out, kept, reduced),
             Fold::Windows { input, output, size, stride } => {
                 let (plane, out_plane) = (input[0] * input[1], output[0] * output[1]);
                 if out_plane == 0 {
@@ -96,6 +122,37 @@ impl FoldPlan {
                 let work = |(out, x): (&mut [f32], &[f32])| self.pool(x, out, input[1], output[1], *size, *stride);
                 out.par_chunks_mut(out_plane).zip(x.par_chunks(plane)).with_min_len((1 << 13) / plane.max(1) + 1).for_each(work);
             }
+        }
+    }
+
+    fn axes(&self, x: &[f32], out: &mut [f32], kept: &[(usize, usize)], reduced: &[(usize, usize)]) {
+        let place = |axes: &[(usize, usize)], mut i: usize| {
+            let mut at = 0;
+            for (n, stride) in axes.iter().rev() {
+                at += i % n * stride;
+                i /= n;
+            }
+            at
+        };
+        let Some(((inner, step), outer)) = reduced.split_last() else { return };
+        let rows: usize = outer.iter().map(|(n, _)| n).product();
+        let one = |(i, value): (usize, &mut f32)| {
+            let start = place(kept, i);
+            let mut fold = Accumulator::new(self.kind);
+            for row in 0..rows {
+                let start = start + place(outer, row);
+                if *step == 1 {
+                    x[start..start + inner].iter().for_each(|v| fold.add(*v));
+                } else {
+                    (0..*inner).for_each(|k| fold.add(x[start + k * step]));
+                }
+            }
+            *value = fold.value();
+        };
+        if x.len() < 1 << 15 {
+            out.iter_mut().enumerate().for_each(one);
+        } else {
+            out.par_iter_mut().enumerate().for_each(one);
         }
     }
 

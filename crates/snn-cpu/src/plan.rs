@@ -25,6 +25,10 @@ pub enum Kernel {
     Fold(FoldPlan),
     /// A copy of whole steps.
     Delay(i64),
+    /// A strided copy.
+    Move,
+    /// The first spike along an axis, where values are 0 and 1.
+    FirstSpike(usize),
     /// Recurrent connections: a plan for one step.
     Loop(Box<Plan>),
     /// As the interpreter does it.
@@ -394,6 +398,8 @@ impl Planner<'_> {
                 let sources = kernel.loads.iter().map(|l| l.source).collect();
                 (Kernel::Step(Box::new(kernel)), sources)
             }
+            Op::FirstSpike { axis } => (Kernel::FirstSpike(*axis), none),
+            op if crate::moves::supports(op) => (Kernel::Move, none),
             Op::Loop(l) => (Kernel::Loop(Box::new(plan(&l.body, code)?)), none),
             _ => (Kernel::Reference, none),
         })
@@ -457,6 +463,8 @@ pub fn describe(graph: &Graph, plan: &Plan, depth: usize) -> String {
             Kernel::Convolution(_) => "convolution".into(),
             Kernel::Fold(f) => format!("fold {:?}", f.kind).to_lowercase(),
             Kernel::Delay(d) => format!("delay {d}"),
+            Kernel::Move => "move".into(),
+            Kernel::FirstSpike(_) => "first spike".into(),
             Kernel::Loop(_) => "loop".into(),
             Kernel::Reference => "reference".into(),
         };

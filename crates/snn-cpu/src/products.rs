@@ -194,6 +194,38 @@ fn matrix_product(
     }
 }
 
+/// `out[m, n] += a[m, k] b[n, k]`: rows of `a` are `a_row` apart, `b` and `out` are whole.
+fn add_matrix_product(m: usize, n: usize, k: usize, a: &[f32], a_row: usize, b: &[f32], out: &mut [f32]) {
+    if m * n * k == 0 {
+        return;
+    }
+    assert!((m - 1) * a_row + k <= a.len() && n * k <= b.len() && m * n <= out.len());
+    // SAFETY: the assertion above bounds every element that the strides reach; `out` aliases neither operand.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            n as isize,
+            true,
+            a.as_ptr(),
+            1,
+            a_row as isize,
+            b.as_ptr(),
+            k as isize,
+            1,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
+
 /// A convolution over one or two axes.
 #[derive(Clone, Debug)]
 pub struct ConvolutionPlan {
@@ -239,6 +271,9 @@ impl ConvolutionPlan {
         if out.is_empty() || out_image == 0 {
             return;
         }
+        if self.groups == 1 && out_plane * 8 <= taps && out_plane * self.channels > 0 {
+            return self.few_outputs(x, w, out);
+        }
         out.par_chunks_mut(out_image).enumerate().for_each_init(
             || vec![0f32; rows * out_plane],
             |columns, (i, out)| {
@@ -252,6 +287,48 @@ impl ConvolutionPlan {
                     let w = &w[g * per_group.1 * rows..(g + 1) * per_group.1 * rows];
                     let out = &mut out[g * per_group.1 * out_plane..(g + 1) * per_group.1 * out_plane];
                     matrix_product(per_group.1, out_plane, rows, w, rows, 1, columns, out_plane, 1, out, Parallelism::None);
+                }
+            },
+        );
+    }
+
+    /// Few outputs of a large kernel, as the gradient of weights is: channel by channel, the inputs that each output meets are
+    /// rows, and the sum over channels is one in the products.
+    fn few_outputs(&self, x: &[f32], w: &[f32], out: &mut [f32]) {
+        let size = |d: [usize; 2]| d[0] * d[1];
+        let (plane, out_plane, taps) = (size(self.input), size(self.output), size(self.kernel));
+        let images = out.len() / (self.out_channels * out_plane);
+        // The kernel and the outputs change places.
+        let turned =
+            ConvolutionPlan { kernel: self.output, output: self.kernel, stride: self.dilation, dilation: self.stride, ..self.clone() };
+        let some = images.div_ceil(rayon::current_num_threads().max(1)).clamp(1, 16);
+        out.par_chunks_mut(some * self.out_channels * out_plane).enumerate().for_each_init(
+            || (vec![0f32; some * out_plane * taps], vec![0f32; some * out_plane * self.out_channels]),
+            |(rows, sums), (chunk, out)| {
+                let count = out.len() / (self.out_channels * out_plane);
+                let n = count * out_plane;
+                sums.fill(0.0);
+                for channel in 0..self.channels {
+                    for i in 0..count {
+                        let image = chunk * some + i;
+                        let start = (image * self.channels + channel) * plane;
+                        turned.unroll(&x[start..start + plane], &mut rows[i * out_plane * taps..(i + 1) * out_plane * taps]);
+                    }
+                    let w = &w[channel * taps..];
+                    add_matrix_product(
+                        self.out_channels,
+                        n,
+                        taps,
+                        w,
+                        self.channels * taps,
+                        &rows[..n * taps],
+                        &mut sums[..n * self.out_channels],
+                    );
+                }
+                for (i, out) in out.chunks_exact_mut(self.out_channels * out_plane).enumerate() {
+                    for (o, out) in out.chunks_exact_mut(out_plane).enumerate() {
+                        out.copy_from_slice(&sums[o * n + i * out_plane..o * n + (i + 1) * out_plane]);
+                    }
                 }
             },
         );

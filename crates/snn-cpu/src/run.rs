@@ -208,7 +208,16 @@ impl Run<'_> {
                     values.insert(v, t);
                 }
             }
-            Kernel::Delay(_) | Kernel::Reference => {
+            Kernel::Move => {
+                let operands = node.operands.iter().map(|v| values.get(graph, *v)).collect::<Result<Vec<_>, _>>()?;
+                let moved = crate::moves::execute(&node.op, &operands, node.types[0].sizes()?, |n| self.floats(n));
+                values.insert(result, moved);
+            }
+            Kernel::FirstSpike(axis) if crate::moves::first_spike_fits(operand(0)?) => {
+                let found = crate::moves::first_spike(operand(0)?, *axis);
+                values.insert(result, found);
+            }
+            Kernel::Delay(_) | Kernel::FirstSpike(_) | Kernel::Reference => {
                 let operands = node.operands.iter().map(|v| values.get(graph, *v)).collect::<Result<Vec<_>, _>>()?;
                 let results = evaluate(&node.op, &operands, &node.types, &mut Randomness::Counter { seed: self.seed })?;
                 for (v, t) in graph.results(task.node).zip(results) {
@@ -222,10 +231,9 @@ impl Run<'_> {
     fn side(&self, graph: &Graph, side: &crate::products::Side, values: &Values) -> Result<Tensor, RuntimeError> {
         let t = values.get(graph, side.source)?;
         let Some(permutation) = &side.permutation else { return Ok(t.clone()) };
-        let shape: Vec<snn_ir::Dim> = permutation.iter().map(|a| (t.shape()[*a] as i64).into()).collect();
+        let shape = permutation.iter().map(|a| t.shape()[*a]).collect();
         let op = Op::Transpose { permutation: permutation.clone() };
-        let mut results = evaluate(&op, &[t], &[Type::new(DType::F32, shape)], &mut Randomness::Counter { seed: 0 })?;
-        Ok(results.remove(0))
+        Ok(crate::moves::execute(&op, &[t], shape, |n| self.floats(n)))
     }
 
     /// A loop: the plan of its body once for each step.

@@ -7,7 +7,7 @@ use super::{built, each};
 use crate::facts::operation;
 use crate::rule::{Context, Rule};
 
-pub(super) const RULES: [Rule; 13] = [
+pub(super) const RULES: [Rule; 14] = [
     built("reshape-same", "(reshape ?s ?x)", same, "the shape is that of the operand"),
     built("reshape-reshape", "(reshape ?s (reshape ?r ?x))", reshape_reshape, "the order of the elements never changes"),
     built("transpose-same", "(transpose ?p ?x)", transpose_same, "no axis moves"),
@@ -25,6 +25,12 @@ pub(super) const RULES: [Rule; 13] = [
     each("slice-concat", &["slice"], slice_concat, "the slice lies inside one part"),
     each("concat-one", &["concat"], concat_one, "there is nothing to join"),
     each("concat-slices", &["concat"], concat_slices, "slices that follow each other are one slice"),
+    built(
+        "transpose-of-product",
+        "(transpose ?p (contract ?c ?a ?b))",
+        transpose_of_product,
+        "(a b) transposed is b a transposed: the same products, in the same order of sums",
+    ),
     each(
         "transpose-into-product",
         &["contract"],
@@ -190,4 +196,18 @@ fn transpose_into_product(c: &mut Context<'_>) -> Option<Id> {
     };
     let operands = [lhs.map_or(operands[0], |(_, x)| x), rhs.map_or(operands[1], |(_, x)| x)];
     Some(c.add(Op::Contract(new), &operands))
+}
+
+fn transpose_of_product(c: &mut Context<'_>) -> Option<Id> {
+    let (p, Some(Op::Contract(k))) = (permutation(c, "?p")?, c.op("?c")) else { return None };
+    let (a, b) = (c.id("?a"), c.id("?b"));
+    let (left, right) = k.free_axes(c.ty("?a").rank(), c.ty("?b").rank());
+    let batch = k.lhs_batch.len();
+    // Batch axes stay, then the free axes of b, then those of a.
+    let swapped = (0..batch).chain(batch + left.len()..batch + left.len() + right.len()).chain(batch..batch + left.len());
+    if left.is_empty() || right.is_empty() || !p.iter().copied().eq(swapped) {
+        return None;
+    }
+    let turned = Contraction { lhs_batch: k.rhs_batch, rhs_batch: k.lhs_batch, lhs_sum: k.rhs_sum, rhs_sum: k.lhs_sum };
+    Some(c.add(Op::Contract(turned), &[b, a]))
 }

@@ -318,7 +318,7 @@ impl Watcher<Error> for Reporter<'_> {
         for (name, value) in &epoch.metrics {
             line.push_str(&format!(", {name} {value:.4}"));
         }
-        let metric = if self.a.metric == MetricName::Loss { "validation loss" } else { "accuracy" };
+        let metric = if self.a.metric == MetricName::Loss { "validation loss" } else { "validation accuracy" };
         if let Some(x) = measured {
             line.push_str(&format!(", {metric} {x:.4}"));
         }

@@ -1,0 +1,228 @@
+//! Moving elements: one strided copy for transpositions, slices, padding, joining, windows and repetition.
+#![allow(unsafe_code)]
+
+use rayon::prelude::*;
+use snn_ir::tensor::row_major_strides;
+use snn_ir::{Data, Op, Tensor};
+
+use crate::shared::Shared;
+
+/// Fewer elements than this are moved by one thread.
+const SMALLEST_FOR_THREADS: usize = 1 << 14;
+
+/// A box of elements, in both tensors at some offset with some strides.
+struct Block {
+    sizes: Vec<usize>,
+    from: usize,
+    from_strides: Vec<usize>,
+    to: usize,
+    to_strides: Vec<usize>,
+}
+
+impl Block {
+    /// Joins axes that lie behind each other in both tensors, and leaves out those of size 1.
+    fn joined(mut self) -> Block {
+        let mut i = self.sizes.len();
+        while i > 0 {
+            i -= 1;
+            let next = i + 1;
+            let joins = next < self.sizes.len()
+                && self.from_strides[i] == self.from_strides[next] * self.sizes[next]
+                && self.to_strides[i] == self.to_strides[next] * self.sizes[next];
+            if joins {
+                self.sizes[next] *= self.sizes[i];
+            }
+            if joins || self.sizes[i] == 1 {
+                self.sizes.remove(i);
+                self.from_strides.remove(i);
+                self.to_strides.remove(i);
+            }
+        }
+        self
+    }
+
+    fn copy<T: Copy + Send + Sync>(self, from: &[T], to: &mut [T]) {
+        let block = self.joined();
+        let n: usize = block.sizes.iter().product();
+        if n == 0 {
+            return;
+        }
+        let reach = |offset: usize, strides: &[usize]| offset + block.sizes.iter().zip(strides).map(|(n, s)| (n - 1) * s).sum::<usize>();
+        assert!(reach(block.from, &block.from_strides) < from.len() && reach(block.to, &block.to_strides) < to.len());
+        let inner = block.sizes.last().copied().unwrap_or(1);
+        let (step_from, step_to) = (block.from_strides.last().copied().unwrap_or(1), block.to_strides.last().copied().unwrap_or(1));
+        let outer = &block.sizes[..block.sizes.len().saturating_sub(1)];
+        let rows: usize = outer.iter().product();
+        let target = Shared(to.as_mut_ptr());
+        let row = |i: usize| {
+            let (mut rest, mut a, mut b) = (i, block.from, block.to);
+            for (axis, size) in outer.iter().enumerate().rev() {
+                a += rest % size * block.from_strides[axis];
+                b += rest % size * block.to_strides[axis];
+                rest /= size;
+            }
+            let target = target.get();
+            for k in 0..inner {
+                // SAFETY: the assertion above bounds both places for every index; rows write different elements, because the
+                // strides of a result are those of a tensor and no two indices meet.
+                unsafe { *target.add(b + k * step_to) = *from.get_unchecked(a + k * step_from) };
+            }
+        };
+        let contiguous = |i: usize| {
+            let (mut rest, mut a, mut b) = (i, block.from, block.to);
+            for (axis, size) in outer.iter().enumerate().rev() {
+                a += rest % size * block.from_strides[axis];
+                b += rest % size * block.to_strides[axis];
+                rest /= size;
+            }
+            // SAFETY: as above, for a run of `inner` elements.
+            unsafe { std::ptr::copy_nonoverlapping(from.as_ptr().add(a), target.get().add(b), inner) };
+        };
+        let runs = step_from == 1 && step_to == 1;
+        let one = |i: usize| if runs { contiguous(i) } else { row(i) };
+        if n < SMALLEST_FOR_THREADS {
+            (0..rows).for_each(one);
+        } else {
+            (0..rows).into_par_iter().with_min_len((SMALLEST_FOR_THREADS / inner).max(1)).for_each(one);
+        }
+    }
+}
+
+/// Is an operation a movement that [`execute`] does?
+pub fn supports(op: &Op) -> bool {
+    matches!(op, Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Window { .. } | Op::Broadcast { .. })
+}
+
+/// The blocks that an operation copies, each from one of its operands.
+fn blocks(op: &Op, operands: &[&Tensor], shape: &[usize]) -> Vec<(usize, Block)> {
+    let to_strides = row_major_strides(shape);
+    let own = row_major_strides(operands[0].shape());
+    let whole =
+        |from: usize, from_strides: Vec<usize>| Block { sizes: shape.to_vec(), from, from_strides, to: 0, to_strides: to_strides.clone() };
+    let number = |d: &snn_ir::Dim| d.evaluate(&snn_ir::Dims::new()).unwrap_or(0) as usize;
+    match op {
+        Op::Transpose { permutation } => vec![(0, whole(0, permutation.iter().map(|a| own[*a]).collect()))],
+        Op::Slice { axis, start, step } => {
+            let mut strides = own.clone();
+            strides[*axis] *= *step as usize;
+            vec![(0, whole(number(start) * own[*axis], strides))]
+        }
+        Op::Window { axis, stride, dilation, .. } => {
+            let mut strides = own.clone();
+            strides[*axis] *= *stride as usize;
+            strides.push(own[*axis] * *dilation as usize);
+            vec![(0, whole(0, strides))]
+        }
+        Op::Broadcast { axes } => {
+            let mut strides = vec![0; shape.len()];
+            for (i, axis) in axes.iter().enumerate() {
+                strides[*axis] = if operands[0].shape()[i] == 1 { 0 } else { own[i] };
+            }
+            vec![(0, whole(0, strides))]
+        }
+        Op::Pad { axis, low, .. } => {
+            let to = number(low) * to_strides[*axis];
+            vec![(0, Block { sizes: operands[0].shape().to_vec(), from: 0, from_strides: own, to, to_strides })]
+        }
+        Op::Concat { axis } => {
+            let mut at = 0;
+            let parts = operands.iter().enumerate().map(|(i, t)| {
+                let to = at * to_strides[*axis];
+                at += t.shape()[*axis];
+                let from_strides = row_major_strides(t.shape());
+                (i, Block { sizes: t.shape().to_vec(), from: 0, from_strides, to, to_strides: to_strides.clone() })
+            });
+            parts.collect()
+        }
+        _ => unreachable!("only movements are planned as such"),
+    }
+}
+
+/// Moves the operands of a movement into a result of a shape. `floats` gives memory for floats, whatever it holds.
+pub fn execute(op: &Op, operands: &[&Tensor], shape: Vec<usize>, floats: impl FnOnce(usize) -> Vec<f32>) -> Tensor {
+    let n = shape.iter().product();
+    let blocks = blocks(op, operands, &shape);
+    let data = match operands[0].data() {
+        Data::F32(_) => {
+            let mut out = floats(n);
+            if let Op::Pad { value, .. } = op {
+                out.fill(*value);
+            }
+            for (i, block) in blocks {
+                block.copy(operands[i].as_f32(), &mut out);
+            }
+            Data::F32(out.into())
+        }
+        Data::I64(_) => Data::I64(
+            collected(blocks, operands, pad_value(op) as i64, n, |t| match t.data() {
+                Data::I64(v) => v,
+                _ => &[],
+            })
+            .into(),
+        ),
+        Data::Bool(_) => Data::Bool(collected(blocks, operands, u8::from(pad_value(op) != 0.0), n, bytes).into()),
+        Data::U8(_) => Data::U8(collected(blocks, operands, pad_value(op) as u8, n, bytes).into()),
+    };
+    Tensor::new(shape, data)
+}
+
+fn bytes(t: &Tensor) -> &[u8] {
+    match t.data() {
+        Data::Bool(v) | Data::U8(v) => v,
+        _ => &[],
+    }
+}
+
+fn pad_value(op: &Op) -> f32 {
+    if let Op::Pad { value, .. } = op { *value } else { 0.0 }
+}
+
+fn collected<T: Copy + Send + Sync>(
+    blocks: Vec<(usize, Block)>,
+    operands: &[&Tensor],
+    fill: T,
+    n: usize,
+    of: impl Fn(&Tensor) -> &[T],
+) -> Vec<T> {
+    let mut out = vec![fill; n];
+    for (i, block) in blocks {
+        block.copy(of(operands[i]), &mut out);
+    }
+    out
+}
+
+/// Are all values 0 or 1, so that the first 1 of a series is its first spike?
+pub fn first_spike_fits(x: &Tensor) -> bool {
+    match x.data() {
+        Data::F32(v) => v.par_chunks(1 << 14).all(|v| v.iter().all(|x| *x == 0.0 || *x == 1.0)),
+        Data::Bool(_) => true,
+        _ => false,
+    }
+}
+
+/// The first 1 of each series along an axis.
+pub fn first_spike(x: &Tensor, axis: usize) -> Tensor {
+    let shape = x.shape();
+    let steps = shape[axis];
+    let inner: usize = shape[axis + 1..].iter().product();
+    let mut out = vec![0u8; x.len()];
+    if out.is_empty() {
+        return Tensor::bool(shape.to_vec(), out);
+    }
+    fn mark<T>(x: &[T], out: &mut [u8], steps: usize, inner: usize, is: impl Fn(&T) -> bool) {
+        for i in 0..inner {
+            if let Some(t) = (0..steps).find(|t| is(&x[t * inner + i])) {
+                out[t * inner + i] = 1;
+            }
+        }
+    }
+    let one = |(o, out): (usize, &mut [u8])| {
+        let range = o * steps * inner..(o + 1) * steps * inner;
+        match x.data() {
+            Data::F32(v) => mark(&v[range], out, steps, inner, |x| *x == 1.0),
+            _ => mark(&bytes(x)[range], out, steps, inner, |x| *x != 0),
+        }
+    };
+    out.par_chunks_mut(steps * inner).enumerate().with_min_len((1 << 13) / (steps * inner).max(1) + 1).for_each(one);
+    Tensor::bool(shape.to_vec(), out)
+}
