@@ -117,3 +117,83 @@ fn initial_weights_are_saved_and_used_again() {
     assert!(other.status.success());
     assert_ne!(snnc::load(&a).unwrap(), snnc::load(&b).unwrap());
 }
+
+#[test]
+fn a_net_is_trained_stopped_by_nothing_and_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |n: &str| folder.path().join(n).to_string_lossy().into_owned();
+    let (weights, log, checkpoints) = (file("w.safetensors"), file("log.jsonl"), file("checkpoints"));
+    let train = |more: &[&str]| {
+        let common = ["train", "examples/train_digits/mlp.snn", "--data", "examples/digits/test.npz", "--batch", "100"];
+        snnc(&[&common[..], more].concat())
+    };
+    let checkpointed = ["--checkpoint-dir", &checkpoints, "--log", &log, "--validate", "examples/digits/test.npz"];
+    let out = train(&[&checkpointed[..], &["--epochs", "1"]].concat());
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(
+        text(&out.stderr).contains("epoch 1/1: loss 0.") && text(&out.stderr).contains("validation accuracy 0."),
+        "{}",
+        text(&out.stderr)
+    );
+    let out = train(&[&checkpointed[..], &["--epochs", "3", "--resume", "--weights-out", &weights]].concat());
+    assert!(out.status.success() && text(&out.stderr).starts_with("resumed at epoch 2"), "{}", text(&out.stderr));
+    let lines: Vec<serde_json::Value> = std::fs::read_to_string(&log).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 3);
+    assert!(lines[2]["loss"].as_f64() < lines[0]["loss"].as_f64());
+    let again = file("again.safetensors");
+    let out = train(&["--epochs", "3", "--weights-out", &again]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(snnc::load(&weights).unwrap() == snnc::load(&again).unwrap(), "a resumed training gives other weights");
+    let out = snnc(&["run", "examples/train_digits/mlp.snn", "--data", "examples/digits/test.npz", "--weights", &weights]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    for (more, said) in [
+        (&["--batch", "1001"][..], "a batch of 1001 is larger than the data set of 1000 samples"),
+        (&["--net", "main"][..], "a loss is one number, and `out` is f32[100, 10]"),
+        (&["--resume", "--checkpoint-dir", &checkpoints, "--seed", "4"][..], "the checkpoint is of another training: its seed is 0"),
+        (&["--resume", "--checkpoint-dir", &file("none")][..], "checkpoint.safetensors"),
+        (&["--weights", &file("nothing.npz")][..], "nothing.npz"),
+        (&["--lr=-1"][..], "`--lr` is -1"),
+        (&["--validate", "examples/digits/test.npz", "--predict", "nobody"][..], "there is no net `nobody`"),
+    ] {
+        let all: Vec<&str> = if more[0] == "--batch" {
+            [&["train", "examples/train_digits/mlp.snn", "--data", "examples/digits/test.npz"], more].concat()
+        } else {
+            [&["train", "examples/train_digits/mlp.snn", "--data", "examples/digits/test.npz", "--batch", "100"], more].concat()
+        };
+        let out = snnc(&all);
+        assert_eq!(out.status.code(), Some(1), "{more:?}: {}", text(&out.stderr));
+        assert!(text(&out.stderr).contains(said), "{more:?}: {}", text(&out.stderr));
+    }
+}
+
+#[test]
+fn gradients_are_written_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("g.safetensors").to_string_lossy().into_owned();
+    let out = snnc(&[
+        "grad",
+        "examples/train_digits/mlp.snn",
+        "--data",
+        "examples/digits/test.npz",
+        "--wrt",
+        "fc2.bias,fc1.weight",
+        "--out",
+        &path,
+    ]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let names: Vec<String> = snnc::load(&path).unwrap().into_iter().map(|(n, _)| n).collect();
+    assert!(["loss", "accuracy", "grad.fc2.bias", "grad.fc1.weight"].iter().all(|n| names.iter().any(|m| m == n)), "{names:?}");
+    let out = snnc(&["grad", "examples/train_digits/mlp.snn", "--data", "examples/digits/test.npz", "--wrt", "fc3.bias"]);
+    assert!(text(&out.stderr).contains("there is no input or parameter `fc3.bias`"), "{}", text(&out.stderr));
+}
+
+#[test]
+fn the_optimiser_explains_itself() {
+    let out = snnc(&["emit", "examples/benchmarks/delay_chain.snn", "--stage", "opt", "--explain"]);
+    let said = text(&out.stdout);
+    assert!(said.contains("operations 8 -> 1") && said.contains("delay-chain") && said.contains("why value 0 equals"), "{said}");
+    let out = snnc(&["emit", "examples/benchmarks/delay_chain.snn", "--stage", "egraph"]);
+    assert!(text(&out.stdout).starts_with("digraph egraph"), "{}", text(&out.stdout));
+    let out = snnc(&["run", "examples/benchmarks/delay_chain.snn", "--no-opt", "--fast-math"]);
+    assert_eq!(out.status.code(), Some(2));
+}

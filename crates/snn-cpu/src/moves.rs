@@ -42,48 +42,55 @@ impl Block {
     }
 
     fn copy<T: Copy + Send + Sync>(self, from: &[T], to: &mut [T]) {
-        let block = self.joined();
+        let mut block = self.joined();
         let n: usize = block.sizes.iter().product();
         if n == 0 {
             return;
         }
         let reach = |offset: usize, strides: &[usize]| offset + block.sizes.iter().zip(strides).map(|(n, s)| (n - 1) * s).sum::<usize>();
         assert!(reach(block.from, &block.from_strides) < from.len() && reach(block.to, &block.to_strides) < to.len());
-        let inner = block.sizes.last().copied().unwrap_or(1);
-        let (step_from, step_to) = (block.from_strides.last().copied().unwrap_or(1), block.to_strides.last().copied().unwrap_or(1));
-        let outer = &block.sizes[..block.sizes.len().saturating_sub(1)];
-        let rows: usize = outer.iter().product();
+        // The last three axes are loops; the others are one index, which threads divide.
+        while block.sizes.len() < 3 {
+            block.sizes.insert(0, 1);
+            block.from_strides.insert(0, 0);
+            block.to_strides.insert(0, 0);
+        }
+        let first = block.sizes.len() - 3;
+        let last = |v: &[usize]| [v[first], v[first + 1], v[first + 2]];
+        let (size, from_step, to_step) = (last(&block.sizes), last(&block.from_strides), last(&block.to_strides));
+        let outer = &block.sizes[..first];
+        let runs = from_step[2] == 1 && to_step[2] == 1;
         let target = Shared(to.as_mut_ptr());
-        let row = |i: usize| {
-            let (mut rest, mut a, mut b) = (i, block.from, block.to);
+        let slab = |i: usize| {
+            let (mut rest, mut a, mut b) = (i / size[0], block.from, block.to);
             for (axis, size) in outer.iter().enumerate().rev() {
                 a += rest % size * block.from_strides[axis];
                 b += rest % size * block.to_strides[axis];
                 rest /= size;
             }
+            a += i % size[0] * from_step[0];
+            b += i % size[0] * to_step[0];
             let target = target.get();
-            for k in 0..inner {
-                // SAFETY: the assertion above bounds both places for every index; rows write different elements, because the
+            for y in 0..size[1] {
+                let (a, b) = (a + y * from_step[1], b + y * to_step[1]);
+                // SAFETY: the assertion above bounds both places for every index; slabs write different elements, because the
                 // strides of a result are those of a tensor and no two indices meet.
-                unsafe { *target.add(b + k * step_to) = *from.get_unchecked(a + k * step_from) };
+                unsafe {
+                    if runs && size[2] >= 8 {
+                        std::ptr::copy_nonoverlapping(from.as_ptr().add(a), target.add(b), size[2]);
+                    } else {
+                        for x in 0..size[2] {
+                            *target.add(b + x * to_step[2]) = *from.get_unchecked(a + x * from_step[2]);
+                        }
+                    }
+                }
             }
         };
-        let contiguous = |i: usize| {
-            let (mut rest, mut a, mut b) = (i, block.from, block.to);
-            for (axis, size) in outer.iter().enumerate().rev() {
-                a += rest % size * block.from_strides[axis];
-                b += rest % size * block.to_strides[axis];
-                rest /= size;
-            }
-            // SAFETY: as above, for a run of `inner` elements.
-            unsafe { std::ptr::copy_nonoverlapping(from.as_ptr().add(a), target.get().add(b), inner) };
-        };
-        let runs = step_from == 1 && step_to == 1;
-        let one = |i: usize| if runs { contiguous(i) } else { row(i) };
+        let slabs = outer.iter().product::<usize>() * size[0];
         if n < SMALLEST_FOR_THREADS {
-            (0..rows).for_each(one);
+            (0..slabs).for_each(slab);
         } else {
-            (0..rows).into_par_iter().with_min_len((SMALLEST_FOR_THREADS / inner).max(1)).for_each(one);
+            (0..slabs).into_par_iter().with_min_len((SMALLEST_FOR_THREADS / (size[1] * size[2])).max(1)).for_each(slab);
         }
     }
 }

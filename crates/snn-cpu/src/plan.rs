@@ -98,8 +98,21 @@ pub struct Access {
 /// Is it read in place by step kernels?
 fn is_view(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
-    let readable = |t: DType| matches!(t, DType::F32 | DType::Bool | DType::U8);
-    matches!(node.op, Op::Broadcast { .. } | Op::Delay { .. }) && readable(node.types[0].dtype)
+    let readable = matches!(node.types[0].dtype, DType::F32 | DType::Bool | DType::U8);
+    match &node.op {
+        Op::Broadcast { axes } => readable && !repeats_few(graph, id, axes),
+        Op::Delay { .. } => readable,
+        _ => false,
+    }
+}
+
+/// Does it repeat each element only a few times in a row? A kernel that read it where it is would run over these few.
+fn repeats_few(graph: &Graph, id: NodeId, axes: &[usize]) -> bool {
+    let Ok(sizes) = graph.node(id).types[0].sizes() else { return false };
+    let Some(last) = axes.last() else { return false };
+    let tail: usize = sizes[last + 1..].iter().product();
+    let rows: usize = sizes[..=*last].iter().product();
+    (2..16).contains(&tail) && rows > 64
 }
 
 /// A constant that a kernel holds as an immediate.
@@ -391,7 +404,7 @@ impl Planner<'_> {
                 Some(plan) => (Kernel::Fold(plan), none),
                 None => (Kernel::Reference, none),
             },
-            Op::Broadcast { .. } if is_view(self.graph, id) && node.types[0].dtype == DType::F32 => {
+            Op::Broadcast { axes } if node.types[0].dtype == DType::F32 && !repeats_few(self.graph, id, axes) => {
                 let shape = node.types[0].sizes()?;
                 let value = Value { node: id, result: 0 };
                 let kernel = crate::step::copy(self.graph, value, &shape, code)?;

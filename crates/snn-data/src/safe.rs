@@ -35,6 +35,8 @@ pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<Tensors, FileError> {
         };
         tensors.push((name, tensor));
     }
+    // The library lists them in any order.
+    tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(tensors)
 }
 

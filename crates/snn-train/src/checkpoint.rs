@@ -81,6 +81,9 @@ impl State {
             step: number("step")? as u64,
             loss_sum: f64::from_bits(number("loss_sum")? as u64),
         };
+        // In the order of the model, whatever that of the file.
+        let mut by_name: BTreeMap<String, Tensor> = tensors.into_iter().collect();
+        let tensors = fresh.tensors.iter().filter_map(|(n, _)| by_name.remove_entry(n)).collect();
         Ok(State { tensors, progress })
     }
 }

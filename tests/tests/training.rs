@@ -1,0 +1,197 @@
+//! Training: PyTorch's numbers for each optimiser, resuming bit for bit, and what stops it.
+
+use snn_train::{DataSet, Epoch, Optimizer, Outcome, Schedule, Settings, State, Step, TrainError, Update, Watcher, train};
+use snnc::{Backends, CompileOptions, Error, Program, Tensor, Trainer, load};
+
+const REGRESSION: &str = "net loss(x: f32[B, 5], y: f32[B, 3]) -> f32[] {
+    layer fc = linear(5, 3)
+    mse_loss(tanh(fc(x)), y)
+}";
+
+/// Runs until a number of steps is done.
+struct Until(u64, Vec<f64>);
+
+impl Watcher<Error> for Until {
+    fn step(&mut self, _: usize, _: (usize, usize), _: usize, _: f64) -> bool {
+        self.0 -= 1;
+        self.0 > 0
+    }
+
+    fn epoch(&mut self, epoch: &Epoch, _: &State) -> Result<(), Error> {
+        self.1.push(epoch.loss);
+        Ok(())
+    }
+}
+
+fn settings(update: Update, learning_rate: f64) -> Settings {
+    Settings { epochs: 5, batch: 3, learning_rate, schedule: Schedule::Constant, shuffle: false, seed: 0, update }
+}
+
+fn trainer(text: &str, update: Update, backend: Backends) -> Trainer {
+    let program = Program::parse("train.snn", text).unwrap_or_else(|e| panic!("{e}"));
+    let options = CompileOptions { update: Some(update), backend, ..CompileOptions::default() };
+    Trainer::new(&program, "loss", &options).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn golden() -> Vec<(String, Tensor)> {
+    load(&format!("{}/golden/optimizers.safetensors", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+fn get(all: &[(String, Tensor)], name: &str) -> Tensor {
+    all.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("no {name}")).1.clone()
+}
+
+fn regression() -> (DataSet, Vec<(String, Tensor)>) {
+    let golden = golden();
+    let data = ["x", "y"].map(|n| (n.to_string(), get(&golden, n))).to_vec();
+    let weights = ["fc.weight", "fc.bias"].map(|n| (n.to_string(), get(&golden, &format!("start.{n}")))).to_vec();
+    (DataSet::new(data).unwrap(), weights)
+}
+
+#[test]
+fn twenty_steps_are_pytorchs() {
+    let golden = golden();
+    let plain = |optimizer, weight_decay| Update { optimizer, weight_decay, clip_norm: None };
+    let cases = [
+        ("adam", plain(Optimizer::ADAM, 0.0), 0.02, Schedule::Constant),
+        ("adam_decay", plain(Optimizer::ADAM, 0.1), 0.02, Schedule::Constant),
+        ("adamw", plain(Optimizer::ADAM_W, 0.01), 0.02, Schedule::Constant),
+        ("sgd", plain(Optimizer::Sgd { momentum: 0.0 }, 0.0), 0.1, Schedule::Constant),
+        ("sgd_momentum", plain(Optimizer::Sgd { momentum: 0.9 }, 0.01), 0.05, Schedule::Constant),
+        ("sgd_clip", Update { clip_norm: Some(0.3), ..plain(Optimizer::Sgd { momentum: 0.0 }, 0.0) }, 0.5, Schedule::Constant),
+        ("adam_cosine", plain(Optimizer::ADAM, 0.0), 0.05, Schedule::Cosine),
+    ];
+    for (name, update, rate, schedule) in cases {
+        for backend in [Backends::Interpreter, Backends::Cranelift] {
+            let (data, weights) = regression();
+            let mut trainer = trainer(REGRESSION, update, backend);
+            let (mut state, _) = trainer.start(&data.batch(&[0, 1, 2]), &weights).unwrap();
+            let settings = Settings { schedule, ..settings(update, rate) };
+            let mut watcher = Until(u64::MAX, vec![]);
+            assert_eq!(train(&mut trainer, &data, &settings, &mut state, &mut watcher).unwrap(), Outcome::Finished);
+            for parameter in ["fc.weight", "fc.bias"] {
+                let (got, want) = (get(&state.tensors, parameter), get(&golden, &format!("{name}.{parameter}")));
+                for (a, b) in got.as_f32().iter().zip(want.as_f32()) {
+                    assert!((a - b).abs() < 2e-6 * (1.0 + b.abs()), "{name}, {parameter}, {backend:?}:\n{got}\n{want}");
+                }
+            }
+            let losses = get(&golden, &format!("{name}.losses"));
+            let last = losses.as_f32()[16..].iter().sum::<f32>() / 4.0;
+            assert!((watcher.1[4] - f64::from(last)).abs() < 1e-5, "{name}");
+        }
+    }
+}
+
+/// Spikes, random numbers, batch norm's buffers and a smaller last batch.
+const SPIKING: &str = "net loss(x: f32[B, 5], y: f32[B, 3]) -> f32[] {
+    layer a = linear(5, 8)
+    layer n = batch_norm1d(8)
+    layer fc = linear(8, 3)
+    let h = n(a(x)) |> repeat(4) |> lif(surrogate = atan())
+    mse_loss(mean(fc(dropout(h, 0.25)), axis = 0), y)
+}";
+
+#[test]
+fn a_resumed_training_is_the_uninterrupted_one() {
+    let update = Update { optimizer: Optimizer::ADAM, weight_decay: 0.0, clip_norm: Some(1.0) };
+    let settings = Settings { batch: 5, shuffle: true, seed: 7, ..settings(update, 0.01) };
+    let identity = vec![("seed", 7)];
+    let (data, _) = regression();
+    let start = || {
+        let trainer = trainer(SPIKING, update, Backends::Cranelift);
+        let state = trainer.start(&data.batch(&[0, 1, 2]), &[]).unwrap().0;
+        (trainer, state)
+    };
+    let (mut whole, mut expected) = start();
+    let mut watcher = Until(u64::MAX, vec![]);
+    train(&mut whole, &data, &settings, &mut expected, &mut watcher).unwrap();
+    // Stopped in the middle of an epoch, and at its end.
+    for steps in [1, 3, 7, 14] {
+        let (mut first, mut state) = start();
+        assert_eq!(train(&mut first, &data, &settings, &mut state, &mut Until(steps, vec![])).unwrap(), Outcome::Stopped);
+        assert_eq!(state.progress.step, steps);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint.safetensors");
+        snnc::save(&path, &state.to_tensors(&identity)).unwrap();
+        let (mut second, fresh) = start();
+        let mut state = State::from_tensors(load(&path.display().to_string()).unwrap(), &fresh, &identity).unwrap_or(state);
+        let mut rest = Until(u64::MAX, vec![]);
+        train(&mut second, &data, &settings, &mut state, &mut rest).unwrap();
+        for (name, want) in &expected.tensors {
+            assert!(get(&state.tensors, name).same_bits(want), "{name} after {steps} steps");
+        }
+        assert_eq!(rest.1.last(), watcher.1.last());
+    }
+}
+
+#[test]
+fn checkpoints_of_other_trainings_are_refused() {
+    let update = Update { optimizer: Optimizer::ADAM, weight_decay: 0.0, clip_norm: None };
+    let (data, _) = regression();
+    let state = |text| trainer(text, update, Backends::Interpreter).start(&data.batch(&[0]), &[]).unwrap().0;
+    let (a, b) = (state(REGRESSION), state(SPIKING));
+    let kept = a.to_tensors(&vec![("seed", 1)]);
+    let error = |kept: Vec<_>, fresh: &State, identity| State::from_tensors(kept, fresh, &identity).unwrap_err().to_string();
+    let mut broken = kept.clone();
+    broken.retain(|(n, _)| n != "checkpoint.step");
+    let report = [error(kept.clone(), &a, vec![("seed", 2)]), error(kept, &b, vec![("seed", 1)]), error(broken, &a, vec![("seed", 1)])];
+    insta::assert_snapshot!(report.join("\n"));
+}
+
+#[test]
+fn what_does_not_fit_is_said_before_anything_moves() {
+    let update = Update { optimizer: Optimizer::ADAM, weight_decay: 0.0, clip_norm: None };
+    let (data, _) = regression();
+    let mut step = trainer(REGRESSION, update, Backends::Interpreter);
+    let (mut state, _) = step.start(&data.batch(&[0]), &[]).unwrap();
+    let mut run = |batch| {
+        let settings = Settings { batch, ..settings(update, 0.1) };
+        train(&mut step, &data, &settings, &mut state, &mut Until(9, vec![])).unwrap_err().to_string()
+    };
+    assert_eq!(run(13), TrainError::BatchTooLarge { batch: 13, samples: 12 }.to_string());
+    assert_eq!(run(0), TrainError::BatchOfNothing.to_string());
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_and_names_the_place() {
+    let text = "net loss(x: f32[B, 5], y: f32[B, 3]) -> f32[] {
+    layer fc = linear(5, 3)
+    layer out = lif()
+    let h = log(fc(x) - 100.0)
+    mean(h) + mean(out(repeat(y, 2)))
+}";
+    let update = Update { optimizer: Optimizer::ADAM, weight_decay: 0.0, clip_norm: None };
+    let (data, _) = regression();
+    let mut step = trainer(text, update, Backends::Cranelift);
+    let (mut state, _) = step.start(&data.batch(&[0]), &[]).unwrap();
+    let before = get(&state.tensors, "fc.weight");
+    let outcome = train(&mut step, &data, &settings(update, 0.1), &mut state, &mut Until(99, vec![])).unwrap();
+    let Outcome::NotFinite { step: 1, samples, seed, .. } = outcome else { panic!("{outcome:?}") };
+    assert!(get(&state.tensors, "fc.weight").same_bits(&before));
+    let place = step.diagnose(&data.batch(&samples), &state.tensors, seed).unwrap().unwrap();
+    assert_eq!(place, "`log`, at or after the layer `fc`");
+}
+
+/// The trainer is a step like any other.
+#[test]
+fn a_step_moves_every_parameter_but_those_without_gradient() {
+    let text = "net loss(x: f32[B, 5], y: f32[B, 3]) -> (loss: f32[], error: f32[]) {
+    layer fc = linear(5, 3)
+    layer unused = linear(5, 3)
+    let e = mse_loss(fc(x), y)
+    (e + 0.0 * sum(detach(unused(x))), e)
+}";
+    let update = Update { optimizer: Optimizer::ADAM_W, weight_decay: 0.5, clip_norm: None };
+    let (data, _) = regression();
+    let mut step = trainer(text, update, Backends::Cranelift);
+    let (mut state, independent) = step.start(&data.batch(&[0]), &[]).unwrap();
+    assert_eq!(independent, ["unused.weight", "unused.bias"]);
+    let before = state.tensors.clone();
+    state.tensors.retain(|(n, _)| !["optimizer.step_size", "optimizer.correction", "optimizer.decay"].contains(&n.as_str()));
+    state.tensors.extend(update.numbers(0.1, 1));
+    let result = step.step(&data.batch(&[0, 1]), &mut state.tensors, 0).unwrap();
+    assert_eq!(result.metrics.len(), 1);
+    assert!((result.metrics[0].1 - result.loss).abs() < 1e-6);
+    assert_ne!(get(&before, "fc.weight"), get(&state.tensors, "fc.weight"));
+    assert_eq!(get(&before, "unused.weight"), get(&state.tensors, "unused.weight"));
+}
