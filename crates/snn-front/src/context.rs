@@ -79,6 +79,8 @@ pub(crate) struct Layer {
     pub prefix: String,
     pub span: Span,
     pub used: bool,
+    /// Has one of its parameters or states been read?
+    pub read: bool,
     /// Its states after its last application.
     pub states: HashMap<String, Val>,
     /// The place and shape of the label by which `set_threshold_margin` changed it.

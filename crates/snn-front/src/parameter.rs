@@ -60,7 +60,7 @@ impl Lowerer<'_> {
             settings,
             prefix,
             span: name.span,
-            used: false,
+            used: false, read: false,
             states: Default::default(),
             margin: None,
         };
@@ -221,6 +221,7 @@ impl Lowerer<'_> {
 
     /// What `layer.name` is.
     pub fn layer_field(&mut self, index: usize, field: &Name, span: Span) -> Result<Val> {
+        self.layers[index].read = true;
         let layer = self.layers[index].clone();
         if let Some(v) = layer.states.get(&field.text) {
             return Ok(v.clone());
