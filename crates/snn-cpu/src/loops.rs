@@ -181,6 +181,9 @@ impl FoldPlan {
             out.fill(0.0);
             return;
         }
+        if inner == 1 && self.kind == Reduction::Sum {
+            return rows_summed(x, out, reduced);
+        }
         let chunk = inner.min(LANES);
         let per_outer = inner.div_ceil(chunk);
         // Each task reduces a few neighbouring elements, row by row.
@@ -208,6 +211,21 @@ impl FoldPlan {
         } else {
             out.par_chunks_mut(inner).enumerate().for_each(run);
         }
+    }
+}
+
+/// Sums of whole rows. Long ones are summed in pieces of a fixed length, so that the result does not depend on threads.
+fn rows_summed(x: &[f32], out: &mut [f32], reduced: usize) {
+    const PIECE: usize = 1 << 15;
+    if out.len() < 4 && reduced > PIECE {
+        for (value, row) in out.iter_mut().zip(x.chunks_exact(reduced)) {
+            let pieces: Vec<f64> = row.par_chunks(PIECE).map(sum_of).collect();
+            *value = pieces.iter().sum::<f64>() as f32;
+        }
+    } else if x.len() < PIECE {
+        out.iter_mut().zip(x.chunks_exact(reduced)).for_each(|(value, row)| *value = sum_of(row) as f32);
+    } else {
+        out.par_iter_mut().zip(x.par_chunks_exact(reduced)).for_each(|(value, row)| *value = sum_of(row) as f32);
     }
 }
 

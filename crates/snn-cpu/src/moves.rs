@@ -198,6 +198,22 @@ fn collected<T: Copy + Send + Sync>(
     out
 }
 
+/// `out[columns, rows]` from `x[rows, columns]`.
+pub fn transpose(x: &[f32], rows: usize, columns: usize, out: &mut [f32]) {
+    let side = 16;
+    // Squares, so that both sides stay in cache.
+    out.par_chunks_mut(side * rows).enumerate().for_each(|(i, out)| {
+        let width = out.len() / rows.max(1);
+        for first in (0..rows).step_by(side) {
+            for c in 0..width {
+                for r in first..(first + side).min(rows) {
+                    out[c * rows + r] = x[r * columns + i * side + c];
+                }
+            }
+        }
+    });
+}
+
 /// Are all values 0 or 1, so that the first 1 of a series is its first spike?
 pub fn first_spike_fits(x: &Tensor) -> bool {
     match x.data() {

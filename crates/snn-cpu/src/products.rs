@@ -118,6 +118,32 @@ impl ProductPlan {
         true
     }
 
+    /// Is it the gradient of weights: both operands `[k, ...]`, summed over the rows of both?
+    fn is_of_rows(&self) -> bool {
+        let whole = |side: &Side, n: usize| side.permutation.is_none() && side.free == 1 && side.sum == n;
+        self.batch.is_empty() && whole(&self.lhs, self.m) && whole(&self.rhs, self.n) && self.m.min(self.n) >= 16 && self.k >= 16
+    }
+
+    /// Computes the gradient of weights by the places of spikes, if it is one and either operand holds few spikes.
+    pub fn execute_spikes_of_rows(&self, lhs: &[f32], rhs: &[f32], out: &mut [f32]) -> bool {
+        let (m, n, k) = (self.m, self.n, self.k);
+        if !self.is_of_rows() {
+            return false;
+        }
+        // Weights have the spikes' layer as the last axis more often than as the first.
+        if let Some(events) = Events::find(&rhs[..k * n], n).and_then(|e| e.transposed(n)) {
+            let Some(packed) = Packed::new(lhs, k, m, m, 1) else { return false };
+            let mut turned = vec![0f32; m * n];
+            spikes::product(&events, &packed, &mut turned);
+            crate::moves::transpose(&turned, n, m, out);
+            return true;
+        }
+        let Some(events) = Events::find(&lhs[..k * m], m).and_then(|e| e.transposed(m)) else { return false };
+        let Some(packed) = Packed::new(rhs, k, n, n, 1) else { return false };
+        spikes::product(&events, &packed, out);
+        true
+    }
+
     /// Computes the product into `out`.
     pub fn execute(&self, lhs: &[f32], rhs: &[f32], out: &mut [f32]) {
         let (m, n, k) = (self.m, self.n, self.k);

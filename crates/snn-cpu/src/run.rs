@@ -172,7 +172,7 @@ impl Run<'_> {
                 let shape = node.types[0].sizes()?;
                 let (lhs, rhs) = (self.side(graph, &p.lhs, values)?, self.side(graph, &p.rhs, values)?);
                 let mut out = self.floats(count(&shape));
-                if !p.execute_spikes(&lhs, &rhs, &mut out) {
+                if !p.execute_spikes(&lhs, &rhs, &mut out) && !p.execute_spikes_of_rows(lhs.as_f32(), rhs.as_f32(), &mut out) {
                     p.execute(lhs.as_f32(), rhs.as_f32(), &mut out);
                 }
                 values.insert(result, Tensor::f32(shape, out));

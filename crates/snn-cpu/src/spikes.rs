@@ -81,6 +81,28 @@ impl Events {
         (events.indices.len() as f64 <= 1.5 * DENSEST * x.len() as f64).then_some(events)
     }
 
+    /// The same spikes column by column: for each of `inputs` the rows in which it fires, in order.
+    pub fn transposed(&self, inputs: usize) -> Option<Events> {
+        let mut ends = vec![0usize; inputs];
+        self.indices.iter().for_each(|i| ends[*i as usize] += 1);
+        let mut next = Vec::with_capacity(inputs);
+        let mut total = 0;
+        for end in &mut ends {
+            next.push(total);
+            total += *end;
+            *end = total;
+        }
+        let mut indices = vec![0u32; self.indices.len()];
+        for r in 0..self.ends.len() {
+            let row = u32::try_from(r).ok()?;
+            for i in self.row(r) {
+                indices[next[*i as usize]] = row;
+                next[*i as usize] += 1;
+            }
+        }
+        Some(Events { indices, ends })
+    }
+
     fn row(&self, r: usize) -> &[u32] {
         let start = if r == 0 { 0 } else { self.ends[r - 1] };
         &self.indices[start..self.ends[r]]
