@@ -418,3 +418,12 @@ fn limits_end_what_would_go_on_for_ever() {
     assert_eq!(after.report.limits.len(), 1, "{}", after.report);
     assert!(after.report.to_string().contains("the result is the best until then"));
 }
+
+#[test]
+fn the_documentation_lists_every_rule() {
+    let page = std::fs::read_to_string(format!("{}/../docs/optimiser.md", env!("CARGO_MANIFEST_DIR"))).expect("the page exists");
+    for rule in rules::all() {
+        let line = format!("| `{}` | {} | {} |", rule.name, format!("{:?}", rule.set).to_lowercase(), rule.why.replace('|', "/"));
+        assert!(page.contains(&line), "docs/optimiser.md lacks {line}");
+    }
+}

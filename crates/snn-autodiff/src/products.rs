@@ -118,12 +118,12 @@ fn convolution_input(build: &mut Build<'_>, c: &Convolution, g: Value, w: Value,
     let swapped = build.transpose(split, order);
     let mut weights = build.reshape(swapped, with(vec![groups.times(&w_shape[1]), out]));
     let mut spread = g;
-    for i in 0..c.stride.len() {
+    for (i, size) in kernel.iter().enumerate() {
         let axis = 2 + i;
         weights = build.flipped(weights, axis);
         spread = spread_out(build, spread, axis, c.stride[i]);
         // Zeros around, so that every input is met by every weight that has met it.
-        let size = kernel[i].as_constant().unwrap_or(1);
+        let size = size.as_constant().unwrap_or(1);
         let reach = Dim::constant(c.dilation[i] * (size - 1) - c.padding[i]);
         let have = build.0.ty(spread).shape[axis].clone();
         let want = x_shape[axis].plus(&(c.dilation[i] * (size - 1)).into());

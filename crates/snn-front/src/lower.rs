@@ -606,8 +606,11 @@ impl Lowerer<'_> {
     // ---------------------------------------------------------------- warnings
 
     fn warn_unused(&mut self, item: &Item, first_layer: usize) {
-        let layers: Vec<(String, Span)> =
-            self.layers[first_layer..].iter().filter(|l| !l.used && !l.read && l.span.file == 0).map(|l| (l.name.clone(), l.span)).collect();
+        let layers: Vec<(String, Span)> = self.layers[first_layer..]
+            .iter()
+            .filter(|l| !l.used && !l.read && l.span.file == 0)
+            .map(|l| (l.name.clone(), l.span))
+            .collect();
         for (name, span) in layers {
             // Only those that this net declares itself.
             if span.start >= item.span.start && span.end <= item.span.end {

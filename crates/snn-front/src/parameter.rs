@@ -60,7 +60,8 @@ impl Lowerer<'_> {
             settings,
             prefix,
             span: name.span,
-            used: false, read: false,
+            used: false,
+            read: false,
             states: Default::default(),
             margin: None,
         };

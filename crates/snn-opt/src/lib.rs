@@ -258,7 +258,7 @@ impl State<'_> {
                     Some(class) => *class,
                     None => {
                         debug_assert!(!inside.contains(&v.node));
-                        let class = self.from_outside(&mut terms, graph, *v);
+                        let class = self.outside_value(&mut terms, graph, *v);
                         classes.insert(*v, class);
                         class
                     }
@@ -312,7 +312,7 @@ impl State<'_> {
     }
 
     /// A value that another piece computes.
-    fn from_outside(&mut self, terms: &mut Terms, graph: &Graph, v: Value) -> Id {
+    fn outside_value(&mut self, terms: &mut Terms, graph: &Graph, v: Value) -> Id {
         let op = graph.op(v);
         // What costs nothing is known everywhere.
         if matches!(op, Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_)) {
