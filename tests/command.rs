@@ -152,6 +152,7 @@ fn a_net_is_trained_stopped_by_nothing_and_used() {
         (&["--resume", "--checkpoint-dir", &checkpoints, "--seed", "4"][..], "the checkpoint is of another training: its seed is 0"),
         (&["--resume", "--checkpoint-dir", &file("none")][..], "checkpoint.safetensors"),
         (&["--weights", &file("nothing.npz")][..], "nothing.npz"),
+        (&["--weights-out", "no/such/folder/w.safetensors"][..], "there is no folder `no/such/folder`"),
         (&["--lr=-1"][..], "`--lr` is -1"),
         (&["--validate", "examples/digits/test.npz", "--predict", "nobody"][..], "there is no net `nobody`"),
     ] {

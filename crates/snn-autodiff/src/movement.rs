@@ -1,6 +1,6 @@
 //! Derivatives of movement and of sums: the transposed movement.
 
-use snn_ir::{BinaryOp, Dim, Op, Reduction, Type, Value};
+use snn_ir::{BinaryOp, Dim, Graph, Op, Reduction, Type, Value};
 
 use crate::build::Build;
 use crate::reverse::Reverse;
@@ -74,7 +74,15 @@ impl Reverse {
                 let kept = (0..from.rank()).filter(|a| !axes.contains(a)).collect();
                 self.build().broadcast(g, kept, from.shape)
             }
-            Op::Reduce { axes, .. } => largest(&mut self.build(), axes, x, y, g),
+            Op::Reduce { axes, .. } => {
+                if let Some((source, tile)) = tiled(&self.graph, x, axes)
+                    && self.is_active(source)
+                {
+                    let d = largest_of_tiles(&mut self.build(), source, tile, y, g);
+                    return self.add(source, d);
+                }
+                largest(&mut self.build(), axes, x, y, g)
+            }
             Op::CumSum { axis } => {
                 let mut build = self.build();
                 let backward = build.flipped(g, *axis);
@@ -140,6 +148,57 @@ fn largest(build: &mut Build<'_>, axes: &[usize], x: Value, y: Value, g: Value) 
     order.iter().enumerate().for_each(|(i, a)| inverse[*a] = i);
     let first = build.transpose(first, inverse);
     let g = build.broadcast(g, kept, ty.shape);
+    let zero = build.like(0.0, g);
+    build.select(first, g, zero)
+}
+
+/// Are the reduced axes those of two windows that tile the last two axes of a tensor, as those of most pools do? The tensor, and
+/// height and width of a tile.
+fn tiled(graph: &Graph, windows: Value, axes: &[usize]) -> Option<(Value, [i64; 2])> {
+    let outer = graph.node(windows.node);
+    let Op::Window { axis: second, size: width, stride: across, dilation: 1 } = outer.op else { return None };
+    let inner = graph.node(outer.operands[0].node);
+    let Op::Window { axis: first, size: height, stride: down, dilation: 1 } = inner.op else { return None };
+    let source = inner.operands[0];
+    let shape = &graph.ty(source).shape;
+    let rank = shape.len();
+    let count = &outer.types[0].shape;
+    let fits = first + 2 == rank
+        && second + 1 == rank
+        && axes == [rank, rank + 1]
+        && (height, width) == (down, across)
+        && shape[first] == count[first].times(&height.into())
+        && shape[second] == count[second].times(&width.into());
+    fits.then_some((source, [height, width]))
+}
+
+/// [`largest`] over tiles of the last two axes, without a copy of every tile.
+fn largest_of_tiles(build: &mut Build<'_>, x: Value, [height, width]: [i64; 2], y: Value, g: Value) -> Value {
+    let shape = build.0.ty(x).shape.clone();
+    let small = build.0.ty(y).shape.clone();
+    let rank = shape.len();
+    let head = || small[..rank - 2].iter().cloned();
+    let (rows, columns) = (small[rank - 2].clone(), small[rank - 1].clone());
+    let split: Vec<Dim> = head().chain([rows.clone(), height.into(), columns.clone(), width.into()]).collect();
+    let apart: Vec<Dim> = head().chain([rows.clone(), columns.clone(), height.into(), width.into()]).collect();
+    let flat: Vec<Dim> = head().chain([rows, columns, (height * width).into()]).collect();
+    let spread = |build: &mut Build<'_>, v: Value| {
+        let axes = (0..rank - 1).chain([rank]).collect();
+        let v = build.broadcast(v, axes, split.clone());
+        build.reshape(v, shape.clone())
+    };
+    let best = spread(build, y);
+    let reaches = build.binary(BinaryOp::Eq, x, best);
+    let reaches = build.reshape(reaches, split.clone());
+    // Exchanging the two axes in the middle is its own inverse.
+    let exchange: Vec<usize> = (0..rank - 1).chain([rank, rank - 1, rank + 1]).collect();
+    let tiles = build.transpose(reaches, exchange.clone());
+    let tiles = build.reshape(tiles, flat);
+    let first = build.0.add(Op::FirstSpike { axis: rank }, &[tiles], None);
+    let first = build.reshape(first, apart);
+    let first = build.transpose(first, exchange);
+    let first = build.reshape(first, shape.clone());
+    let g = spread(build, g);
     let zero = build.like(0.0, g);
     build.select(first, g, zero)
 }

@@ -241,7 +241,12 @@ impl Run<'_> {
         let steps = l.steps.evaluate(&snn_ir::Dims::new())? as usize;
         let first_state = l.sequences + l.invariants;
         let mut states: Vec<Tensor> = operands[first_state..].to_vec();
-        let mut rows: Vec<Vec<Tensor>> = vec![Vec::with_capacity(steps); l.outputs];
+        // Outputs of floats are written in place, so that the memory of a step serves the next.
+        let mut whole: Vec<Vec<f32>> = Vec::with_capacity(l.outputs);
+        let mut rows: Vec<Vec<Tensor>> = vec![Vec::new(); l.outputs];
+        for ty in &types[..l.outputs] {
+            whole.push(if ty.dtype == DType::F32 { self.floats(count(&ty.sizes()?)) } else { Vec::new() });
+        }
         for step in 0..steps {
             let t = if l.reverse { steps - 1 - step } else { step };
             let mut values = Values::new();
@@ -258,14 +263,22 @@ impl Run<'_> {
             self.plan(&l.body, plan, &mut values)?;
             let results = l.body.outputs.iter().map(|(_, v)| values.get(&l.body, *v).cloned());
             let mut results = results.collect::<Result<Vec<_>, _>>()?;
-            states = results.split_off(l.outputs);
-            for (list, row) in rows.iter_mut().zip(results) {
-                list.push(row);
+            let old = std::mem::replace(&mut states, results.split_off(l.outputs));
+            for (o, row) in results.into_iter().enumerate() {
+                if row.dtype() == DType::F32 {
+                    let n = row.len();
+                    whole[o][t * n..(t + 1) * n].copy_from_slice(row.as_f32());
+                    drop(row);
+                } else {
+                    rows[o].push(row);
+                }
             }
+            // What the step has left: its slices, and the states before it.
+            values.0.into_values().chain(old).for_each(|t| self.runnable.keep(t));
         }
         let mut all = Vec::new();
-        for (list, ty) in rows.into_iter().zip(types) {
-            all.push(stacked(list, l.reverse, ty)?);
+        for ((list, data), ty) in rows.into_iter().zip(whole).zip(types) {
+            all.push(if ty.dtype == DType::F32 { Tensor::f32(ty.sizes()?, data) } else { stacked(list, l.reverse, ty)? });
         }
         all.extend(states);
         Ok(all)

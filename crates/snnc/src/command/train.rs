@@ -125,6 +125,13 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
         };
         return Err(Error::from(e).into());
     }
+    // A folder that does not exist is better found before hours of training than after.
+    for path in a.weights_out.iter().chain(&a.log) {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !folder.is_dir() {
+            return Err(Failure::Text(format!("cannot write `{}`: there is no folder `{}`", path.display(), folder.display())));
+        }
+    }
     let validation = Validation::new(a, &program, &loss_net)?;
     let mut trainer = Trainer::new(&program, &loss_net, &options)?;
     let first: Vec<usize> = (0..settings.batch).collect();
