@@ -198,3 +198,32 @@ fn the_optimiser_explains_itself() {
     let out = snnc(&["run", "examples/benchmarks/delay_chain.snn", "--no-opt", "--fast-math"]);
     assert_eq!(out.status.code(), Some(2));
 }
+
+/// A session's answers and errors, word for word. `SNNC_TRANSCRIPTS=write` writes them anew.
+#[test]
+fn a_session_answers_as_in_its_transcript() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/transcripts");
+    let input = std::fs::File::open(folder.join("tour.in")).unwrap();
+    let out = Command::new(env!("CARGO_BIN_EXE_snnc")).arg("repl").env("NO_COLOR", "1").stdin(input).output().unwrap();
+    for (name, bytes) in [("tour.out", &out.stdout), ("tour.err", &out.stderr)] {
+        let path = folder.join(name);
+        if std::env::var("SNNC_TRANSCRIPTS").is_ok_and(|v| v == "write") {
+            std::fs::write(&path, bytes).unwrap();
+        }
+        assert_eq!(text(bytes), std::fs::read_to_string(&path).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn expressions_are_evaluated_from_the_command_line() {
+    let out = snnc(&["eval", "first_spike_index([[0, 1, 1]])", "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&text(&out.stdout)).unwrap();
+    assert_eq!(value["out"], serde_json::json!({ "type": "bool", "shape": [1, 3], "data": [false, true, false] }));
+    let out = snnc(&["eval", "let x = [0.0, 3.0, 0.0]", "lif(x)"]);
+    assert!(text(&out.stdout).starts_with("f32[3]\n[0, 1, 0]"), "{}", text(&out.stdout));
+    let out = snnc(&["eval", "log(0.0)", "--json"]);
+    assert!(text(&out.stdout).contains("\"-inf\""), "{}", text(&out.stdout));
+    let out = snnc(&["eval", "x"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stderr).contains("`x` is not known"));
+}

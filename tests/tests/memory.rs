@@ -21,4 +21,13 @@ fn compiling_again_and_again_does_not_grow_memory() {
     (0..400).for_each(|_| once());
     let grown = resident().saturating_sub(before);
     assert!(grown < 8 << 20, "400 compilations have grown the process by {grown} bytes");
+    // A session keeps what it names, not what it has evaluated.
+    let mut session = snnc::session::Session::new(CompileOptions { threads: 1, ..CompileOptions::default() });
+    session.enter("let x = [[0.0, 3.0], [1.0, 2.0]]").unwrap();
+    let mut evaluate = |n: usize| (0..n).for_each(|i| drop(session.enter(&format!("sum(lif(x * {i}.5))")).unwrap()));
+    evaluate(50);
+    let before = resident();
+    evaluate(1000);
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 16 << 20, "1,000 evaluations have grown the process by {grown} bytes");
 }

@@ -179,3 +179,8 @@ impl Module {
         }
     }
 }
+
+/// The names of the built-in functions.
+pub fn builtin_names() -> impl Iterator<Item = String> {
+    builtins::names().map(str::to_string)
+}

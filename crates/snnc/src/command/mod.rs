@@ -2,6 +2,7 @@
 
 mod bench;
 mod emit;
+mod repl;
 mod run;
 mod train;
 
@@ -50,6 +51,16 @@ enum Command {
         after_help = "Examples:\n  snnc train model.snn --data train.npz --epochs 10 --batch 64 --lr 1e-3 --weights-out model.safetensors\n  snnc train model.snn --data train.npz --validate test.npz --predict main --checkpoint-dir checkpoints --weights-out model.safetensors\n  snnc train model.snn --data train.npz --checkpoint-dir checkpoints --resume --weights-out model.safetensors"
     )]
     Train(train::TrainArguments),
+    /// Tensor expressions and definitions, line by line.
+    #[command(
+        after_help = "Examples:\n  snnc repl\n  snnc repl model.snn\n  snnc repl < script.txt\n\n`:help` at the prompt lists the commands."
+    )]
+    Repl(repl::ReplArguments),
+    /// Evaluate entries as at the prompt of `repl`, and print the last value.
+    #[command(
+        after_help = "Examples:\n  snnc eval 'first_spike_index([[0, 1, 1]])'\n  snnc eval 'let x = [0.0, 3.0, 0.0]' 'lif(x)' --json"
+    )]
+    Eval(repl::EvalArguments),
     /// Print what the compiler makes of a net.
     #[command(
         after_help = "Examples:\n  snnc emit model.snn --stage ir\n  snnc emit model.snn --stage opt --explain\n  snnc emit model.snn --stage clif --dims T=16,B=64\n  snnc emit model.snn --stage dot | dot -Tsvg > model.svg"
@@ -233,6 +244,8 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Grad(arguments) => run::grad(&arguments),
         Command::Train(arguments) => train::train(&arguments),
+        Command::Repl(arguments) => repl::repl(&arguments),
+        Command::Eval(arguments) => repl::eval(&arguments),
         Command::Emit(arguments) => emit::emit(&arguments),
         Command::Fmt { files, check } => format(&files, check),
         Command::Bench(arguments) => bench::bench(&arguments),

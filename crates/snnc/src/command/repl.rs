@@ -1,0 +1,348 @@
+//! `snnc repl` and `snnc eval`
+
+use std::borrow::Cow;
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use reedline::{
+    ColumnarMenu, Completer, CompletionResult, Emacs, FileBackedHistory, KeyCode, KeyModifiers, MenuBuilder, Prompt, PromptEditMode,
+    PromptHistorySearch, Reedline, ReedlineEvent, ReedlineMenu, Signal, Span, Suggestion, ValidationResult, Validator,
+    default_emacs_keybindings,
+};
+use snnc::session::{Reply, Session, is_unfinished, show};
+use snnc::{CompileOptions, Error, Tensor};
+
+use super::{Failure, colour};
+
+const HELP: &str = "\
+an expression     its value; `let x = ...` keeps it
+net, neuron, surrogate, fn, layer, let rec, set_threshold_margin(...)   as in a file
+:type E           the type of an expression
+:ast E  :ir E     its syntax tree, its graph
+:opt E            its graph before and after the optimiser, and the rules that fired
+:clif E  :asm E   the generated code
+:dot E [FILE]     the graph for Graphviz
+:time E           milliseconds to compile and to run
+:grad E wrt x, y  the value of a scalar and its gradients
+:load FILE        a program, or tensors: .snn .npz .safetensors
+:save NAME FILE   writes a value
+:vars  :reset     lists, forgets everything
+:mode train|eval  :backend cranelift|interpreter  :set memory-limit BYTES
+:doc NAME         text and equation of something of the library
+:quit             leaves";
+
+const COMMANDS: [&str; 18] = [
+    ":help", ":type", ":ast", ":ir", ":opt", ":clif", ":asm", ":dot", ":time", ":grad", ":load", ":save", ":vars", ":reset", ":mode",
+    ":backend", ":doc", ":quit",
+];
+
+#[derive(Args)]
+pub struct ReplArguments {
+    /// A program whose definitions are there from the start.
+    file: Option<PathBuf>,
+    /// The seed of parameters and random operations.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(Args)]
+pub struct EvalArguments {
+    /// Entries, as at the prompt; the value of the last is printed.
+    #[arg(required = true)]
+    entries: Vec<String>,
+    /// Print one JSON object: name, type, shape and data of each value.
+    #[arg(long)]
+    json: bool,
+    /// The seed of parameters and random operations.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+fn session(seed: u64) -> Session {
+    Session::new(CompileOptions { seed, memory_limit: super::machine_memory(), ..CompileOptions::default() })
+}
+
+pub fn eval(a: &EvalArguments) -> Result<(), Failure> {
+    let mut session = session(a.seed);
+    let mut last = Reply::Said(String::new());
+    for entry in &a.entries {
+        last = session.enter(entry)?;
+    }
+    match last {
+        Reply::Values(values) if a.json => {
+            let object: serde_json::Map<String, serde_json::Value> = values.iter().map(|(n, t)| (n.clone(), json(t))).collect();
+            println!("{}", serde_json::Value::Object(object));
+        }
+        Reply::Values(values) => println!("{}", values_text(&values)),
+        Reply::Said(text) if !text.is_empty() => println!("{text}"),
+        Reply::Said(_) => {}
+    }
+    Ok(())
+}
+
+fn json(t: &Tensor) -> serde_json::Value {
+    let data: Vec<serde_json::Value> = match t.data() {
+        // JSON has no NaN and no infinity: they are text.
+        snn_ir::Data::F32(v) => {
+            v.iter().map(|x| if x.is_finite() { serde_json::json!(x) } else { serde_json::json!(x.to_string()) }).collect()
+        }
+        snn_ir::Data::Bool(v) => v.iter().map(|b| serde_json::json!(*b != 0)).collect(),
+        _ => t.to_i64().iter().map(|i| serde_json::json!(i)).collect(),
+    };
+    serde_json::json!({ "type": t.dtype().name(), "shape": t.shape(), "data": data })
+}
+
+fn values_text(values: &[(String, Tensor)]) -> String {
+    let many = values.len() > 1;
+    let lines: Vec<String> = values.iter().map(|(n, t)| if many { format!("{n} = {}", show(t)) } else { show(t) }).collect();
+    lines.join("\n")
+}
+
+pub fn repl(a: &ReplArguments) -> Result<(), Failure> {
+    let mut session = session(a.seed);
+    if let Some(file) = &a.file {
+        session.load(&file.display().to_string())?;
+    }
+    if std::io::stdin().is_terminal() { interactive(&mut session) } else { script(&mut session) }
+}
+
+/// Entries from standard input, with their answers, until one is `:quit`.
+fn script(session: &mut Session) -> Result<(), Failure> {
+    let mut entry = String::new();
+    let mut failed = false;
+    for line in std::io::stdin().lock().lines() {
+        let line = line.map_err(|e| Failure::Text(format!("cannot read standard input: {e}")))?;
+        entry.push_str(&line);
+        entry.push('\n');
+        if is_unfinished(&entry) {
+            continue;
+        }
+        let text = std::mem::take(&mut entry);
+        if !answer(session, text.trim(), &mut failed) {
+            return Ok(());
+        }
+    }
+    answer(session, entry.trim(), &mut failed);
+    if failed { Err(Failure::Said) } else { Ok(()) }
+}
+
+/// Answers one entry; `false` leaves.
+fn answer(session: &mut Session, text: &str, failed: &mut bool) -> bool {
+    if text == ":quit" || text == ":q" {
+        return false;
+    }
+    let result = if let Some(command) = text.strip_prefix(':') { run_command(session, command) } else { evaluated(session, text) };
+    match result {
+        Ok(said) if said.is_empty() => {}
+        Ok(said) => println!("{said}"),
+        Err(e) => {
+            *failed = true;
+            let _ = std::io::stdout().flush();
+            match e {
+                Error::Source { sources, diagnostics } => eprint!("{}", sources.render(&diagnostics, colour())),
+                e => eprintln!("Error: {e}"),
+            }
+        }
+    }
+    true
+}
+
+fn evaluated(session: &mut Session, text: &str) -> Result<String, Error> {
+    Ok(match session.enter(text)? {
+        Reply::Values(values) => values_text(&values),
+        Reply::Said(text) => text,
+    })
+}
+
+fn run_command(session: &mut Session, command: &str) -> Result<String, Error> {
+    let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+    let rest = rest.trim();
+    let needs = |what: &str| if rest.is_empty() { Err(Error::Data(format!("`:{name}` needs {what}"))) } else { Ok(()) };
+    let listing = |session: &Session, kind| -> Result<String, Error> {
+        let (graph, _) = session.options.optimise.apply(session.lowered(rest)?, true)?;
+        Ok(snn_cpu::listing(&graph, kind)?)
+    };
+    match name {
+        "help" | "h" => return Ok(HELP.to_string()),
+        "vars" => {
+            let names = session.names().into_iter().map(|(n, what)| format!("{n}: {what}"));
+            return Ok(names.collect::<Vec<_>>().join("\n"));
+        }
+        "reset" => {
+            session.reset();
+            return Ok("everything is forgotten".into());
+        }
+        "type" | "ast" | "ir" | "opt" | "clif" | "asm" | "dot" | "time" => needs("an expression")?,
+        "grad" => needs("an expression: `:grad sum(x * x) wrt x`")?,
+        "load" => needs("a file")?,
+        "save" => needs("a value and a file: `:save x x.npz`")?,
+        "doc" => needs("a name")?,
+        _ => {}
+    }
+    match name {
+        "type" => {
+            let graph = session.lowered(rest)?;
+            let types = graph.outputs.iter().map(|(_, v)| graph.ty(*v).to_string());
+            Ok(types.collect::<Vec<_>>().join("\n"))
+        }
+        "ast" => Ok(session.syntax(rest)?.trim_end().to_string()),
+        "ir" => Ok(session.lowered(rest)?.pruned().to_string().trim_end().to_string()),
+        "opt" => {
+            let before = session.lowered(rest)?.pruned();
+            let options = snn_opt::Options { explain: true, ..snn_opt::Options::default() };
+            let after = snn_opt::optimise(&before, &options)?;
+            Ok(format!("{before}{}\n{}", after.graph, after.report).trim_end().to_string())
+        }
+        "clif" => listing(session, snn_cpu::Listing::Clif),
+        "asm" => listing(session, snn_cpu::Listing::Assembly),
+        "dot" => {
+            let (expression, file) = match rest.rsplit_once(char::is_whitespace) {
+                Some((e, f)) if f.ends_with(".dot") => (e, Some(f)),
+                _ => (rest, None),
+            };
+            let text = snn_ir::dot::dot(&session.lowered(expression)?);
+            match file {
+                Some(f) => std::fs::write(f, text).map(|()| String::new()).map_err(|e| Error::Data(format!("cannot write `{f}`: {e}"))),
+                None => Ok(text),
+            }
+        }
+        "time" => {
+            let (compile, run) = session.time(rest)?;
+            Ok(format!("compile {compile:.3} ms, run {run:.4} ms"))
+        }
+        "grad" => {
+            let (expression, names) = rest.rsplit_once(" wrt ").unwrap_or((rest, ""));
+            let names: Vec<String> = names.split(',').map(|n| n.trim().to_string()).filter(|n| !n.is_empty()).collect();
+            Ok(values_text(&session.gradient(expression, &names)?))
+        }
+        "load" => session.load(rest),
+        "save" => {
+            let (name, file) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+            let Some(value) = session.value(name) else {
+                return Err(Error::Data(format!("there is no value `{name}`; `:vars` lists them")));
+            };
+            snnc::save(Path::new(file.trim()), &[(name.to_string(), value.clone())])?;
+            Ok(String::new())
+        }
+        "mode" | "backend" => session.set(name, rest).map(|()| String::new()),
+        "set" => match rest.split_once(char::is_whitespace) {
+            Some(("memory-limit", bytes)) => {
+                session.options.memory_limit = super::parse_bytes(bytes).map_err(Error::Data)?;
+                Ok(String::new())
+            }
+            _ => Err(Error::Data("`:set` knows `memory-limit`: `:set memory-limit 2G`".into())),
+        },
+        "doc" => documentation(rest),
+        _ => {
+            let near = snn_syntax::nearest(name, COMMANDS.iter().map(|c| &c[1..])).map(|n| format!("; did you mean `:{n}`?"));
+            Err(Error::Data(format!("there is no command `:{name}`{}", near.unwrap_or_else(|| "; `:help` lists them".into()))))
+        }
+    }
+}
+
+/// The text of something of the standard library, with the comment before it.
+fn documentation(name: &str) -> Result<String, Error> {
+    let lines: Vec<&str> = snn_front::STANDARD_LIBRARY.lines().collect();
+    let declares = |line: &str| {
+        ["neuron", "surrogate", "net", "fn"]
+            .iter()
+            .any(|kind| line.strip_prefix(kind).is_some_and(|rest| rest.trim_start().split(['(', ' ']).next() == Some(name)))
+    };
+    let Some(at) = lines.iter().position(|line| declares(line)) else {
+        let names = lines.iter().filter_map(|l| l.split(['(', ' ']).nth(1)).filter(|n| !n.is_empty());
+        let near = snn_syntax::nearest(name, names).map(|n| format!(": did you mean `{n}`?"));
+        return Err(Error::Data(format!("the library has no `{name}`{}", near.unwrap_or_default())));
+    };
+    let first = (0..at).rev().take_while(|i| lines[*i].starts_with("//") && !lines[*i].starts_with("// --")).last().unwrap_or(at);
+    let mut last = at;
+    if lines[at].ends_with('{') {
+        last = (at..lines.len()).find(|i| lines[*i] == "}").unwrap_or(at);
+    }
+    Ok(lines[first..=last].join("\n"))
+}
+
+struct Names(Vec<String>);
+
+impl Completer for Names {
+    fn complete(&mut self, line: &str, pos: usize) -> CompletionResult {
+        let start = line[..pos].rfind(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').map_or(0, |i| i + 1);
+        let word = &line[start..pos];
+        let fits = self.0.iter().filter(|n| !word.is_empty() && n.starts_with(word));
+        let found =
+            fits.map(|n| Suggestion { value: n.clone(), span: Span::new(start, pos), append_whitespace: false, ..Suggestion::default() });
+        CompletionResult::fresh(found.collect::<Vec<_>>())
+    }
+}
+
+struct Brackets;
+
+impl Validator for Brackets {
+    fn validate(&self, line: &str) -> ValidationResult {
+        if is_unfinished(line) { ValidationResult::Incomplete } else { ValidationResult::Complete }
+    }
+}
+
+struct Arrow;
+
+impl Prompt for Arrow {
+    fn render_prompt_left(&self) -> Cow<'_, str> {
+        "snnc".into()
+    }
+    fn render_prompt_right(&self) -> Cow<'_, str> {
+        "".into()
+    }
+    fn render_prompt_indicator(&self, _: PromptEditMode) -> Cow<'_, str> {
+        "> ".into()
+    }
+    fn render_prompt_multiline_indicator(&self) -> Cow<'_, str> {
+        "...   ".into()
+    }
+    fn render_prompt_history_search_indicator(&self, _: PromptHistorySearch) -> Cow<'_, str> {
+        "search: ".into()
+    }
+}
+
+/// Where the history of entries is kept: `$XDG_DATA_HOME/snnc` or `~/.local/share/snnc`.
+fn history_file() -> Option<PathBuf> {
+    let folder = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+    let folder = folder.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/share")))?;
+    Some(folder.join("snnc/history"))
+}
+
+fn interactive(session: &mut Session) -> Result<(), Failure> {
+    println!("snnc {}; `:help` lists commands, Ctrl-D leaves", env!("CARGO_PKG_VERSION"));
+    let mut keys = default_emacs_keybindings();
+    let menu = ReedlineEvent::UntilFound(vec![ReedlineEvent::Menu("names".into()), ReedlineEvent::MenuNext]);
+    keys.add_binding(KeyModifiers::NONE, KeyCode::Tab, menu);
+    let mut editor = Reedline::create()
+        .with_edit_mode(Box::new(Emacs::new(keys)))
+        .with_validator(Box::new(Brackets))
+        .with_menu(ReedlineMenu::EngineCompleter(Box::new(ColumnarMenu::default().with_name("names"))));
+    // Without a place for it the history lives as long as the session.
+    if let Some(history) = history_file().and_then(|f| FileBackedHistory::with_file(10_000, f).ok()) {
+        editor = editor.with_history(Box::new(history));
+    }
+    let library = snn_front::STANDARD_LIBRARY.lines().filter_map(|l| {
+        let (kind, rest) = l.split_once(' ')?;
+        let is_item = ["neuron", "surrogate", "net", "fn"].contains(&kind);
+        is_item.then(|| rest.split('(').next().unwrap_or_default().to_string())
+    });
+    let library: Vec<String> = library.chain(COMMANDS.iter().map(|c| (*c).to_string())).chain(snn_front::builtin_names()).collect();
+    let mut failed = false;
+    loop {
+        let names = session.names().into_iter().map(|(n, _)| n).chain(library.iter().cloned()).collect();
+        editor = editor.with_completer(Box::new(Names(names)));
+        match editor.read_line(&Arrow) {
+            Ok(Signal::Success(text)) => {
+                if !answer(session, text.trim(), &mut failed) {
+                    return Ok(());
+                }
+            }
+            Ok(Signal::CtrlD) => return Ok(()),
+            // The line is forgotten, the session goes on.
+            Ok(_) => {}
+            Err(e) => return Err(Failure::Text(format!("the terminal cannot be used: {e}"))),
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! A session of the REPL: definitions, layers and values that live from one entry to the next.
+//!
+//! Nothing is interpreted here. An entry becomes a net whose inputs are the session's values and whose first lines are the session's
+//! layers, and goes through the same compiler as a file. An entry that fails changes nothing.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use snn_ir::{DType, Graph, Tensor};
+
+use crate::{Backends, CompileOptions, Error, Mode, Options, Program};
+
+/// The name of the net that an entry becomes.
+const NET: &str = "session";
+
+/// What lives from one entry to the next.
+pub struct Session {
+    /// Items by name: nets, neurons, surrogates, functions.
+    items: Vec<(String, String)>,
+    /// Lines of the session's net: layers by name, and calls of helpers.
+    lines: Vec<(Option<String>, String)>,
+    /// Values by name.
+    values: Vec<(String, Tensor)>,
+    /// Parameters and buffers of the layers.
+    weights: Vec<(String, Tensor)>,
+    /// How entries are compiled.
+    pub options: CompileOptions,
+}
+
+/// What an entry gives.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// Values by name.
+    Values(Vec<(String, Tensor)>),
+    /// Something to say; empty where there is nothing.
+    Said(String),
+}
+
+/// An entry by its first word.
+enum Entry<'a> {
+    Item(&'a str),
+    Line(Option<&'a str>),
+    Let(&'a str, &'a str),
+    Expression,
+}
+
+impl Session {
+    /// An empty session.
+    pub fn new(options: CompileOptions) -> Session {
+        Session { items: vec![], lines: vec![], values: vec![], weights: vec![], options }
+    }
+
+    /// Evaluates one entry of the language.
+    ///
+    /// # Errors
+    /// What is wrong with it. The session is as before.
+    pub fn enter(&mut self, text: &str) -> Result<Reply, Error> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(Reply::Said(String::new()));
+        }
+        // A defect below must not take the session with it.
+        let entered = catch_unwind(AssertUnwindSafe(|| self.entered(text)));
+        entered.unwrap_or_else(|_| Err(Error::Data("this is a defect of snnc; the session is as before".into())))
+    }
+
+    fn entered(&mut self, text: &str) -> Result<Reply, Error> {
+        match classify(text) {
+            Entry::Item(name) => {
+                let mut next = self.copy();
+                let replaced = remove(&mut next.items, name);
+                next.items.push((name.to_string(), text.to_string()));
+                next.lowered("0.0")?;
+                *self = next;
+                Ok(Reply::Said(if replaced { format!("`{name}` is replaced") } else { String::new() }))
+            }
+            Entry::Line(name) => {
+                let mut next = self.copy();
+                let mut said = String::new();
+                if let Some(name) = name {
+                    let before = next.lines.len();
+                    next.lines.retain(|(n, _)| n.as_deref() != Some(name));
+                    if next.lines.len() < before || remove(&mut next.values, name) {
+                        said = format!("`{name}` is replaced");
+                    }
+                    next.weights.retain(|(n, _)| !n.starts_with(&format!("{name}.")));
+                } else {
+                    // A helper's later call is the one that counts: `set_threshold_margin(out, ...` for the same layer.
+                    let call = |line: &str| line.split([',', ')']).next().unwrap_or_default().replace(' ', "");
+                    next.lines.retain(|(n, line)| n.is_some() || call(line) != call(text));
+                    if text.starts_with("kaiming_normal_conv_linear_weight") {
+                        next.weights.clear();
+                    }
+                }
+                next.lines.push((name.map(str::to_string), text.to_string()));
+                next.lowered("0.0")?;
+                *self = next;
+                Ok(Reply::Said(said))
+            }
+            Entry::Let(name, value) => {
+                let mut outputs = self.evaluate(value)?;
+                if outputs.len() != 1 {
+                    return Err(Error::Data(format!("`{name}` would be {} values: write `let (a, b) = ...`", outputs.len())));
+                }
+                let replaced = remove(&mut self.values, name);
+                self.lines.retain(|(n, _)| n.as_deref() != Some(name));
+                self.values.push((name.to_string(), outputs.remove(0).1));
+                Ok(Reply::Said(if replaced { format!("`{name}` is replaced") } else { String::new() }))
+            }
+            Entry::Expression => Ok(Reply::Values(self.evaluate(text)?)),
+        }
+    }
+
+    fn copy(&self) -> Session {
+        Session {
+            items: self.items.clone(),
+            lines: self.lines.clone(),
+            values: self.values.clone(),
+            weights: self.weights.clone(),
+            options: self.options.clone(),
+        }
+    }
+
+    /// The program that an expression becomes.
+    fn program(&self, expression: &str) -> Result<Program, Error> {
+        let mut text = String::new();
+        for (_, item) in &self.items {
+            text.push_str(item);
+            text.push('\n');
+        }
+        let inputs: Vec<String> = self.values.iter().map(|(n, t)| format!("{n}: {}", type_text(t))).collect();
+        text.push_str(&format!("net {NET}({}) {{\n", inputs.join(", ")));
+        for (_, line) in &self.lines {
+            text.push_str(&format!("    {line}\n"));
+        }
+        text.push_str(&format!("    {expression}\n}}\n"));
+        Program::parse("session", &text)
+    }
+
+    /// The graph of an expression.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn lowered(&self, expression: &str) -> Result<Graph, Error> {
+        let options = Options { mode: self.options.mode, dims: self.options.dims.clone(), rest: None };
+        self.program(expression)?.lower(Some(NET), &options)
+    }
+
+    /// The syntax tree of an expression, as text.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn syntax(&self, expression: &str) -> Result<String, Error> {
+        let program = Program::parse("session", &format!("net {NET}() {{\n    {expression}\n}}\n"))?;
+        Ok(snn_syntax::dump(&program.module().ast))
+    }
+
+    fn run(&self, expression: &str, options: &CompileOptions) -> Result<crate::Run, Error> {
+        let net = self.program(expression)?.compile(Some(NET), options)?;
+        let known = net.parameter_names()?;
+        let weights: Vec<(String, Tensor)> = self.weights.iter().filter(|(n, _)| known.contains(n)).cloned().collect();
+        net.run(&self.values, &weights)
+    }
+
+    fn evaluate(&mut self, expression: &str) -> Result<Vec<(String, Tensor)>, Error> {
+        let run = self.run(expression, &self.options)?;
+        for (name, tensor) in run.parameters.into_iter().chain(run.updates) {
+            remove(&mut self.weights, &name);
+            self.weights.push((name, tensor));
+        }
+        Ok(run.outputs)
+    }
+
+    /// The value of a scalar expression and its gradients with respect to values and parameters of the session.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn gradient(&self, expression: &str, wrt: &[String]) -> Result<Vec<(String, Tensor)>, Error> {
+        let options = CompileOptions { gradients: Some(wrt.to_vec()), ..self.options.clone() };
+        Ok(self.run(expression, &options)?.outputs)
+    }
+
+    /// Milliseconds to compile an expression, and the least of several runs.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn time(&self, expression: &str) -> Result<(f64, f64), Error> {
+        let ms = |start: Instant| start.elapsed().as_secs_f64() * 1e3;
+        let start = Instant::now();
+        let net = self.program(expression)?.compile(Some(NET), &self.options)?;
+        let known = net.parameter_names()?;
+        let weights: Vec<(String, Tensor)> = self.weights.iter().filter(|(n, _)| known.contains(n)).cloned().collect();
+        let prepared = net.prepare(&self.values, &weights)?;
+        let compile = ms(start);
+        let mut best = f64::INFINITY;
+        for _ in 0..5 {
+            let start = Instant::now();
+            let run = prepared.run()?;
+            best = best.min(ms(start));
+            prepared.recycle(run);
+        }
+        Ok((compile, best))
+    }
+
+    /// Reads a program's items, or a file's tensors as values.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or a name is none of the language.
+    pub fn load(&mut self, path: &str) -> Result<String, Error> {
+        if !path.ends_with(".snn") {
+            let tensors = crate::load(path)?;
+            let mut names = Vec::new();
+            for (name, tensor) in tensors {
+                // Names of a state_dict are parameters of layers.
+                let list = if name.contains('.') { &mut self.weights } else { &mut self.values };
+                remove(list, &name);
+                names.push(format!("{name}: {}", type_text(&tensor)));
+                list.push((name, tensor));
+            }
+            return Ok(names.join("\n"));
+        }
+        let text = std::fs::read_to_string(path).map_err(|e| Error::Data(format!("cannot read `{path}`: {e}")))?;
+        let program = Program::parse(path, &text)?;
+        let mut next = self.copy();
+        let mut names = Vec::new();
+        for item in &program.module().ast.items {
+            let name = item.name.text.clone();
+            remove(&mut next.items, &name);
+            let span = item.span;
+            next.items.push((name.clone(), text[span.start..span.end].to_string()));
+            names.push(name);
+        }
+        next.lowered("0.0")?;
+        *self = next;
+        Ok(names.join(", "))
+    }
+
+    /// A value by name.
+    pub fn value(&self, name: &str) -> Option<&Tensor> {
+        self.values.iter().chain(&self.weights).find(|(n, _)| n == name).map(|(_, t)| t)
+    }
+
+    /// All names with what they are.
+    pub fn names(&self) -> Vec<(String, String)> {
+        let items = self.items.iter().map(|(n, t)| (n.clone(), t.split_whitespace().next().unwrap_or_default().to_string()));
+        let layers = self.lines.iter().filter_map(|(n, t)| Some((n.clone()?, t.clone())));
+        let tensors = self.values.iter().chain(&self.weights).map(|(n, t)| (n.clone(), type_text(t)));
+        items.chain(layers).chain(tensors).collect()
+    }
+
+    /// Forgets everything but the options.
+    pub fn reset(&mut self) {
+        *self = Session::new(self.options.clone());
+    }
+
+    /// Chooses evaluation or training, or a backend, by name.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub fn set(&mut self, what: &str, name: &str) -> Result<(), Error> {
+        match (what, name) {
+            ("mode", "eval") => self.options.mode = Mode::Eval,
+            ("mode", "train") => self.options.mode = Mode::Train,
+            ("backend", "cranelift") => self.options.backend = Backends::Cranelift,
+            ("backend", "interpreter") => self.options.backend = Backends::Interpreter,
+            ("mode", _) => return Err(Error::Data(format!("`{name}` is not a mode: eval and train are"))),
+            _ => return Err(Error::Data(format!("`{name}` is not a backend: cranelift and interpreter are"))),
+        }
+        Ok(())
+    }
+}
+
+fn remove<T>(list: &mut Vec<(String, T)>, name: &str) -> bool {
+    let before = list.len();
+    list.retain(|(n, _)| n != name);
+    list.len() < before
+}
+
+fn type_text(t: &Tensor) -> String {
+    let dims: Vec<String> = t.shape().iter().map(usize::to_string).collect();
+    format!("{}[{}]", t.dtype(), dims.join(", "))
+}
+
+fn classify(text: &str) -> Entry<'_> {
+    let (first, rest) = text.split_once(|c: char| c.is_whitespace() || c == '(').unwrap_or((text, ""));
+    let name_of = |rest: &'_ str| -> usize { rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len()) };
+    let rest = rest.trim_start();
+    let name = &rest[..name_of(rest)];
+    match first {
+        "net" | "neuron" | "surrogate" | "fn" => Entry::Item(name),
+        "layer" | "param" | "buffer" => Entry::Line(Some(name)),
+        "set_threshold_margin" | "kaiming_normal_conv_linear_weight" => Entry::Line(None),
+        "let" if name == "rec" => {
+            let rest = rest[3..].trim_start();
+            Entry::Line(Some(&rest[..name_of(rest)]))
+        }
+        "let" if name.is_empty() => Entry::Line(None),
+        "let" => match rest[name.len()..].split_once('=') {
+            // A type that is written with the name is checked by the compiler in a line of its own.
+            Some((between, value)) if between.trim().is_empty() && !value.starts_with('=') => Entry::Let(name, value.trim()),
+            _ => Entry::Line(Some(name)),
+        },
+        _ => Entry::Expression,
+    }
+}
+
+/// Is a bracket open, or does the text end where an expression must go on?
+pub fn is_unfinished(text: &str) -> bool {
+    let mut depth = 0i64;
+    for line in text.lines() {
+        let code = line.split("//").next().unwrap_or_default();
+        for c in code.chars() {
+            match c {
+                '(' | '[' | '{' => depth += 1,
+                ')' | ']' | '}' => depth -= 1,
+                _ => {}
+            }
+        }
+    }
+    let last = text.trim_end();
+    depth > 0 || ["|>", "+", "-", "*", "/", "=", ",", "&&", "||", "@"].iter().any(|end| last.ends_with(end))
+}
+
+/// A tensor as PyTorch prints it, its type first; a spike train also as a raster.
+pub fn show(t: &Tensor) -> String {
+    if t.shape().is_empty() {
+        return format!("{} {}", type_text(t), number(t, 0, false));
+    }
+    let mut text = format!("{}\n", type_text(t));
+    let spikes = t.dtype() == DType::Bool || (t.dtype() == DType::F32 && t.as_f32().iter().all(|x| *x == 0.0 || *x == 1.0));
+    let shorten = t.len() > 1000;
+    let width = (0..t.len().min(2000)).map(|i| number(t, i, spikes).len()).max().unwrap_or(0);
+    nested(t, 0, 0, shorten, spikes, width, &mut text);
+    let fires = spikes && t.to_f32().iter().any(|x| *x != 0.0);
+    if fires && t.shape().len() <= 2 && t.shape()[0] > 1 && t.shape()[0] <= 120 {
+        let (steps, n) = (t.shape()[0], t.shape().get(1).copied().unwrap_or(1));
+        if n <= 40 {
+            for neuron in 0..n {
+                let marks: String = (0..steps).map(|s| if t.to_f32()[s * n + neuron] == 0.0 { '·' } else { '|' }).collect();
+                text.push_str(&format!("\n{neuron:>3} {marks}"));
+            }
+        }
+    }
+    text
+}
+
+fn number(t: &Tensor, i: usize, spikes: bool) -> String {
+    match t.data() {
+        snn_ir::Data::F32(v) if spikes => format!("{}", v[i] as i64),
+        snn_ir::Data::F32(v) => {
+            let x = v[i];
+            if x != 0.0 && x.is_finite() && (x.abs() < 1e-4 || x.abs() >= 1e6) { format!("{x:.4e}") } else { format!("{x:.4}") }
+        }
+        snn_ir::Data::I64(v) => v[i].to_string(),
+        snn_ir::Data::Bool(v) => (v[i] != 0).to_string(),
+        snn_ir::Data::U8(v) => v[i].to_string(),
+    }
+}
+
+fn nested(t: &Tensor, axis: usize, start: usize, shorten: bool, spikes: bool, width: usize, text: &mut String) {
+    let n = t.shape()[axis];
+    let row: usize = t.shape()[axis + 1..].iter().product();
+    let last = axis + 1 == t.shape().len();
+    text.push('[');
+    let mut first = true;
+    for i in 0..n {
+        if shorten && n > 6 && i == 3 {
+            text.push_str(if last { ", ..." } else { ",\n" });
+            if !last {
+                text.push_str(&" ".repeat(axis + 1));
+                text.push_str("...");
+            }
+        }
+        if shorten && n > 6 && (3..n - 3).contains(&i) {
+            continue;
+        }
+        if !first {
+            text.push(',');
+            if last {
+                text.push(' ');
+            } else {
+                text.push('\n');
+                text.push_str(&" ".repeat(axis + 1));
+            }
+        }
+        first = false;
+        if last {
+            text.push_str(&format!("{:>width$}", number(t, start + i, spikes)));
+        } else {
+            nested(t, axis + 1, start + i * row, shorten, spikes, width, text);
+        }
+    }
+    text.push(']');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_goes_on_while_a_bracket_is_open() {
+        assert!(is_unfinished("net a(x: f32[T]) {"));
+        assert!(is_unfinished("x |>"));
+        assert!(!is_unfinished("x + 1 // ("));
+        assert!(!is_unfinished("f(x)"));
+    }
+
+    #[test]
+    fn tensors_print_as_in_pytorch() {
+        assert_eq!(show(&Tensor::scalar(1.5)), "f32[] 1.5000");
+        let t = Tensor::f32([2, 2], vec![1.0, -2.5, 0.25, 3.0]);
+        assert_eq!(show(&t), "f32[2, 2]\n[[ 1.0000, -2.5000],\n [ 0.2500,  3.0000]]");
+        let spikes = Tensor::f32([4], vec![0.0, 1.0, 0.0, 1.0]);
+        assert_eq!(show(&spikes), "f32[4]\n[0, 1, 0, 1]\n  0 ·|·|");
+        assert!(show(&Tensor::f32([2000], vec![0.5; 2000])).ends_with("[0.5000, 0.5000, 0.5000, ..., 0.5000, 0.5000, 0.5000]"));
+    }
+}
