@@ -159,6 +159,11 @@ impl FoldPlan {
     }
 
     fn pool(&self, x: &[f32], out: &mut [f32], width: usize, out_width: usize, size: [usize; 2], stride: [usize; 2]) {
+        match self.kind {
+            Reduction::Max => return pool_rows(x, out, width, out_width, size, stride, |a, b| Scalar.max(a, b)),
+            Reduction::Min => return pool_rows(x, out, width, out_width, size, stride, |a, b| Scalar.min(a, b)),
+            Reduction::Sum => {}
+        }
         for (oy, line) in out.chunks_exact_mut(out_width).enumerate() {
             for (ox, value) in line.iter_mut().enumerate() {
                 let mut fold = Accumulator::new(self.kind);
@@ -210,6 +215,35 @@ impl FoldPlan {
             out.par_chunks_mut(chunk).enumerate().for_each(|(c, out)| task(0, c, out));
         } else {
             out.par_chunks_mut(inner).enumerate().for_each(run);
+        }
+    }
+}
+
+/// A pool of a choice: first over the rows of each window, element by element, then along them.
+fn pool_rows(
+    x: &[f32],
+    out: &mut [f32],
+    width: usize,
+    out_width: usize,
+    size: [usize; 2],
+    stride: [usize; 2],
+    choose: impl Fn(f32, f32) -> f32,
+) {
+    let mut best = vec![0f32; width];
+    for (oy, line) in out.chunks_exact_mut(out_width).enumerate() {
+        let first = oy * stride[0] * width;
+        best.copy_from_slice(&x[first..first + width]);
+        for y in 1..size[0] {
+            let row = &x[first + y * width..][..width];
+            best.iter_mut().zip(row).for_each(|(b, v)| *b = choose(*b, *v));
+        }
+        if size[1] == 2 && stride[1] == 2 {
+            line.iter_mut().zip(best.as_chunks::<2>().0).for_each(|(value, pair)| *value = choose(pair[0], pair[1]));
+        } else {
+            for (ox, value) in line.iter_mut().enumerate() {
+                let window = &best[ox * stride[1]..][..size[1]];
+                *value = window[1..].iter().fold(window[0], |a, b| choose(a, *b));
+            }
         }
     }
 }

@@ -61,23 +61,29 @@ impl Block {
         let outer = &block.sizes[..first];
         let runs = from_step[2] == 1 && to_step[2] == 1;
         let target = Shared(to.as_mut_ptr());
+        // Many outer places take the first of the three as a loop; few give it to threads.
+        let count = outer.iter().product::<usize>();
+        let (slabs, depth) = if count >= 256 { (count, size[0]) } else { (count * size[0], 1) };
         let slab = |i: usize| {
-            let (mut rest, mut a, mut b) = (i / size[0], block.from, block.to);
+            let (mut rest, mut a, mut b) = (if depth == 1 { i / size[0] } else { i }, block.from, block.to);
             for (axis, size) in outer.iter().enumerate().rev() {
                 a += rest % size * block.from_strides[axis];
                 b += rest % size * block.to_strides[axis];
                 rest /= size;
             }
-            a += i % size[0] * from_step[0];
-            b += i % size[0] * to_step[0];
+            let first = if depth == 1 { i % size[0] } else { 0 };
             let target = target.get();
-            for y in 0..size[1] {
-                let (a, b) = (a + y * from_step[1], b + y * to_step[1]);
+            for (z, y) in (first..first + depth).flat_map(|z| (0..size[1]).map(move |y| (z, y))) {
+                let (a, b) = (a + z * from_step[0] + y * from_step[1], b + z * to_step[0] + y * to_step[1]);
                 // SAFETY: the assertion above bounds both places for every index; slabs write different elements, because the
                 // strides of a result are those of a tensor and no two indices meet.
                 unsafe {
                     if runs && size[2] >= 8 {
                         std::ptr::copy_nonoverlapping(from.as_ptr().add(a), target.add(b), size[2]);
+                    } else if size[2] == 2 && to_step[2] == 1 {
+                        // Pools and what is repeated twice: a loop of two is not worth its counter.
+                        *target.add(b) = *from.get_unchecked(a);
+                        *target.add(b + 1) = *from.get_unchecked(a + from_step[2]);
                     } else {
                         for x in 0..size[2] {
                             *target.add(b + x * to_step[2]) = *from.get_unchecked(a + x * from_step[2]);
@@ -86,11 +92,10 @@ impl Block {
                 }
             }
         };
-        let slabs = outer.iter().product::<usize>() * size[0];
         if n < SMALLEST_FOR_THREADS {
             (0..slabs).for_each(slab);
         } else {
-            (0..slabs).into_par_iter().with_min_len((SMALLEST_FOR_THREADS / (size[1] * size[2])).max(1)).for_each(slab);
+            (0..slabs).into_par_iter().with_min_len((SMALLEST_FOR_THREADS / (depth * size[1] * size[2])).max(1)).for_each(slab);
         }
     }
 }
@@ -238,6 +243,19 @@ pub fn first_spike(x: &Tensor, axis: usize) -> Tensor {
                 out[t * inner + i] = 1;
             }
         }
+    }
+    // Up to eight truth values that follow each other are one word: its lowest bit is the first.
+    if let (1, true, Data::Bool(v)) = (inner, steps <= 8, x.data()) {
+        let one = |(out, x): (&mut [u8], &[u8])| {
+            let mut word = [0u8; 8];
+            word[..steps].copy_from_slice(x);
+            let all = u64::from_le_bytes(word);
+            out.copy_from_slice(&(all & all.wrapping_neg()).to_le_bytes()[..steps]);
+        };
+        let rows_of = |(out, x): (&mut [u8], &[u8])| out.chunks_exact_mut(steps).zip(x.chunks_exact(steps)).for_each(one);
+        let some = steps << 12;
+        out.par_chunks_mut(some).zip(v.par_chunks(some)).for_each(rows_of);
+        return Tensor::bool(shape.to_vec(), out);
     }
     let one = |(o, out): (usize, &mut [u8])| {
         let range = o * steps * inner..(o + 1) * steps * inner;

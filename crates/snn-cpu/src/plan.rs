@@ -459,6 +459,25 @@ impl Planner<'_> {
     }
 }
 
+/// A kernel in words.
+pub fn describe_task(graph: &Graph, task: &Task) -> String {
+    let node = graph.node(task.node);
+    let name = node.name.clone().unwrap_or_else(|| snn_ir::text::op_name(&node.op));
+    let what = match &task.kernel {
+        Kernel::Step(s) => format!("step kernel{} ({} operations)", s.function, s.operations),
+        Kernel::Alias => "alias".into(),
+        Kernel::Product(p) => format!("product {} x {} x {}", p.m, p.n, p.k),
+        Kernel::Convolution(_) => "convolution".into(),
+        Kernel::Fold(f) => format!("fold {:?}", f.kind).to_lowercase(),
+        Kernel::Delay(d) => format!("delay {d}"),
+        Kernel::Move => "move".into(),
+        Kernel::FirstSpike(_) => "first spike".into(),
+        Kernel::Loop(_) => "loop".into(),
+        Kernel::Reference => "reference".into(),
+    };
+    format!("{name}: {what} -> {}", node.types[0])
+}
+
 /// The plan as text, one line a kernel.
 pub fn describe(graph: &Graph, plan: &Plan, depth: usize) -> String {
     let mut text = String::new();
@@ -468,20 +487,7 @@ pub fn describe(graph: &Graph, plan: &Plan, depth: usize) -> String {
     }
     for task in &plan.tasks {
         let node = graph.node(task.node);
-        let name = node.name.clone().unwrap_or_else(|| snn_ir::text::op_name(&node.op));
-        let what = match &task.kernel {
-            Kernel::Step(s) => format!("step kernel{} ({} operations)", s.function, s.operations),
-            Kernel::Alias => "alias".into(),
-            Kernel::Product(p) => format!("product {} x {} x {}", p.m, p.n, p.k),
-            Kernel::Convolution(_) => "convolution".into(),
-            Kernel::Fold(f) => format!("fold {:?}", f.kind).to_lowercase(),
-            Kernel::Delay(d) => format!("delay {d}"),
-            Kernel::Move => "move".into(),
-            Kernel::FirstSpike(_) => "first spike".into(),
-            Kernel::Loop(_) => "loop".into(),
-            Kernel::Reference => "reference".into(),
-        };
-        text.push_str(&format!("; {pad}{name}: {what} -> {}\n", node.types[0]));
+        text.push_str(&format!("; {pad}{}\n", describe_task(graph, task)));
         if let (Kernel::Loop(inner), Op::Loop(l)) = (&task.kernel, &node.op) {
             text.push_str(&describe(&l.body, inner, depth + 1));
         }

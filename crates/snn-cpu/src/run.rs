@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use snn_ir::interpret::{Randomness, Results, RuntimeError, checked, evaluate, stacked};
 use snn_ir::tensor::element_count;
-use snn_ir::{CompileError, DType, Data, Executable, Graph, Loop, Op, Tensor, Type, Value};
+use snn_ir::{CompileError, DType, Data, Executable, Graph, KernelTime, Loop, Op, Tensor, Type, Value};
 
 use crate::emit::Machine;
 use crate::plan::{Kernel, Plan, Task};
@@ -34,8 +34,28 @@ impl Runnable {
 
 impl Executable for Runnable {
     fn run(&self, tensors: &HashMap<String, Tensor>, seed: u64) -> Result<Results, RuntimeError> {
+        self.go(tensors, seed, None)
+    }
+
+    fn profile(&self, tensors: &HashMap<String, Tensor>, seed: u64) -> Result<(Results, Vec<KernelTime>), RuntimeError> {
+        let mut times = Vec::new();
+        let results = self.go(tensors, seed, Some(&mut times))?;
+        Ok((results, times))
+    }
+
+    fn memory(&self) -> usize {
+        self.plan.peak
+    }
+
+    fn recycle(&self, results: Results) {
+        results.outputs.into_iter().chain(results.updates).for_each(|(_, t)| self.keep(t));
+    }
+}
+
+impl Runnable {
+    fn go(&self, tensors: &HashMap<String, Tensor>, seed: u64, times: Option<&mut Vec<KernelTime>>) -> Result<Results, RuntimeError> {
         let go = || {
-            let mut run = Run { runnable: self, seed };
+            let mut run = Run { runnable: self, seed, times };
             let mut values = Values::new();
             for (id, node) in self.graph.nodes() {
                 let value = Value { node: id, result: 0 };
@@ -58,16 +78,6 @@ impl Executable for Runnable {
         if self.large { self.pool.install(go) } else { go() }
     }
 
-    fn memory(&self) -> usize {
-        self.plan.peak
-    }
-
-    fn recycle(&self, results: Results) {
-        results.outputs.into_iter().chain(results.updates).for_each(|(_, t)| self.keep(t));
-    }
-}
-
-impl Runnable {
     /// Keeps the memory of a tensor that nobody else holds.
     fn keep(&self, tensor: Tensor) {
         if let Data::F32(v) = tensor.data() {
@@ -109,6 +119,8 @@ impl Values {
 struct Run<'a> {
     runnable: &'a Runnable,
     seed: u64,
+    /// Where the times of kernels go, if they are asked for.
+    times: Option<&'a mut Vec<KernelTime>>,
 }
 
 impl Run<'_> {
@@ -127,7 +139,11 @@ impl Run<'_> {
 
     fn plan(&mut self, graph: &Graph, plan: &Plan, values: &mut Values) -> Result<(), RuntimeError> {
         for task in &plan.tasks {
+            let started = self.times.is_some().then(std::time::Instant::now);
             self.task(graph, task, values)?;
+            if let Some(started) = started {
+                self.note(graph, task, values, started.elapsed());
+            }
             for v in &task.frees {
                 if let Some(t) = values.0.remove(v) {
                     self.runnable.keep(t);
@@ -135,6 +151,28 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Adds what a kernel took. Loops are told by the kernels inside.
+    fn note(&mut self, graph: &Graph, task: &Task, values: &Values, time: std::time::Duration) {
+        let Some(times) = self.times.as_deref_mut() else { return };
+        if matches!(task.kernel, Kernel::Loop(_) | Kernel::Alias) {
+            return;
+        }
+        let name = crate::plan::describe_task(graph, task);
+        let tensors = || task.needs.iter().chain(&task.gives).filter_map(|v| values.get(graph, *v).ok());
+        let bytes = tensors().map(Tensor::byte_len).sum();
+        let spikes = task.gives.first().and_then(|v| values.get(graph, *v).ok()).filter(|t| t.dtype() == DType::F32 && !t.is_empty());
+        let rate = spikes.map(Tensor::as_f32).filter(|v| v.iter().all(|x| *x == 0.0 || *x == 1.0));
+        let firing_rate = rate.map(|v| v.iter().map(|x| f64::from(*x)).sum::<f64>() / v.len() as f64);
+        match times.iter_mut().find(|t| t.name == name) {
+            Some(t) => {
+                t.time += time;
+                t.bytes += bytes;
+                t.runs += 1;
+            }
+            None => times.push(KernelTime { name, time, bytes, runs: 1, firing_rate }),
+        }
     }
 
     fn task(&mut self, graph: &Graph, task: &Task, values: &mut Values) -> Result<(), RuntimeError> {

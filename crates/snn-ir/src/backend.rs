@@ -30,6 +30,21 @@ pub trait Backend: Send + Sync {
     fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>, CompileError>;
 }
 
+/// What a kernel did in a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelTime {
+    /// What it computes, as the plan describes it.
+    pub name: String,
+    /// How long it took, all steps of a loop together.
+    pub time: std::time::Duration,
+    /// Bytes that it read and wrote, once each.
+    pub bytes: usize,
+    /// How often it ran.
+    pub runs: usize,
+    /// The mean of its result, where that is spikes.
+    pub firing_rate: Option<f64>,
+}
+
 /// A compiled graph, which several threads may run at once.
 pub trait Executable: Send + Sync {
     /// Runs it with inputs and parameters by name.
@@ -37,6 +52,14 @@ pub trait Executable: Send + Sync {
     /// # Errors
     /// See [`RuntimeError`].
     fn run(&self, tensors: &HashMap<String, Tensor>, seed: u64) -> Result<Results, RuntimeError>;
+
+    /// Runs it and says how long each kernel took; a backend without kernels gives none.
+    ///
+    /// # Errors
+    /// See [`RuntimeError`].
+    fn profile(&self, tensors: &HashMap<String, Tensor>, seed: u64) -> Result<(Results, Vec<KernelTime>), RuntimeError> {
+        Ok((self.run(tensors, seed)?, Vec::new()))
+    }
 
     /// Bytes that a run allocates, beside its inputs.
     fn memory(&self) -> usize;

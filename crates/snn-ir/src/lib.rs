@@ -35,7 +35,7 @@ pub mod text;
 pub mod types;
 pub mod verify;
 
-pub use backend::{Backend, CompileError, Executable, Interpreter};
+pub use backend::{Backend, CompileError, Executable, Interpreter, KernelTime};
 pub use dim::{Dim, DimError, Dims};
 pub use graph::{Graph, Node, NodeId, ParameterInfo, SourceSpan, Value};
 pub use infer::{TypeError, infer};

@@ -177,6 +177,14 @@ impl Prepared {
         Ok(Run { outputs: results.outputs, updates: results.updates, ..Run::default() })
     }
 
+    /// Runs it and says how long each kernel took.
+    ///
+    /// # Errors
+    /// If the program fails.
+    pub fn profile(&self) -> Result<Vec<snn_ir::KernelTime>, Error> {
+        Ok(self.ready.executable.profile(&self.tensors, self.seed)?.1)
+    }
+
     /// Gives back the memory of tensors that were read in place of new ones.
     pub fn retire(self, old: Vec<(String, Tensor)>) {
         let Prepared { ready, tensors, .. } = self;

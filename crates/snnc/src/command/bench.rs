@@ -21,6 +21,9 @@ pub struct BenchArguments {
     /// With respect to which inputs and parameters; all learnable parameters where it is not given.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "grad")]
     wrt: Vec<String>,
+    /// Say how long each kernel takes, with its bytes per second and its firing rate.
+    #[arg(long)]
+    profile: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -60,6 +63,16 @@ pub fn bench(a: &BenchArguments) -> Result<(), Failure> {
         println!("compile {:.2} ms (code generation {:.2} ms)", ms(compile), ms(net.code_generation_time()));
         println!("run     {best:.3} ms min, {median:.3} median, {worst:.3} max over {} runs", times.len());
         println!("inputs and outputs: {bytes} bytes, {rate:.2} GB/s");
+    }
+    if a.profile {
+        let mut kernels = prepared.profile()?;
+        kernels.sort_by_key(|k| std::cmp::Reverse(k.time));
+        println!("{:>10} {:>8} {:>6} {:>8}  kernel", "ms", "GB/s", "runs", "firing");
+        for k in &kernels {
+            let rate = k.bytes as f64 / k.time.as_secs_f64().max(1e-9) / 1e9;
+            let firing = k.firing_rate.map_or_else(String::new, |f| format!("{f:.4}"));
+            println!("{:>10.4} {rate:>8.2} {:>6} {firing:>8}  {}", ms(k.time), k.runs, k.name);
+        }
     }
     Ok(())
 }
