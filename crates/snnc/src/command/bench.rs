@@ -65,14 +65,7 @@ pub fn bench(a: &BenchArguments) -> Result<(), Failure> {
         println!("inputs and outputs: {bytes} bytes, {rate:.2} GB/s");
     }
     if a.profile {
-        let mut kernels = prepared.profile()?;
-        kernels.sort_by_key(|k| std::cmp::Reverse(k.time));
-        println!("{:>10} {:>8} {:>6} {:>8}  kernel", "ms", "GB/s", "runs", "firing");
-        for k in &kernels {
-            let rate = k.bytes as f64 / k.time.as_secs_f64().max(1e-9) / 1e9;
-            let firing = k.firing_rate.map_or_else(String::new, |f| format!("{f:.4}"));
-            println!("{:>10.4} {rate:>8.2} {:>6} {firing:>8}  {}", ms(k.time), k.runs, k.name);
-        }
+        print!("{}", super::profile_text(prepared.profile()?));
     }
     Ok(())
 }

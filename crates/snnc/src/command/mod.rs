@@ -264,6 +264,18 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What each kernel took, the longest first.
+fn profile_text(mut kernels: Vec<snn_ir::KernelTime>) -> String {
+    kernels.sort_by_key(|k| std::cmp::Reverse(k.time));
+    let mut text = format!("{:>10} {:>8} {:>6} {:>8}  kernel\n", "ms", "GB/s", "runs", "firing");
+    for k in &kernels {
+        let rate = k.bytes as f64 / k.time.as_secs_f64().max(1e-9) / 1e9;
+        let firing = k.firing_rate.map_or_else(String::new, |f| format!("{f:.4}"));
+        text.push_str(&format!("{:>10.4} {rate:>8.2} {:>6} {firing:>8}  {}\n", k.time.as_secs_f64() * 1e3, k.runs, k.name));
+    }
+    text
+}
+
 fn colour() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }

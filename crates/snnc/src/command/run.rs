@@ -18,6 +18,9 @@ pub struct RunArguments {
     /// Where to write the parameters that were used.
     #[arg(long, value_name = "FILE")]
     save_weights: Option<PathBuf>,
+    /// Run once more and say on standard error how long each kernel takes, with bytes per second and firing rates.
+    #[arg(long)]
+    profile: bool,
     /// Say on standard error how long each part took.
     #[arg(long)]
     time: bool,
@@ -75,6 +78,9 @@ fn compute(a: &RunArguments, net: Option<&str>, options: &CompileOptions) -> Res
     if let Some(samples) = run.dims.get("B").filter(|n| **n > 0) {
         let time = (ran - loaded).as_secs_f64() * 1e3;
         eprintln!("{samples} samples in {time:.1} ms, {:.3} ms each, compilation included", time / *samples as f64);
+    }
+    if a.profile {
+        eprint!("{}", super::profile_text(net.prepare(&data, &weights)?.profile()?));
     }
     if a.time {
         let ms = |d: std::time::Duration| d.as_secs_f64() * 1e3;
