@@ -7,3 +7,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     command::main()
 }
+
+/// Training makes and drops the same tensors at every step; this allocator keeps their pages.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
