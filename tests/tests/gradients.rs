@@ -35,7 +35,7 @@ const SMOOTH: &[&str] = &[
     "avg_pool2d(p, 3, stride = 2) ^ 2",
     "max_pool2d(p, 3, stride = 2)",
     "max_pool2d(p * 2.0, 2)",
-    "adaptive_avg_pool2d(p, [7, 3])",
+    "adaptive_avg_pool2d(p, [3, 4])",
     "leaky(x, m)",
     "leaky_twice(x, m)",
     "unsqueeze(cross_entropy(mean(x, axis = 0), label), 0)",
