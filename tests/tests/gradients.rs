@@ -242,3 +242,40 @@ fn the_graph_of_a_gradient() {
     let gradients = snnc::gradients(&graph, &[]).unwrap();
     insta::assert_snapshot!(gradients.graph.to_string());
 }
+
+/// Segments of neurons are computed again, to the same bits, and less is kept.
+#[test]
+fn checkpoints_change_memory_and_nothing_else() {
+    let text = "net loss(x: f32[T, N], k: f32[N]) -> f32[] {
+    let a = lif(x * 3.0, v_threshold = abs(k) + 0.25, surrogate = atan())
+    sum(izhikevich(a + x, a = 0.3, b = 0.2) * x) + sum(cuba_lif(a))
+}";
+    let program = Program::parse("checkpoints.snn", text).unwrap();
+    let mut n = Numbers(1);
+    let mut data = |steps: usize| {
+        let x = Tensor::f32([steps, 40], (0..steps * 40).map(|_| n.float()).collect());
+        vec![("x".to_string(), x), ("k".to_string(), Tensor::f32([40], (0..40).map(|_| n.float()).collect()))]
+    };
+    for steps in [1, 7, 12, 60] {
+        let data = data(steps);
+        let run = |checkpoint, backend| {
+            let options = CompileOptions { checkpoint, ..options(backend, Some(vec!["x".into(), "k".into()])) };
+            let prepared = program.compile(None, &options).and_then(|c| c.prepare(&data, &[])).unwrap_or_else(|e| panic!("{e}"));
+            (prepared.run().unwrap().outputs, prepared.memory())
+        };
+        for backend in [Backends::Interpreter, Backends::Cranelift] {
+            let (plain, memory) = run(None, backend);
+            for every in [1, 4, 6, 100] {
+                let (kept, less) = run(Some(every), backend);
+                for ((name, a), (_, b)) in plain.iter().zip(&kept) {
+                    let largest = a.as_f32().iter().fold(1.0f32, |m, x| m.max(x.abs()));
+                    let close = a.as_f32().iter().zip(b.as_f32()).all(|(a, b)| (a - b).abs() <= 1e-5 * largest);
+                    assert!(close, "{name}, T = {steps}, every {every}, {backend:?}");
+                }
+                if backend == Backends::Cranelift && steps == 60 && every == 6 {
+                    assert!(less < memory, "{less} bytes instead of {memory}");
+                }
+            }
+        }
+    }
+}

@@ -67,6 +67,86 @@ pub fn with_states_before(graph: &Graph) -> Graph {
     })
 }
 
+/// The graph with its scans cut into segments of about `every` steps: a loop over segments keeps the states between them, and
+/// its backward computes the steps of a segment again. Less memory, one more forward. The number of steps must be known; the
+/// largest divisor of it that is not above `every` is taken.
+pub fn with_checkpoints(graph: &Graph, every: usize) -> Graph {
+    graph.rebuild(|new, _, node| {
+        let steps = match &node.op {
+            Op::Scan(_) => new.ty(node.operands[0]).shape[0].as_constant().unwrap_or(0),
+            _ => 0,
+        };
+        let length = (1..=every as i64).rev().find(|d| steps > *d && steps % d == 0).unwrap_or(1);
+        match &node.op {
+            Op::Scan(s) if length > 1 => segments(new, s, &node, length),
+            _ => {
+                let id = new.push(node);
+                new.results(id).collect()
+            }
+        }
+    })
+}
+
+/// A scan as a loop over segments of `length` steps.
+fn segments(new: &mut Graph, s: &Scan, node: &Node, length: i64) -> Vec<Value> {
+    let whole = new.ty(node.operands[0]).shape.clone();
+    let count = Dim::constant(whole[0].as_constant().unwrap_or(0) / length);
+    let element = whole[1..].to_vec();
+    let shape = |head: &[Dim]| head.iter().cloned().chain(element.iter().cloned()).collect::<Vec<Dim>>();
+    let (one, length) = (Dim::constant(1), Dim::constant(length));
+    let first_state = s.sequences + s.invariants;
+    let mut body = Graph::new(format!("segment_of_{}", s.body.name));
+    let mut operands = Vec::new();
+    let mut inner = Vec::new();
+    for (i, v) in node.operands.iter().enumerate() {
+        let ty = new.ty(*v).clone();
+        let mut build = Build(new);
+        if i < s.sequences {
+            operands.push(build.reshape(*v, shape(&[count.clone(), length.clone()])));
+            let slice = body.add_input(format!("in{i}"), Type::new(ty.dtype, shape(&[one.clone(), length.clone()])));
+            inner.push(Build(&mut body).reshape(slice, shape(std::slice::from_ref(&length))));
+        } else if i < first_state {
+            operands.push(*v);
+            inner.push(body.add_input(format!("in{i}"), ty));
+        } else {
+            // The state of a loop has one type; that of a scan may start smaller.
+            let axes = (element.len() - ty.rank()..element.len()).collect();
+            operands.push(build.broadcast(*v, axes, element.clone()));
+            inner.push(body.add_input(format!("in{i}"), Type::new(ty.dtype, element.clone())));
+        }
+    }
+    let types: Vec<Type> = inner.iter().map(|v| body.ty(*v).clone()).collect();
+    let op = Op::Scan(Box::new(s.clone()));
+    let types = match snn_ir::infer(&op, &types.iter().collect::<Vec<_>>(), None) {
+        Ok(types) => types,
+        Err(e) => unreachable!("a segment is typed as the whole: {e}"),
+    };
+    let scan = body.push(Node { op, operands: inner, types, name: node.name.clone(), span: node.span });
+    for i in 0..s.outputs + s.states {
+        let mut value = Value { node: scan, result: i as u16 };
+        if i < s.outputs {
+            value = Build(&mut body).reshape(value, shape(&[one.clone(), length.clone()]));
+        }
+        body.outputs.push((format!("out{i}"), value));
+    }
+    let repeated = Loop {
+        sequences: s.sequences,
+        invariants: s.invariants,
+        states: s.states,
+        outputs: s.outputs,
+        reverse: s.reverse,
+        steps: count,
+        body,
+    };
+    let id = match new.try_add(Op::Loop(Box::new(repeated)), &operands, None) {
+        Ok(id) => id,
+        Err(e) => unreachable!("a loop over segments is typed as the scan: {e}"),
+    };
+    let results: Vec<Value> = new.results(id).collect();
+    let joined = |(i, v): (usize, Value)| if i < s.outputs { Build(new).reshape(v, whole.clone()) } else { v };
+    results.into_iter().enumerate().map(joined).collect()
+}
+
 /// What is differentiated of a scan or loop.
 struct Parts {
     /// Outputs of its own, without the states before.

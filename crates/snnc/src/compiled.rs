@@ -76,6 +76,8 @@ pub struct CompileOptions {
     /// Compute the gradients of the net's scalar with respect to these inputs and parameters, as outputs `grad.<name>`; the
     /// scalar is then called `loss`. An empty list stands for all learnable parameters.
     pub gradients: Option<Vec<String>>,
+    /// With gradients: keep the states of neurons every so many steps only, and compute those between again.
+    pub checkpoint: Option<usize>,
     /// With gradients: let parameters follow them. New values are updates of the run.
     pub update: Option<snn_train::Update>,
     /// What the optimiser may do.
@@ -98,6 +100,7 @@ impl Default for CompileOptions {
             mode: Mode::Eval,
             dims: Dims::new(),
             gradients: None,
+            checkpoint: None,
             update: None,
             optimise: Optimise::default(),
             backend: Backends::default(),
@@ -175,6 +178,11 @@ impl Prepared {
     pub fn run_seeded(&self, seed: u64) -> Result<Run, Error> {
         let results = self.ready.executable.run(&self.tensors, seed)?;
         Ok(Run { outputs: results.outputs, updates: results.updates, ..Run::default() })
+    }
+
+    /// Bytes that a run allocates, beside inputs and parameters.
+    pub fn memory(&self) -> usize {
+        self.ready.executable.memory()
     }
 
     /// Runs it and says how long each kernel took.
@@ -260,7 +268,13 @@ impl Compiled {
             }
         }
         let (graph, independent) = match &self.options.gradients {
-            Some(wrt) => gradients(&graph, wrt).map(|g| (g.graph, g.independent))?,
+            Some(wrt) => {
+                let graph = match self.options.checkpoint {
+                    Some(every) if every > 1 => snn_autodiff::recurrence::with_checkpoints(&graph, every),
+                    _ => graph,
+                };
+                gradients(&graph, wrt).map(|g| (g.graph, g.independent))?
+            }
             None => (graph, vec![]),
         };
         let graph = match &self.options.update {

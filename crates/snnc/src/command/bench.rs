@@ -21,6 +21,9 @@ pub struct BenchArguments {
     /// With respect to which inputs and parameters; all learnable parameters where it is not given.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "grad")]
     wrt: Vec<String>,
+    /// Keep the states of neurons every K steps only and compute those between again.
+    #[arg(long, value_name = "K", requires = "grad")]
+    checkpoint: Option<usize>,
     /// Say how long each kernel takes, with its bytes per second and its firing rate.
     #[arg(long)]
     profile: bool,
@@ -34,7 +37,7 @@ pub fn bench(a: &BenchArguments) -> Result<(), Failure> {
     let weights = load_all(&a.net.weights)?;
     let started = Instant::now();
     let program = load_program(&a.net.file)?;
-    let options = CompileOptions { gradients: a.grad.then(|| a.wrt.clone()), ..a.net.options() };
+    let options = CompileOptions { gradients: a.grad.then(|| a.wrt.clone()), checkpoint: a.checkpoint, ..a.net.options() };
     let net = program.compile(a.net.net.as_deref(), &options)?;
     let prepared = net.prepare(&data, &weights)?;
     let compile = started.elapsed();
@@ -56,13 +59,13 @@ pub fn bench(a: &BenchArguments) -> Result<(), Failure> {
     if a.json {
         let report = serde_json::json!({
             "net": net.net(), "compile_ms": ms(compile), "min_ms": best, "median_ms": median, "max_ms": worst,
-            "repeats": times.len(), "io_bytes": bytes, "io_gb_per_s": rate,
+            "repeats": times.len(), "io_bytes": bytes, "io_gb_per_s": rate, "memory_bytes": prepared.memory(),
         });
         println!("{report}");
     } else {
         println!("compile {:.2} ms (code generation {:.2} ms)", ms(compile), ms(net.code_generation_time()));
         println!("run     {best:.3} ms min, {median:.3} median, {worst:.3} max over {} runs", times.len());
-        println!("inputs and outputs: {bytes} bytes, {rate:.2} GB/s");
+        println!("inputs and outputs: {bytes} bytes, {rate:.2} GB/s; memory beside inputs: {} bytes", prepared.memory());
     }
     if a.profile {
         print!("{}", super::profile_text(prepared.profile()?));

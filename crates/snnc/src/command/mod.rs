@@ -159,6 +159,7 @@ impl NetArguments {
             mode: self.mode.into(),
             dims: self.dims.clone().unwrap_or_default(),
             gradients: None,
+            checkpoint: None,
             update: None,
             optimise: self.optimise.level(),
             backend: match self.backend {

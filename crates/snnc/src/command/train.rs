@@ -58,6 +58,9 @@ pub struct TrainArguments {
     /// The largest norm of all gradients together.
     #[arg(long)]
     clip_norm: Option<f64>,
+    /// Keep the states of neurons every K steps only and compute those between again: less memory, more time.
+    #[arg(long, value_name = "K")]
+    checkpoint: Option<usize>,
     /// How the learning rate changes: cosine to 0 over all epochs, or in steps.
     #[arg(long, value_enum, default_value_t = ScheduleName::Constant)]
     schedule: ScheduleName,
@@ -97,7 +100,7 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
     let program = load_program(&a.net.file)?;
     warn(&program, Mode::Train);
     let update = update(a)?;
-    let options = CompileOptions { update: Some(update), ..a.net.options() };
+    let options = CompileOptions { update: Some(update), checkpoint: a.checkpoint, ..a.net.options() };
     let loss_net = match &a.net.net {
         Some(net) => net.clone(),
         None if program.module().nets().contains(&"loss") => "loss".to_string(),
