@@ -421,10 +421,17 @@ impl Planner<'_> {
     /// What each task is the last to read, and the most memory that is held at once.
     fn lifetimes(&self, plan: &mut Plan) -> Result<(), CompileError> {
         let mut last: HashMap<Value, usize> = HashMap::new();
+        // A value in another shape shares the memory of its owner, which lives as long as either is read.
+        let mut owner: HashMap<Value, Value> = HashMap::new();
+        let mut owner_last: HashMap<Value, usize> = HashMap::new();
         for (i, task) in plan.tasks.iter().enumerate() {
-            task.gives.iter().chain(&task.needs).for_each(|v| {
+            if let (Kernel::Alias, Some(v), Some(of)) = (&task.kernel, task.gives.first(), task.needs.first()) {
+                owner.insert(*v, owner.get(of).copied().unwrap_or(*of));
+            }
+            for v in task.gives.iter().chain(&task.needs) {
                 last.insert(*v, i);
-            });
+                owner_last.insert(owner.get(v).copied().unwrap_or(*v), i);
+            }
         }
         let roots: HashSet<Value> = self.graph.roots().collect();
         let bytes = |v: &Value| -> Result<usize, CompileError> {
@@ -433,6 +440,11 @@ impl Planner<'_> {
             n.filter(|n| *n <= isize::MAX as usize).ok_or(CompileError::TooLarge)
         };
         let given = |v: &Value| matches!(self.graph.op(*v), Op::Input(_) | Op::Parameter(_) | Op::Constant(_));
+        let kept: HashSet<Value> = roots.iter().map(|v| owner.get(v).copied().unwrap_or(*v)).collect();
+        let mut ending: Vec<Vec<Value>> = vec![Vec::new(); plan.tasks.len()];
+        for (v, i) in owner_last.iter().filter(|(v, _)| !kept.contains(v) && !given(v)) {
+            ending[*i].push(*v);
+        }
         let mut held = 0usize;
         for (i, task) in plan.tasks.iter_mut().enumerate() {
             let mut now = 0usize;
@@ -450,7 +462,7 @@ impl Planner<'_> {
                 task.gives.iter().chain(&task.needs).filter(|v| last[*v] == i && !roots.contains(v) && !given(v)).copied().collect();
             ended.sort();
             ended.dedup();
-            for v in &ended {
+            for v in &ending[i] {
                 held = held.saturating_sub(bytes(v)?);
             }
             task.frees = ended;
