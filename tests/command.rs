@@ -227,3 +227,33 @@ fn expressions_are_evaluated_from_the_command_line() {
     assert_eq!(out.status.code(), Some(1));
     assert!(text(&out.stderr).contains("`x` is not known"));
 }
+
+#[test]
+fn gradients_of_the_benchmarks_compile() {
+    for (file, dims) in [("lif", "T=2,N=8"), ("mlp", "T=2,B=3"), ("csnn", "T=1,B=2"), ("recurrent", "T=3,B=2")] {
+        let path = format!("examples/benchmarks/{file}.snn");
+        let wrt: &[&str] = if file == "lif" { &["--wrt", "x"] } else { &[] };
+        let common = ["emit", &path, "--net", "loss", "--mode", "train", "--grad", "--dims", dims];
+        for stage in ["grad", "opt", "clif"] {
+            let out = snnc(&[&common[..], &["--stage", stage], wrt].concat());
+            assert!(out.status.success() && text(&out.stdout).contains("backward_of_"), "{file}, {stage}: {}", text(&out.stderr));
+        }
+    }
+}
+
+#[test]
+fn delays_are_learned() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = folder.path().join("w.safetensors").to_string_lossy().into_owned();
+    let example = "examples/delays/delays.snn";
+    assert!(snnc(&["check", example]).status.success());
+    let data = ["--data", "examples/delays/train.npz", "--batch", "50", "--lr", "0.05", "--schedule", "cosine", "--weights-out", &weights];
+    let out = snnc(&[&["train", example, "--epochs", "8"][..], &data].concat());
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let out = snnc(&["run", example, "--net", "accuracy", "--data", "examples/delays/test.npz", "--weights", &weights]);
+    let accuracy: f64 = text(&out.stdout).trim().parse().unwrap();
+    // One in nine is chance.
+    assert!(accuracy > 0.3, "{accuracy}");
+    let out = snnc(&["run", example, "--net", "delays", "--weights", &weights]);
+    assert!(text(&out.stdout).contains("right_minus_left: f32[18]"), "{}", text(&out.stderr));
+}
