@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
-use snn_ir::{BinaryOp, DType, Graph, Op, Type, UnaryOp, Value};
+use snn_ir::{BinaryOp, Build, DType, Graph, Op, Type, UnaryOp, Value};
 
-use crate::build::Build;
 use crate::reverse::Reverse;
 
 impl Reverse {

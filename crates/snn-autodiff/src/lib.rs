@@ -16,16 +16,14 @@
 //!
 //! What nobody needs (gradients of other inputs, unused sequences) is removed by [`Graph::pruned`] at the end.
 
-pub mod build;
 pub mod elementwise;
 pub mod movement;
 pub mod products;
 pub mod recurrence;
 mod reverse;
 
-use snn_ir::{DType, Graph, Op, Type, Value};
+use snn_ir::{Build, DType, Graph, Op, Type, Value};
 
-use crate::build::Build;
 use crate::reverse::Reverse;
 
 /// Why a graph has no gradient.

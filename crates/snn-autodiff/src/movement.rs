@@ -1,8 +1,7 @@
 //! Derivatives of movement and of sums: the transposed movement.
 
-use snn_ir::{BinaryOp, Dim, Graph, Op, Reduction, Type, Value};
+use snn_ir::{BinaryOp, Build, Dim, Graph, Op, Reduction, Type, Value};
 
-use crate::build::Build;
 use crate::reverse::Reverse;
 
 impl Reverse {
@@ -23,11 +22,7 @@ impl Reverse {
                 build.reshape(sum, from.shape)
             }
             Op::Reshape => self.build().reshape(g, from.shape),
-            Op::Transpose { permutation } => {
-                let mut inverse = vec![0; permutation.len()];
-                permutation.iter().enumerate().for_each(|(i, p)| inverse[*p] = i);
-                self.build().transpose(g, inverse)
-            }
+            Op::Transpose { permutation } => self.build().untranspose(g, permutation),
             Op::Slice { axis, start, step } => {
                 let count = self.graph.ty(g).shape[*axis].clone();
                 let mut build = self.build();
@@ -144,9 +139,7 @@ fn largest(build: &mut Build<'_>, axes: &[usize], x: Value, y: Value, g: Value) 
     let row = build.reshape(moved, flat);
     let first = build.0.add(Op::FirstSpike { axis: last }, &[row], None);
     let first = build.reshape(first, moved_shape);
-    let mut inverse = vec![0; order.len()];
-    order.iter().enumerate().for_each(|(i, a)| inverse[*a] = i);
-    let first = build.transpose(first, inverse);
+    let first = build.untranspose(first, &order);
     let g = build.broadcast(g, kept, ty.shape);
     let zero = build.like(0.0, g);
     build.select(first, g, zero)

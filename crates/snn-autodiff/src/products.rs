@@ -1,8 +1,7 @@
 //! Derivatives of contractions and convolutions: contractions and convolutions again.
 
-use snn_ir::{Contraction, Convolution, Dim, Op, Value};
+use snn_ir::{Build, Contraction, Convolution, Dim, Op, Value};
 
-use crate::build::Build;
 use crate::recurrence::Hoisted;
 use crate::reverse::Reverse;
 

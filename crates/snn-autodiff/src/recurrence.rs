@@ -5,9 +5,8 @@
 
 use std::collections::HashMap;
 
-use snn_ir::{Contraction, DType, Dim, Graph, Loop, Node, NodeId, Op, Scan, Type, Value};
+use snn_ir::{Build, Contraction, DType, Dim, Graph, Loop, Node, NodeId, Op, Scan, Type, Value};
 
-use crate::build::Build;
 use crate::products;
 use crate::reverse::Reverse;
 
@@ -156,6 +155,13 @@ struct Parts {
     states: usize,
 }
 
+impl Parts {
+    /// The place of the first state among the operands.
+    fn first_state(&self) -> usize {
+        self.sequences + self.invariants
+    }
+}
+
 impl Reverse {
     /// Adjoints of outputs and of final states.
     fn results(&self, id: NodeId, p: &Parts) -> (Vec<Option<Value>>, Vec<Option<Value>>) {
@@ -171,33 +177,15 @@ impl Reverse {
     pub(crate) fn scan(&mut self, id: NodeId, s: &Scan, operands: &[Value]) {
         let p = Parts { outputs: s.outputs - s.states, sequences: s.sequences, invariants: s.invariants, states: s.states };
         let (from_outputs, from_states) = self.results(id, &p);
-        let scalar = Type::scalar(DType::F32);
-        let first_state = p.sequences + p.invariants;
+        let first_state = p.first_state();
         // The step function, forwards.
         let mut body = s.body.clone();
         let own_inputs = body.inputs.clone();
         let is_state = |i: usize| i >= first_state && body.ty(own_inputs[i]).dtype == DType::F32;
         let wanted: Vec<bool> =
             (0..own_inputs.len()).map(|i| if i < first_state { self.is_active(operands[i]) } else { is_state(i) }).collect();
-        let outputs = body.outputs.clone();
-        body.outputs.clear();
-        let mut inputs = Inputs::default();
-        let mut seeds = Vec::new();
-        for (o, adjoint) in from_outputs.iter().enumerate() {
-            if adjoint.is_some() {
-                let v = body.add(Op::Input(format!("d.out{o}")), &[], Some(scalar.clone()));
-                inputs.gradients.push(v);
-                seeds.push((outputs[o].1, v));
-            }
-        }
-        for k in (0..p.states).filter(|k| wanted[first_state + k]) {
-            let v = body.add(Op::Input(format!("d.state{k}")), &[], Some(scalar.clone()));
-            inputs.states.push(v);
-            seeds.push((outputs[s.outputs + k].1, v));
-        }
-        for j in (p.sequences..first_state).filter(|j| wanted[*j]) {
-            inputs.sums.push(body.add(Op::Input(format!("d.sum{j}")), &[], Some(scalar.clone())));
-        }
+        let outputs: Vec<Value> = std::mem::take(&mut body.outputs).into_iter().map(|(_, v)| v).collect();
+        let (inputs, seeds) = Inputs::declare(&mut body, &p, &own_inputs, &outputs, &wanted, &from_outputs);
         let sources: Vec<Value> = own_inputs.iter().zip(&wanted).filter(|(_, w)| **w).map(|(v, _)| *v).collect();
         // And backwards.
         let mut inner = Reverse::new(body, &sources);
@@ -206,38 +194,50 @@ impl Reverse {
         let (results, new_sequences) = inner.results_of_step(&p, &own_inputs, &wanted, &inputs);
         let mut body = inner.graph;
         body.name = format!("backward of {}", s.body.name).replace(' ', "_");
-        body.inputs = own_inputs[..p.sequences]
-            .iter()
-            .chain(&own_inputs[first_state..])
-            .chain(&inputs.gradients)
-            .chain(&own_inputs[p.sequences..first_state])
-            .chain(&inputs.states)
-            .chain(&inputs.sums)
-            .copied()
-            .collect();
+        body.inputs = inputs.in_order(&p, &own_inputs, &own_inputs[first_state..]);
         body.outputs = results;
-        let states = inputs.states.len() + inputs.sums.len();
         let backward = Scan {
             sequences: p.sequences + p.states + inputs.gradients.len(),
             invariants: p.invariants,
-            states,
+            states: inputs.states.len() + inputs.sums.len(),
             outputs: new_sequences.len(),
             reverse: !s.reverse,
             body: in_order(body),
         };
-        let mut given: Vec<Value> = operands[..p.sequences].to_vec();
-        given.extend((0..p.states).map(|k| Self::before(id, &p, k)));
-        given.extend(from_outputs.iter().flatten());
-        given.extend(&operands[p.sequences..first_state]);
-        let zero = self.build().full(0.0, &scalar);
-        given.extend((0..p.states).filter(|k| wanted[first_state + k]).map(|k| from_states[k].unwrap_or(zero)));
-        given.extend(std::iter::repeat_n(zero, inputs.sums.len()));
+        let zero = self.build().full(0.0, &Type::scalar(DType::F32));
+        let given = self.given(id, &p, operands, &wanted, &from_outputs, &from_states, |_, _| zero);
         self.take_back(Op::Scan(Box::new(backward)), &given, &p, operands, &wanted, &new_sequences);
+    }
+
+    /// The operands of the backward scan or loop, in the order of [`Inputs::in_order`]; `zero` gives a state that starts at zero,
+    /// like a value.
+    #[allow(clippy::too_many_arguments)]
+    fn given(
+        &mut self,
+        id: NodeId,
+        p: &Parts,
+        operands: &[Value],
+        wanted: &[bool],
+        from_outputs: &[Option<Value>],
+        from_states: &[Option<Value>],
+        zero: impl Fn(&mut Build<'_>, Value) -> Value,
+    ) -> Vec<Value> {
+        let mut given: Vec<Value> = operands[..p.sequences].to_vec();
+        given.extend((0..p.states).map(|k| Self::before(id, p, k)));
+        given.extend(from_outputs.iter().flatten());
+        given.extend(&operands[p.sequences..p.first_state()]);
+        for k in (0..p.states).filter(|k| wanted[p.first_state() + k]) {
+            given.push(from_states[k].unwrap_or_else(|| zero(&mut self.build(), operands[p.first_state() + k])));
+        }
+        for j in (p.sequences..p.first_state()).filter(|j| wanted[*j]) {
+            given.push(zero(&mut self.build(), operands[j]));
+        }
+        given
     }
 
     /// Outputs and next states of a backward step, and which sequences it gives the gradient of.
     fn results_of_step(&mut self, p: &Parts, own: &[Value], wanted: &[bool], inputs: &Inputs) -> (Vec<(String, Value)>, Vec<usize>) {
-        let first_state = p.sequences + p.invariants;
+        let first_state = p.first_state();
         let mut results = Vec::new();
         let mut sequences = Vec::new();
         for i in (0..p.sequences).filter(|i| wanted[*i]) {
@@ -274,7 +274,7 @@ impl Reverse {
             }
         }
         // A loop may have given steps of hoisted products in between: they are no states.
-        let first_state = p.sequences + p.invariants;
+        let first_state = p.first_state();
         let last: Vec<usize> = (first_state..first_state + p.states).chain(p.sequences..first_state).filter(|i| wanted[*i]).collect();
         let count = self.graph.node(node).types.len();
         let states = (count - last.len()..count).map(|i| Value { node, result: i as u16 });
@@ -288,7 +288,7 @@ impl Reverse {
     pub(crate) fn repeated(&mut self, id: NodeId, l: &Loop, operands: &[Value]) {
         let p = Parts { outputs: l.outputs - l.states, sequences: l.sequences, invariants: l.invariants, states: l.states };
         let (from_outputs, from_states) = self.results(id, &p);
-        let first_state = p.sequences + p.invariants;
+        let first_state = p.first_state();
         let is_float = |i: usize| l.body.ty(l.body.inputs[i]).dtype == DType::F32;
         let wanted: Vec<bool> =
             (0..operands.len()).map(|i| if i < first_state { self.is_active(operands[i]) } else { is_float(i) }).collect();
@@ -310,40 +310,10 @@ impl Reverse {
             own_inputs.push(value);
             map.insert(*v, value);
         }
-        for (node_id, node) in l.body.nodes() {
-            if map.contains_key(&Value { node: node_id, result: 0 }) {
-                continue;
-            }
-            let mut node: Node = node.clone();
-            node.operands.iter_mut().for_each(|v| *v = map[v]);
-            let new = body.push(node);
-            for v in body.results(new).collect::<Vec<_>>() {
-                map.insert(Value { node: node_id, result: v.result }, v);
-            }
-        }
+        body.append(&l.body, &mut map);
         let outputs: Vec<Value> = l.body.outputs.iter().map(|(_, v)| map[v]).collect();
-        let body = crate::recurrence::with_states_before_and(&body, outputs, own_inputs, before);
-        let (mut body, outputs, own_inputs, before) = body;
-        let mut inputs = Inputs::default();
-        let mut seeds = Vec::new();
-        for (o, adjoint) in from_outputs.iter().enumerate() {
-            if adjoint.is_some() {
-                let ty = body.ty(outputs[o]).clone();
-                let v = body.add(Op::Input(format!("d.out{o}")), &[], Some(ty));
-                inputs.gradients.push(v);
-                seeds.push((outputs[o], v));
-            }
-        }
-        for k in (0..p.states).filter(|k| wanted[first_state + k]) {
-            let ty = body.ty(own_inputs[first_state + k]).clone();
-            let v = body.add(Op::Input(format!("d.state{k}")), &[], Some(ty));
-            inputs.states.push(v);
-            seeds.push((outputs[l.outputs + k], v));
-        }
-        for j in (p.sequences..first_state).filter(|j| wanted[*j]) {
-            let ty = body.ty(own_inputs[j]).clone();
-            inputs.sums.push(body.add(Op::Input(format!("d.sum{j}")), &[], Some(ty)));
-        }
+        let (mut body, outputs, own_inputs, before) = with_states_before_and(&body, outputs, own_inputs, before);
+        let (inputs, seeds) = Inputs::declare(&mut body, &p, &own_inputs, &outputs, &wanted, &from_outputs);
         let sources: Vec<Value> = own_inputs.iter().zip(&wanted).filter(|(_, w)| **w).map(|(v, _)| *v).collect();
         let mut inner = Reverse::new(body, &sources);
         // Invariants and what is only moved of them are the same in every step.
@@ -363,15 +333,7 @@ impl Reverse {
             results.insert(at + 1, (format!("d.right{i}"), h.gradient));
         }
         let mut body = inner.graph;
-        body.inputs = own_inputs[..p.sequences]
-            .iter()
-            .chain(&before)
-            .chain(&inputs.gradients)
-            .chain(&own_inputs[p.sequences..first_state])
-            .chain(&inputs.states)
-            .chain(&inputs.sums)
-            .copied()
-            .collect();
+        body.inputs = inputs.in_order(&p, &own_inputs, &before);
         body.outputs = results;
         let backward = Loop {
             sequences: p.sequences + p.states + inputs.gradients.len(),
@@ -382,21 +344,8 @@ impl Reverse {
             steps: l.steps.clone(),
             body,
         };
-        let mut given: Vec<Value> = operands[..p.sequences].to_vec();
-        given.extend((0..p.states).map(|k| Self::before(id, &p, k)));
-        given.extend(from_outputs.iter().flatten());
-        given.extend(&operands[p.sequences..first_state]);
-        for (k, adjoint) in from_states.iter().enumerate().filter(|(k, _)| wanted[first_state + k]) {
-            let zeros = match adjoint {
-                Some(g) => *g,
-                None => self.build().like(0.0, operands[first_state + k]),
-            };
-            given.push(zeros);
-        }
-        for j in (p.sequences..first_state).filter(|j| wanted[*j]) {
-            let zeros = self.build().like(0.0, operands[j]);
-            given.push(zeros);
-        }
+        // The states of a loop have the types of what they are adjoints of.
+        let given = self.given(id, &p, operands, &wanted, &from_outputs, &from_states, |build, like| build.like(0.0, like));
         let inner = backward.body.clone();
         let node = self.take_back(Op::Loop(Box::new(backward)), &given, &p, operands, &wanted, &new_sequences);
         // Products that were left outside: over all steps at once.
@@ -417,9 +366,7 @@ impl Reverse {
             }
             let mut d = products::right(&mut self.build(), &h.contraction, lhs, outside, gradient);
             for permutation in &path {
-                let mut inverse = vec![0; permutation.len()];
-                permutation.iter().enumerate().for_each(|(i, p)| inverse[*p] = i);
-                d = self.build().transpose(d, inverse);
+                d = self.build().untranspose(d, permutation);
             }
             self.add(operands[j], d);
         }
@@ -435,6 +382,45 @@ struct Inputs {
     states: Vec<Value>,
     /// Sums of the gradients of invariants.
     sums: Vec<Value>,
+}
+
+impl Inputs {
+    /// Declares them in a body whose forward step gives `outputs`, with what each adjoint is the adjoint of.
+    fn declare(
+        body: &mut Graph,
+        p: &Parts,
+        own: &[Value],
+        outputs: &[Value],
+        wanted: &[bool],
+        from_outputs: &[Option<Value>],
+    ) -> (Inputs, Vec<(Value, Value)>) {
+        let mut inputs = Inputs::default();
+        let mut seeds = Vec::new();
+        let mut declare = |name: String, like: Value| {
+            let ty = body.ty(like).clone();
+            body.add(Op::Input(name), &[], Some(ty))
+        };
+        for o in (0..p.outputs).filter(|o| from_outputs[*o].is_some()) {
+            inputs.gradients.push(declare(format!("d.out{o}"), outputs[o]));
+            seeds.push((outputs[o], inputs.gradients[inputs.gradients.len() - 1]));
+        }
+        for k in (0..p.states).filter(|k| wanted[p.first_state() + k]) {
+            inputs.states.push(declare(format!("d.state{k}"), own[p.first_state() + k]));
+            // After its own outputs and the states before.
+            seeds.push((outputs[p.outputs + p.states + k], inputs.states[inputs.states.len() - 1]));
+        }
+        for j in (p.sequences..p.first_state()).filter(|j| wanted[*j]) {
+            inputs.sums.push(declare(format!("d.sum{j}"), own[j]));
+        }
+        (inputs, seeds)
+    }
+
+    /// The inputs of the backward step: sequences, states before the step, adjoints of outputs; invariants; states.
+    fn in_order(&self, p: &Parts, own: &[Value], before: &[Value]) -> Vec<Value> {
+        let sequences = own[..p.sequences].iter().chain(before).chain(&self.gradients);
+        let invariants = &own[p.sequences..p.first_state()];
+        sequences.chain(invariants).chain(&self.states).chain(&self.sums).copied().collect()
+    }
 }
 
 /// A body with the states before each step of the scans and loops inside, and values of it in the new body.
@@ -461,30 +447,7 @@ fn in_order(body: Graph) -> Graph {
     for v in &body.inputs {
         map.insert(*v, new.add_input(body.input_name(*v), body.ty(*v).clone()));
     }
-    for (id, node) in body.nodes() {
-        let own = Value { node: id, result: 0 };
-        if let std::collections::hash_map::Entry::Vacant(place) = map.entry(own) {
-            let mut node = node.clone();
-            if matches!(node.op, Op::Input(_)) {
-                continue;
-            }
-            let _ = place;
-            node.operands.iter_mut().for_each(|v| *v = map[v]);
-            let value = Value { node: new.push(node), result: 0 };
-            map.insert(own, value);
-        }
-    }
+    new.append(&body, &mut map);
     new.outputs = body.outputs.iter().map(|(n, v)| (n.clone(), map[v])).collect();
     new
-}
-
-impl Build<'_> {
-    /// The sum of a gradient over the axes along which its value was repeated, aligned at the last axis.
-    fn summed_to(&mut self, gradient: Value, like: Value) -> Value {
-        let (from, to) = (self.0.ty(gradient).shape.clone(), self.0.ty(like).shape.clone());
-        let extra = from.len() - to.len();
-        let axes = (0..from.len()).filter(|a| *a < extra || from[*a] != to[*a - extra]).collect();
-        let sum = self.sum(gradient, axes);
-        self.reshape(sum, to)
-    }
 }

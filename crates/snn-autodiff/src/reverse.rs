@@ -2,9 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use snn_ir::{DType, Graph, Node, NodeId, Op, Value};
+use snn_ir::{Build, DType, Graph, Node, NodeId, Op, Value};
 
-use crate::build::Build;
 use crate::recurrence::Hoisted;
 
 /// A graph with the adjoints of its values, the derivatives of the loss with respect to them.

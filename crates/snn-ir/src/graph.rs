@@ -1,5 +1,7 @@
 //! Graphs: values in SSA form in an arena, addressed by small typed ids.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::dim::Dims;
@@ -245,6 +247,22 @@ impl Graph {
         graph.updates = self.updates.iter().map(|(n, v)| (n.clone(), mapped(v))).collect();
         graph.parameters = self.parameters.clone();
         graph
+    }
+
+    /// Copies the nodes of another graph to the end of this one. `map` says what stands for values of the other, its inputs
+    /// above all; it learns the values of the copies.
+    pub fn append(&mut self, other: &Graph, map: &mut HashMap<Value, Value>) {
+        for (id, node) in other.nodes() {
+            if map.contains_key(&Value { node: id, result: 0 }) {
+                continue;
+            }
+            let mut node = node.clone();
+            node.operands.iter_mut().for_each(|v| *v = map[v]);
+            let new = self.push(node);
+            for v in self.results(new) {
+                map.insert(Value { node: id, result: v.result }, v);
+            }
+        }
     }
 
     /// The graph with sizes put in for names of dimensions, everywhere.

@@ -6,7 +6,7 @@ mod sums;
 
 use std::collections::HashMap;
 
-use crate::graph::{Graph, Value};
+use crate::graph::{Graph, Node, Value};
 use crate::op::{Loop, Op, Scan};
 use crate::random::{TorchGenerator, fill_counter_based};
 use crate::tensor::{Data, Tensor, element_count};
@@ -59,6 +59,19 @@ pub struct Results {
 /// # Errors
 /// See [`RuntimeError`].
 pub fn interpret(graph: &Graph, tensors: &HashMap<String, Tensor>, randomness: &mut Randomness<'_>) -> Result<Results, RuntimeError> {
+    interpret_watched(graph, tensors, randomness, |_, _| {})
+}
+
+/// As [`interpret`]; `watch` sees the results of each node, in the order of computation.
+///
+/// # Errors
+/// See [`RuntimeError`].
+pub fn interpret_watched(
+    graph: &Graph,
+    tensors: &HashMap<String, Tensor>,
+    randomness: &mut Randomness<'_>,
+    mut watch: impl FnMut(&Node, &[Tensor]),
+) -> Result<Results, RuntimeError> {
     let live = graph.live_nodes();
     let mut values: Vec<Vec<Tensor>> = Vec::with_capacity(graph.len());
     for (id, node) in graph.nodes() {
@@ -81,6 +94,7 @@ pub fn interpret(graph: &Graph, tensors: &HashMap<String, Tensor>, randomness: &
             }
         };
         debug_assert!(results.iter().zip(&node.types).all(|(r, t)| t.sizes().is_ok_and(|s| s == r.shape())), "{:?}", node.op);
+        watch(node, &results);
         values.push(results);
     }
     let of = |list: &[(String, Value)]| list.iter().map(|(n, v)| (n.clone(), values[v.node.index()][v.result as usize].clone())).collect();

@@ -20,6 +20,7 @@
 //! The [`interpreter`](interpret) is the meaning of every operation. [`text`] prints a graph and reads it back.
 
 pub mod backend;
+pub mod build;
 pub mod dim;
 pub mod dot;
 pub mod graph;
@@ -36,6 +37,7 @@ pub mod types;
 pub mod verify;
 
 pub use backend::{Backend, CompileError, Executable, Interpreter, KernelTime};
+pub use build::Build;
 pub use dim::{Dim, DimError, Dims};
 pub use graph::{Graph, Node, NodeId, ParameterInfo, SourceSpan, Value};
 pub use infer::{TypeError, infer};

@@ -97,18 +97,22 @@ const PIECE: usize = 1000;
 /// # Errors
 /// If a rule is wrong.
 pub fn optimise(graph: &Graph, options: &Options) -> Result<Optimised, WrongRule> {
-    static EXACT: OnceLock<Vec<Rewrite<Term, Derive>>> = OnceLock::new();
-    static ALL: OnceLock<Vec<Rewrite<Term, Derive>>> = OnceLock::new();
     if !options.only.is_empty() || !options.without.is_empty() {
         let chosen: Vec<Rule> = rules::all().copied().collect();
         return optimise_with(graph, options, &chosen);
     }
-    let rewrites = if options.fast_math {
+    run(graph, options, standard(options.fast_math), None)
+}
+
+/// The rules of this crate for egg, made once.
+fn standard(fast_math: bool) -> &'static [Rewrite<Term, Derive>] {
+    static EXACT: OnceLock<Vec<Rewrite<Term, Derive>>> = OnceLock::new();
+    static ALL: OnceLock<Vec<Rewrite<Term, Derive>>> = OnceLock::new();
+    if fast_math {
         ALL.get_or_init(|| rules::all().map(Rule::rewrite).collect())
     } else {
         EXACT.get_or_init(|| rules::all().filter(|r| r.set == Set::Exact).map(Rule::rewrite).collect())
-    };
-    run(graph, options, rewrites, None)
+    }
 }
 
 /// Optimises a graph with the given rules.
@@ -130,10 +134,8 @@ pub fn optimise_with(graph: &Graph, options: &Options, rules: &[Rule]) -> Result
 /// # Errors
 /// If a rule is wrong.
 pub fn e_graph_dot(graph: &Graph, options: &Options) -> Result<String, WrongRule> {
-    let rewrites: Vec<_> = rules::all().filter(|r| options.fast_math || r.set == Set::Exact).map(Rule::rewrite).collect();
     let graph = graph.pruned();
-    let mut state =
-        State { options, rewrites: &rewrites, finite: BTreeSet::new(), report: Report::default(), binary: HashSet::new(), depth: 0 };
+    let mut state = State::new(options, standard(options.fast_math));
     let ids: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
     let piece = state.saturate(&graph, &ids, &graph.live_nodes())?;
     Ok(piece.terms.dot().to_string())
@@ -142,7 +144,7 @@ pub fn e_graph_dot(graph: &Graph, options: &Options) -> Result<String, WrongRule
 fn run(graph: &Graph, options: &Options, rewrites: &[Rewrite<Term, Derive>], rules: Option<&[Rule]>) -> Result<Optimised, WrongRule> {
     let started = Instant::now();
     let pruned = graph.pruned();
-    let mut state = State { options, rewrites, finite: BTreeSet::new(), report: Report::default(), binary: HashSet::new(), depth: 0 };
+    let mut state = State::new(options, rewrites);
     let result = state.graph(&pruned)?;
     if cfg!(debug_assertions) {
         snn_ir::verify(&result).map_err(|e| WrongRule(e.to_string()))?;
@@ -195,7 +197,11 @@ impl Piece {
     }
 }
 
-impl State<'_> {
+impl<'a> State<'a> {
+    fn new(options: &'a Options, rewrites: &'a [Rewrite<Term, Derive>]) -> State<'a> {
+        State { options, rewrites, finite: BTreeSet::new(), report: Report::default(), depth: 0, binary: HashSet::new() }
+    }
+
     fn graph(&mut self, graph: &Graph) -> Result<Graph, WrongRule> {
         let live = graph.live_nodes();
         let mut out = Output::new(graph);

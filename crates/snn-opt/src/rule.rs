@@ -4,7 +4,7 @@ use egg::{Applier, Id, Language, Pattern, PatternAst, Rewrite, SearchMatches, Se
 use snn_ir::{Op, Tensor, Type};
 
 use crate::facts::{Derive, Facts, Terms, add, operation};
-use crate::term::{Name, Term};
+use crate::term::{Name, Term, elementwise_names};
 
 /// Does a rule keep every bit?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +37,8 @@ pub enum Find {
     Pattern(&'static str),
     /// Every term with one of these names, for operations with any number of operands; `result` is any result of a scan.
     Each(&'static [&'static str]),
+    /// Every elementwise operation.
+    Elementwise,
 }
 
 /// What a rule puts in place.
@@ -98,6 +100,11 @@ impl Context<'_> {
         operation(self.terms, self.term.as_ref()?).map(|(op, _, operands)| (op, operands))
     }
 
+    /// The first of a class's operations, with its operands, of which `f` makes something.
+    pub fn find<T>(&self, id: Id, mut f: impl FnMut(Op, &[Id]) -> Option<T>) -> Option<T> {
+        self.terms[id].nodes.iter().filter_map(|term| operation(self.terms, term)).find_map(|(op, _, operands)| f(op, &operands))
+    }
+
     /// Adds an operation.
     pub fn add(&mut self, op: Op, operands: &[Id]) -> Id {
         add(self.terms, op, operands, None)
@@ -140,13 +147,16 @@ impl Rule {
         };
         let made = match self.find {
             Find::Pattern(text) => Rewrite::new(self.name, pattern(text), Apply { replace, names: None }),
-            Find::Each(names) => {
-                let names: Vec<Name> = names.iter().map(|n| Name::Op((*n).into())).collect();
-                Rewrite::new(self.name, Each(names.clone()), Apply { replace, names: Some(names) })
-            }
+            Find::Each(names) => each(self.name, replace, names.iter().copied()),
+            Find::Elementwise => each(self.name, replace, elementwise_names()),
         };
         made.unwrap_or_else(|e| panic!("the rule {}: {e}", self.name))
     }
+}
+
+fn each(rule: &str, replace: Prepared, names: impl Iterator<Item = &'static str>) -> Result<Rewrite<Term, Derive>, String> {
+    let names: Vec<Name> = names.map(|n| Name::Op(n.into())).collect();
+    Rewrite::new(rule, Each(names.clone()), Apply { replace, names: Some(names) })
 }
 
 fn pattern(text: &str) -> Pattern<Term> {

@@ -246,3 +246,9 @@ pub fn plain_op(name: &str) -> Option<Op> {
     let unary = UNARY.iter().find(|(_, n)| *n == name).map(|(u, _)| Op::Unary(*u));
     unary.or_else(|| BINARY.iter().find(|(_, n)| *n == name).map(|(b, _)| Op::Binary(*b)))
 }
+
+/// The names of all elementwise operations.
+pub fn elementwise_names() -> impl Iterator<Item = &'static str> {
+    let functions = UNARY.iter().map(|(_, n)| *n).chain(BINARY.iter().map(|(_, n)| *n));
+    functions.chain(["select", "cast", "spike"])
+}

@@ -43,6 +43,18 @@ impl DataSet {
         self.samples == 0
     }
 
+    /// Can it be cut into batches of this size?
+    ///
+    /// # Errors
+    /// If the size is 0 or above the number of samples.
+    pub fn check_batch(&self, batch: usize) -> Result<(), TrainError> {
+        match batch {
+            0 => Err(TrainError::BatchOfNothing),
+            _ if batch > self.samples => Err(TrainError::BatchTooLarge { batch, samples: self.samples }),
+            _ => Ok(()),
+        }
+    }
+
     /// Some samples of each array.
     pub fn batch(&self, indices: &[usize]) -> Vec<(String, Tensor)> {
         self.arrays.iter().map(|(n, t)| (n.clone(), rows(t, indices))).collect()

@@ -2,45 +2,34 @@
 
 use std::collections::HashMap;
 
-use snn_ir::interpret::{Randomness, evaluate};
-use snn_ir::{Graph, Op, Tensor};
+use snn_ir::interpret::{Randomness, interpret_watched};
+use snn_ir::{Graph, Node, Op, Tensor};
 
 /// The first value of a graph that has a NaN or an infinity, by the name of its node, in the order of computation.
 pub fn first_non_finite(graph: &Graph, tensors: &HashMap<String, Tensor>, seed: u64) -> Option<String> {
-    let live = graph.live_nodes();
-    let mut values: Vec<Vec<Tensor>> = Vec::with_capacity(graph.len());
-    let mut last_name = None;
-    for (id, node) in graph.nodes() {
-        if !live[id.index()] {
-            values.push(vec![]);
-            continue;
+    let mut layer: Option<String> = None;
+    let mut found: Option<String> = None;
+    let watch = |node: &Node, results: &[Tensor]| {
+        if found.is_some() {
+            return;
         }
-        let results = match &node.op {
-            Op::Input(name) | Op::Parameter(name) => {
-                let t = tensors.get(name)?.clone();
-                if !finite(&t) {
-                    return Some(format!("`{name}`, which is given"));
-                }
-                if matches!(node.op, Op::Parameter(_)) {
-                    last_name = name.rsplit_once('.').map(|(layer, _)| layer.to_string()).or_else(|| Some(name.clone()));
-                }
-                vec![t]
+        let all_finite = results.iter().all(finite);
+        match &node.op {
+            Op::Input(name) | Op::Parameter(name) if !all_finite => found = Some(format!("`{name}`, which is given")),
+            Op::Parameter(name) => layer = Some(name.rsplit_once('.').map_or(name.as_str(), |(layer, _)| layer).to_string()),
+            _ if !all_finite => {
+                let what = node.name.clone().unwrap_or_else(|| snn_ir::text::op_name(&node.op));
+                found = Some(match &layer {
+                    Some(layer) if node.name.is_none() => format!("`{what}`, at or after the layer `{layer}`"),
+                    _ => format!("`{what}`"),
+                });
             }
-            op => {
-                let operands: Vec<&Tensor> = node.operands.iter().map(|v| &values[v.node.index()][v.result as usize]).collect();
-                evaluate(op, &operands, &node.types, &mut Randomness::Counter { seed }).ok()?
-            }
-        };
-        if !results.iter().all(finite) {
-            let what = node.name.clone().unwrap_or_else(|| snn_ir::text::op_name(&node.op));
-            return Some(match last_name {
-                Some(layer) if node.name.is_none() => format!("`{what}`, at or after the layer `{layer}`"),
-                _ => format!("`{what}`"),
-            });
+            _ => {}
         }
-        values.push(results);
-    }
-    None
+    };
+    // A program that fails on the way has told what it has found until then.
+    let _ = interpret_watched(graph, tensors, &mut Randomness::Counter { seed }, watch);
+    found
 }
 
 fn finite(t: &Tensor) -> bool {

@@ -116,12 +116,7 @@ pub fn train<S: Step>(
     state: &mut State,
     watcher: &mut impl Watcher<S::Error>,
 ) -> Result<Outcome, S::Error> {
-    if settings.batch == 0 {
-        return Err(TrainError::BatchOfNothing.into());
-    }
-    if settings.batch > data.len() {
-        return Err(TrainError::BatchTooLarge { batch: settings.batch, samples: data.len() }.into());
-    }
+    data.check_batch(settings.batch)?;
     let batches = data.len().div_ceil(settings.batch);
     while state.progress.epoch < settings.epochs {
         let epoch = state.progress.epoch;

@@ -1,6 +1,6 @@
 //! The optimisers' equations as a part of the graph: PyTorch's (`torch.optim`), with its defaults and its order of operations.
 
-use snn_ir::{BinaryOp, DType, Graph, Op, ParameterInfo, Reduction, Tensor, Type, UnaryOp, Value};
+use snn_ir::{BinaryOp, Build, DType, Graph, Op, ParameterInfo, Tensor, Type, UnaryOp, Value};
 
 /// Names of the optimiser's tensors begin with this. No layer is called so.
 pub const PREFIX: &str = "optimizer.";
@@ -56,42 +56,18 @@ pub struct Update {
     pub clip_norm: Option<f64>,
 }
 
-struct Build<'a>(&'a mut Graph);
+/// A tensor of the optimiser's own, which starts at zero.
+fn state(b: &mut Build<'_>, name: String, ty: &Type) -> Value {
+    let mut initial = Graph::new(name.clone());
+    let zero = Build(&mut initial).full(0.0, ty);
+    initial.outputs.push(("out".into(), zero));
+    b.0.parameters.push(ParameterInfo { name: name.clone(), ty: ty.clone(), initial, drawn_first: false, learnable: false });
+    b.0.add(Op::Parameter(name), &[], Some(ty.clone()))
+}
 
-impl Build<'_> {
-    fn spread(&mut self, scalar: Value, ty: &Type) -> Value {
-        if ty.rank() == 0 { scalar } else { self.0.add(Op::Broadcast { axes: vec![] }, &[scalar], Some(ty.clone())) }
-    }
-
-    fn number(&mut self, x: f64, ty: &Type) -> Value {
-        let scalar = self.0.add_f32(x as f32);
-        self.spread(scalar, ty)
-    }
-
-    fn op(&mut self, op: BinaryOp, a: Value, b: Value) -> Value {
-        self.0.add(Op::Binary(op), &[a, b], None)
-    }
-
-    fn mul(&mut self, a: Value, b: Value) -> Value {
-        self.op(BinaryOp::Mul, a, b)
-    }
-
-    fn plus(&mut self, a: Value, b: Value) -> Value {
-        self.op(BinaryOp::Add, a, b)
-    }
-
-    fn sqrt(&mut self, a: Value) -> Value {
-        self.0.add(Op::Unary(UnaryOp::Sqrt), &[a], None)
-    }
-
-    /// A tensor of the optimiser's own, which starts at zero.
-    fn state(&mut self, name: String, ty: &Type) -> Value {
-        let mut initial = Graph::new(name.clone());
-        let zero = Build(&mut initial).number(0.0, ty);
-        initial.outputs.push(("out".into(), zero));
-        self.0.parameters.push(ParameterInfo { name: name.clone(), ty: ty.clone(), initial, drawn_first: false, learnable: false });
-        self.0.add(Op::Parameter(name), &[], Some(ty.clone()))
-    }
+/// A scalar in the shape of a type.
+fn spread(b: &mut Build<'_>, scalar: Value, ty: &Type) -> Value {
+    b.broadcast(scalar, vec![], ty.shape.clone())
 }
 
 impl Update {
@@ -121,70 +97,70 @@ impl Update {
         graph.outputs.retain(|(n, _)| !n.starts_with("grad."));
         let scalar = Type::scalar(DType::F32);
         let mut b = Build(&mut graph);
-        let step_size = b.state(format!("{PREFIX}step_size"), &scalar);
-        let correction = (!matches!(self.optimizer, Optimizer::Sgd { .. })).then(|| b.state(format!("{PREFIX}correction"), &scalar));
-        let decay = matches!(self.optimizer, Optimizer::AdamW { .. }).then(|| b.state(format!("{PREFIX}decay"), &scalar));
+        let step_size = state(&mut b, format!("{PREFIX}step_size"), &scalar);
+        let correction = (!matches!(self.optimizer, Optimizer::Sgd { .. })).then(|| state(&mut b, format!("{PREFIX}correction"), &scalar));
+        let decay = matches!(self.optimizer, Optimizer::AdamW { .. }).then(|| state(&mut b, format!("{PREFIX}decay"), &scalar));
         let clip = self.clip_norm.map(|most| clipping(&mut b, &gradients, most));
         for (name, gradient) in gradients {
             let ty = b.0.ty(gradient).clone();
             let mut g = gradient;
             if let Some(clip) = clip {
-                let factor = b.spread(clip, &ty);
+                let factor = spread(&mut b, clip, &ty);
                 g = b.mul(g, factor);
             }
             let parameter = b.0.add(Op::Parameter(name.clone()), &[], Some(ty.clone()));
             let own = |kind: &str| format!("{PREFIX}{kind}.{name}");
-            let step_size = b.spread(step_size, &ty);
+            let step_size = spread(&mut b, step_size, &ty);
             let decays_gradient = self.weight_decay != 0.0 && !matches!(self.optimizer, Optimizer::AdamW { .. });
             if decays_gradient {
-                let rate = b.number(self.weight_decay, &ty);
+                let rate = b.full(self.weight_decay as f32, &ty);
                 let pull = b.mul(parameter, rate);
-                g = b.plus(g, pull);
+                g = b.add(g, pull);
             }
             let next = match self.optimizer {
                 Optimizer::Sgd { momentum } => {
                     if momentum != 0.0 {
-                        let kept = b.state(own("momentum"), &ty);
-                        let rate = b.number(f64::from(momentum), &ty);
+                        let kept = state(&mut b, own("momentum"), &ty);
+                        let rate = b.full(momentum, &ty);
                         let slowed = b.mul(kept, rate);
-                        g = b.plus(slowed, g);
+                        g = b.add(slowed, g);
                         b.0.updates.push((own("momentum"), g));
                     }
                     let move_by = b.mul(step_size, g);
-                    b.op(BinaryOp::Sub, parameter, move_by)
+                    b.sub(parameter, move_by)
                 }
                 Optimizer::Adam { betas, eps } | Optimizer::AdamW { betas, eps } => {
                     let mut parameter = parameter;
                     if let Some(decay) = decay {
-                        let decay = b.spread(decay, &ty);
+                        let decay = spread(&mut b, decay, &ty);
                         parameter = b.mul(parameter, decay);
                     }
-                    let (m, v) = (b.state(own("exp_avg"), &ty), b.state(own("exp_avg_sq"), &ty));
+                    let (m, v) = (state(&mut b, own("exp_avg"), &ty), state(&mut b, own("exp_avg_sq"), &ty));
                     // lerp: m + (1 - beta1) (g - m)
-                    let (away, rate) = (b.op(BinaryOp::Sub, g, m), b.number(1.0 - betas.0, &ty));
+                    let (away, rate) = (b.sub(g, m), b.full((1.0 - betas.0) as f32, &ty));
                     let change = b.mul(rate, away);
-                    let m = b.plus(m, change);
+                    let m = b.add(m, change);
                     // addcmul: beta2 v + (1 - beta2) g g
-                    let (keep, rate) = (b.number(betas.1, &ty), b.number(1.0 - betas.1, &ty));
+                    let (keep, rate) = (b.full(betas.1 as f32, &ty), b.full((1.0 - betas.1) as f32, &ty));
                     let (kept, scaled) = (b.mul(v, keep), b.mul(rate, g));
                     let square = b.mul(scaled, g);
-                    let v = b.plus(kept, square);
-                    let root = b.sqrt(v);
+                    let v = b.add(kept, square);
+                    let root = b.unary(UnaryOp::Sqrt, v);
                     let denominator = match correction {
                         Some(c) => {
-                            let c = b.spread(c, &ty);
-                            b.op(BinaryOp::Div, root, c)
+                            let c = spread(&mut b, c, &ty);
+                            b.div(root, c)
                         }
                         None => root,
                     };
-                    let eps = b.number(eps, &ty);
-                    let denominator = b.plus(denominator, eps);
+                    let eps = b.full(eps as f32, &ty);
+                    let denominator = b.add(denominator, eps);
                     b.0.updates.push((own("exp_avg"), m));
                     b.0.updates.push((own("exp_avg_sq"), v));
                     // addcdiv: p - step_size m / denominator
                     let scaled = b.mul(step_size, m);
-                    let move_by = b.op(BinaryOp::Div, scaled, denominator);
-                    b.op(BinaryOp::Sub, parameter, move_by)
+                    let move_by = b.div(scaled, denominator);
+                    b.sub(parameter, move_by)
                 }
             };
             b.0.updates.push((name, next));
@@ -196,16 +172,16 @@ impl Update {
 /// What all gradients are multiplied by, so that their common norm is at most `most`.
 fn clipping(b: &mut Build<'_>, gradients: &[(String, Value)], most: f64) -> Value {
     let scalar = Type::scalar(DType::F32);
-    let mut total = b.number(0.0, &scalar);
+    let mut total = b.full(0.0, &scalar);
     for (_, g) in gradients {
         let square = b.mul(*g, *g);
         let axes: Vec<usize> = (0..b.0.ty(square).rank()).collect();
-        let sum = if axes.is_empty() { square } else { b.0.add(Op::Reduce { kind: Reduction::Sum, axes }, &[square], None) };
-        total = b.plus(total, sum);
+        let sum = b.sum(square, axes);
+        total = b.add(total, sum);
     }
-    let norm = b.sqrt(total);
-    let (little, most, one) = (b.number(1e-6, &scalar), b.number(most, &scalar), b.number(1.0, &scalar));
-    let norm = b.plus(norm, little);
-    let factor = b.op(BinaryOp::Div, most, norm);
-    b.op(BinaryOp::Min, factor, one)
+    let norm = b.unary(UnaryOp::Sqrt, total);
+    let (little, most, one) = (b.full(1e-6, &scalar), b.full(most as f32, &scalar), b.full(1.0, &scalar));
+    let norm = b.add(norm, little);
+    let factor = b.div(most, norm);
+    b.binary(BinaryOp::Min, factor, one)
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use snn_front::{Mode, Options};
 use snn_ir::{Backend, Dims, Executable, Graph, Interpreter, Tensor, Type};
 
-use crate::bind::{bind, part, rest_rank};
+use crate::bind::{BoundData, bind, part, rest_rank};
 use crate::weights::{check_names, parameters};
 use crate::{Error, Program};
 
@@ -153,8 +153,6 @@ pub struct Prepared {
     ready: Arc<Ready>,
     tensors: HashMap<String, Tensor>,
     seed: u64,
-    dims: Dims,
-    rest: Option<usize>,
 }
 
 impl Prepared {
@@ -205,16 +203,6 @@ impl Prepared {
         &self.ready.independent
     }
 
-    /// The first value that is not finite, in words, found by the interpreter in the graph as it was written.
-    ///
-    /// # Errors
-    /// What is wrong with the program.
-    pub fn first_non_finite(&self, net: &Compiled, seed: u64) -> Result<Option<String>, Error> {
-        let options = net.lowering(self.dims.clone(), self.rest);
-        let graph = net.program.module().lower(&net.net, &options).map_err(|d| net.program.error(d))?.graph.bind(&self.dims);
-        Ok(snn_train::diagnose::first_non_finite(&graph, &self.tensors, seed))
-    }
-
     /// Bytes of the inputs and parameters that it reads.
     pub fn input_bytes(&self) -> usize {
         self.tensors.values().map(Tensor::byte_len).sum()
@@ -232,14 +220,14 @@ impl Compiled {
         &self.net
     }
 
-    /// The names of its parameters and buffers.
+    /// Those of some weights that are parameters or buffers of this net.
     ///
     /// # Errors
     /// What is wrong with its source.
-    pub fn parameter_names(&self) -> Result<Vec<String>, Error> {
+    pub fn own_weights(&self, weights: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>, Error> {
         let lowered = self.program.module().lower(&self.net, &self.lowering(self.options.dims.clone(), None));
         let graph = lowered.map_err(|d| self.program.error(d))?.graph;
-        Ok(graph.parameters.into_iter().map(|p| p.name).collect())
+        Ok(weights.iter().filter(|(n, _)| graph.parameter(n).is_some()).cloned().collect())
     }
 
     fn lowering(&self, dims: Dims, rest: Option<usize>) -> Options {
@@ -308,10 +296,7 @@ impl Compiled {
     /// # Errors
     /// If data or weights do not fit, are missing, or the program fails.
     pub fn run(&self, data: &[(String, Tensor)], weights: &[(String, Tensor)]) -> Result<Run, Error> {
-        let by_name: HashMap<&str, &Tensor> = data.iter().map(|(n, t)| (n.as_str(), t)).collect();
-        let rest = rest_rank(&self.signature(None)?, &by_name);
-        let declared = self.signature(rest)?;
-        let bound = bind(&declared, &by_name, &self.options.dims)?;
+        let (declared, bound, rest) = self.bound(data)?;
         let size = bound.dims.get("B").copied().unwrap_or(0) as usize;
         match self.options.batch {
             Some(piece) if piece > 0 && piece < size => {
@@ -343,10 +328,30 @@ impl Compiled {
         data: &[(String, Tensor)],
         weights: &[(String, Tensor)],
     ) -> Result<(Prepared, Vec<(String, Tensor)>), Error> {
+        let (_, bound, rest) = self.bound(data)?;
+        self.prepare_bound(bound.tensors, &bound.dims, rest, data, weights)
+    }
+
+    /// The declared inputs, the data by name with the sizes that they give, and how many dimensions `...` stands for.
+    #[allow(clippy::type_complexity)]
+    fn bound(&self, data: &[(String, Tensor)]) -> Result<(Vec<(String, Type)>, BoundData, Option<usize>), Error> {
         let by_name: HashMap<&str, &Tensor> = data.iter().map(|(n, t)| (n.as_str(), t)).collect();
         let rest = rest_rank(&self.signature(None)?, &by_name);
-        let bound = bind(&self.signature(rest)?, &by_name, &self.options.dims)?;
-        self.prepare_bound(bound.tensors, &bound.dims, rest, data, weights)
+        let declared = self.signature(rest)?;
+        let bound = bind(&declared, &by_name, &self.options.dims)?;
+        Ok((declared, bound, rest))
+    }
+
+    /// The first value that is not finite, in words, found by the interpreter in the graph as it was written.
+    ///
+    /// # Errors
+    /// If data or weights do not fit the net.
+    pub fn first_non_finite(&self, data: &[(String, Tensor)], weights: &[(String, Tensor)], seed: u64) -> Result<Option<String>, Error> {
+        let (_, bound, rest) = self.bound(data)?;
+        let dims = bound.dims;
+        let (prepared, _) = self.prepare_bound(bound.tensors, &dims, rest, data, weights)?;
+        let lowered = self.program.module().lower(&self.net, &self.lowering(dims.clone(), rest)).map_err(|d| self.program.error(d))?;
+        Ok(snn_train::diagnose::first_non_finite(&lowered.graph.bind(&dims), &prepared.tensors, seed))
     }
 
     fn run_once(
@@ -397,7 +402,7 @@ impl Compiled {
         let needed: Vec<String> = ready.graph.needed_inputs().iter().map(|(n, _)| (*n).to_string()).collect();
         tensors.retain(|name, _| needed.contains(name));
         tensors.extend(parameters.iter().cloned());
-        Ok((Prepared { ready, tensors, seed: self.options.seed, dims: dims.clone(), rest }, parameters))
+        Ok((Prepared { ready, tensors, seed: self.options.seed }, parameters))
     }
 
     /// A size that is not known is that of an input that is not given, where there is one.

@@ -14,6 +14,7 @@ use crate::{Backends, CompileOptions, Error, Mode, Options, Program};
 const NET: &str = "session";
 
 /// What lives from one entry to the next.
+#[derive(Clone)]
 pub struct Session {
     /// Items by name: nets, neurons, surrogates, functions.
     items: Vec<(String, String)>,
@@ -67,7 +68,7 @@ impl Session {
     fn entered(&mut self, text: &str) -> Result<Reply, Error> {
         match classify(text) {
             Entry::Item(name) => {
-                let mut next = self.copy();
+                let mut next = self.clone();
                 let replaced = remove(&mut next.items, name);
                 next.items.push((name.to_string(), text.to_string()));
                 next.lowered("0.0")?;
@@ -75,7 +76,7 @@ impl Session {
                 Ok(Reply::Said(if replaced { format!("`{name}` is replaced") } else { String::new() }))
             }
             Entry::Line(name) => {
-                let mut next = self.copy();
+                let mut next = self.clone();
                 let mut said = String::new();
                 if let Some(name) = name {
                     let before = next.lines.len();
@@ -108,16 +109,6 @@ impl Session {
                 Ok(Reply::Said(if replaced { format!("`{name}` is replaced") } else { String::new() }))
             }
             Entry::Expression => Ok(Reply::Values(self.evaluate(text)?)),
-        }
-    }
-
-    fn copy(&self) -> Session {
-        Session {
-            items: self.items.clone(),
-            lines: self.lines.clone(),
-            values: self.values.clone(),
-            weights: self.weights.clone(),
-            options: self.options.clone(),
         }
     }
 
@@ -157,9 +148,7 @@ impl Session {
 
     fn run(&self, expression: &str, options: &CompileOptions) -> Result<crate::Run, Error> {
         let net = self.program(expression)?.compile(Some(NET), options)?;
-        let known = net.parameter_names()?;
-        let weights: Vec<(String, Tensor)> = self.weights.iter().filter(|(n, _)| known.contains(n)).cloned().collect();
-        net.run(&self.values, &weights)
+        net.run(&self.values, &net.own_weights(&self.weights)?)
     }
 
     fn evaluate(&mut self, expression: &str) -> Result<Vec<(String, Tensor)>, Error> {
@@ -188,9 +177,7 @@ impl Session {
         let ms = |start: Instant| start.elapsed().as_secs_f64() * 1e3;
         let start = Instant::now();
         let net = self.program(expression)?.compile(Some(NET), &self.options)?;
-        let known = net.parameter_names()?;
-        let weights: Vec<(String, Tensor)> = self.weights.iter().filter(|(n, _)| known.contains(n)).cloned().collect();
-        let prepared = net.prepare(&self.values, &weights)?;
+        let prepared = net.prepare(&self.values, &net.own_weights(&self.weights)?)?;
         let compile = ms(start);
         let mut best = f64::INFINITY;
         for _ in 0..5 {
@@ -221,7 +208,7 @@ impl Session {
         }
         let text = std::fs::read_to_string(path).map_err(|e| Error::Data(format!("cannot read `{path}`: {e}")))?;
         let program = Program::parse(path, &text)?;
-        let mut next = self.copy();
+        let mut next = self.clone();
         let mut names = Vec::new();
         for item in &program.module().ast.items {
             let name = item.name.text.clone();

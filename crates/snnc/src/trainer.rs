@@ -34,7 +34,7 @@ impl Trainer {
     /// # Errors
     /// If batch or weights do not fit the net.
     pub fn diagnose(&self, batch: &[(String, Tensor)], tensors: &[(String, Tensor)], seed: u64) -> Result<Option<String>, Error> {
-        self.net.prepare(batch, tensors)?.first_non_finite(&self.net, seed)
+        self.net.first_non_finite(batch, tensors, seed)
     }
 }
 

@@ -7,8 +7,7 @@
 use egg::Id;
 use snn_ir::{DType, Op, Tensor, Type};
 
-use super::{ELEMENTWISE, built, each, exact, when};
-use crate::facts::operation;
+use super::{built, elementwise, exact, when};
 use crate::rule::{Context, Rule};
 
 pub(super) const RULES: [Rule; 34] = [
@@ -55,7 +54,7 @@ pub(super) const RULES: [Rule; 34] = [
     when("relu-binary", "(max ?z ?x)", binary_and_zero, "?x", "0 and 1 are not negative"),
     when("binary-times-zero", "(mul ?x ?z)", binary_and_zero, "?z", "0 0 and 1 0 are +0; 0 x is not, for x infinite, NaN or negative"),
     when("zero-times-binary", "(mul ?z ?x)", binary_and_zero, "?z", "0 0 and 1 0 are +0; 0 x is not, for x infinite, NaN or negative"),
-    each("repeat-after", ELEMENTWISE, repeat_after, "the same function of the same numbers, once instead of for each copy"),
+    elementwise("repeat-after", repeat_after, "the same function of the same numbers, once instead of for each copy"),
 ];
 
 fn is_zero(c: &Context<'_>) -> bool {
@@ -121,8 +120,8 @@ fn repeat_after(c: &mut Context<'_>) -> Option<Id> {
             sources.push(None);
             continue;
         }
-        let found = c.terms[*v].nodes.iter().find_map(|n| match operation(c.terms, n) {
-            Some((Op::Broadcast { axes }, _, of)) => Some((axes, c.terms[of[0]].data.ty().shape.clone(), of[0])),
+        let found = c.find(*v, |op, of| match op {
+            Op::Broadcast { axes } => Some((axes, c.terms[of[0]].data.ty().shape.clone(), of[0])),
             _ => None,
         });
         let (axes, shape, source) = found?;

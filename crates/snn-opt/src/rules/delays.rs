@@ -6,7 +6,7 @@
 use egg::Id;
 use snn_ir::{DType, Op, Reduction, Tensor, Type};
 
-use super::{ELEMENTWISE, built, each};
+use super::{built, each, elementwise};
 use crate::facts::{evaluated, is_zero};
 use crate::rule::{Context, Rule};
 
@@ -19,9 +19,8 @@ pub(super) const RULES: [Rule; 8] = [
     ),
     built("delay-zero", "(delay ?d ?x)", zero, "x[t - 0] = x[t]"),
     built("delay-past-end", "(delay ?d ?x)", past_end, "where d >= T no step of x is left, and all is zero"),
-    each(
+    elementwise(
         "delay-through-elementwise",
-        ELEMENTWISE,
         through_elementwise,
         "f(0, ..., c) = +0 is evaluated for the constants at hand; the least of the operands' delays moves out",
     ),

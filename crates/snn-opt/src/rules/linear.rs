@@ -58,8 +58,8 @@ fn scale(c: &Context<'_>, id: Id) -> Option<Scale> {
     if let Some(t) = &facts.fill {
         return Some(Scale::Number(t.clone()));
     }
-    c.terms[id].nodes.iter().find_map(|n| match operation(c.terms, n) {
-        Some((Op::Broadcast { axes }, _, of)) => {
+    c.find(id, |op, of| match op {
+        Op::Broadcast { axes } => {
             let shape = &c.terms[of[0]].data.ty().shape;
             let told: Vec<usize> = axes.iter().zip(shape).filter(|(_, d)| !d.is_one()).map(|(a, _)| *a).collect();
             Some(Scale::Axes(of[0], told))

@@ -65,8 +65,11 @@ pub(crate) const fn fast(rule: Rule) -> Rule {
     Rule { set: Set::Fast, ..rule }
 }
 
-/// The names of all elementwise operations.
-pub(crate) const ELEMENTWISE: &[&str] = &[
-    "neg", "abs", "exp", "log", "sqrt", "sin", "cos", "tanh", "erf", "floor", "round", "not", "detach", "add", "sub", "mul", "div", "rem",
-    "pow", "max", "min", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "select", "cast", "spike",
-];
+/// A rule about every elementwise operation.
+pub(crate) const fn elementwise(
+    name: &'static str,
+    build: fn(&mut crate::rule::Context<'_>) -> Option<egg::Id>,
+    why: &'static str,
+) -> Rule {
+    Rule { name, set: Set::Exact, why, find: Find::Elementwise, replace: Replace::Build(build) }
+}

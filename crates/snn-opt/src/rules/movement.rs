@@ -4,7 +4,6 @@ use egg::Id;
 use snn_ir::{Contraction, Dim, Op};
 
 use super::{built, each};
-use crate::facts::operation;
 use crate::rule::{Context, Rule};
 
 pub(super) const RULES: [Rule; 14] = [
@@ -116,22 +115,19 @@ fn slice_concat(c: &mut Context<'_>) -> Option<Id> {
     let ty = c.own_type();
     let (start, count) = (start.as_constant()?, ty.shape[axis].as_constant()?);
     let last = start + step.checked_mul((count - 1).max(0))?;
-    let nodes = c.terms[operands[0]].nodes.clone();
-    for node in nodes {
-        let Some((Op::Concat { axis: joined }, _, parts)) = operation(c.terms, &node) else { continue };
-        if joined != axis {
-            continue;
-        }
+    let (part, first) = c.find(operands[0], |op, parts| {
+        let Op::Concat { axis: joined } = op else { return None };
         let mut first = 0;
-        for part in parts {
-            let Some(length) = c.terms[part].data.ty().shape[axis].as_constant() else { break };
+        for part in parts.iter().filter(|_| joined == axis) {
+            let length = c.terms[*part].data.ty().shape[axis].as_constant()?;
             if start >= first && last < first + length {
-                return Some(c.add_typed(Op::Slice { axis, start: (start - first).into(), step }, &[part], ty));
+                return Some((*part, first));
             }
             first += length;
         }
-    }
-    None
+        None
+    })?;
+    Some(c.add_typed(Op::Slice { axis, start: (start - first).into(), step }, &[part], ty))
 }
 
 fn concat_one(c: &mut Context<'_>) -> Option<Id> {
@@ -145,8 +141,8 @@ fn concat_slices(c: &mut Context<'_>) -> Option<Id> {
     let mut next = 0;
     for v in operands {
         let length = c.terms[v].data.ty().shape[axis].as_constant()?;
-        let found = c.terms[v].nodes.iter().find_map(|n| match operation(c.terms, n) {
-            Some((Op::Slice { axis: a, start, step: 1 }, _, of)) if a == axis => Some((of[0], start.as_constant()?)),
+        let found = c.find(v, |op, of| match op {
+            Op::Slice { axis: a, start, step: 1 } if a == axis => Some((of[0], start.as_constant()?)),
             _ => None,
         });
         let (source, start) = found?;
@@ -165,8 +161,8 @@ fn concat_slices(c: &mut Context<'_>) -> Option<Id> {
 fn transpose_into_product(c: &mut Context<'_>) -> Option<Id> {
     let (Op::Contract(k), operands) = c.operation()? else { return None };
     let untransposed = |id: Id| {
-        c.terms[id].nodes.iter().find_map(|n| match operation(c.terms, n) {
-            Some((Op::Transpose { permutation }, _, of)) => Some((permutation, of[0])),
+        c.find(id, |op, of| match op {
+            Op::Transpose { permutation } => Some((permutation, of[0])),
             _ => None,
         })
     };

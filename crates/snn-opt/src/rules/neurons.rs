@@ -1,7 +1,9 @@
 //! Neurons. Their step functions are graphs, which the other rules rewrite; what nobody uses of them is removed after all rules.
 
+use std::collections::HashMap;
+
 use egg::Id;
-use snn_ir::{Graph, Op, Tensor, Value};
+use snn_ir::{Graph, Op, Tensor};
 
 use super::each;
 use crate::rule::{Context, Rule};
@@ -31,24 +33,15 @@ fn settings_into_step(c: &mut Context<'_>) -> Option<Id> {
 /// A step function with constants for some of its inputs.
 fn with_constants(body: &Graph, known: &[Option<Tensor>]) -> Graph {
     let mut new = Graph::new(body.name.clone());
-    let mut values: Vec<Value> = Vec::with_capacity(body.len());
-    for (id, node) in body.nodes() {
-        let input = body.inputs.iter().position(|v| v.node == id);
-        let value = match input {
-            Some(i) => match &known[i] {
-                Some(t) => new.add(Op::Constant(t.clone()), &[], None),
-                None => new.add_input(body.input_name(body.inputs[i]), node.types[0].clone()),
-            },
-            None => {
-                let mut node = node.clone();
-                node.operands.iter_mut().for_each(|v| *v = values[v.node.index()]);
-                Value { node: new.push(node), result: 0 }
-            }
+    let mut map = HashMap::new();
+    for (v, known) in body.inputs.iter().zip(known) {
+        let value = match known {
+            Some(t) => new.add(Op::Constant(t.clone()), &[], None),
+            None => new.add_input(body.input_name(*v), body.ty(*v).clone()),
         };
-        values.push(value);
+        map.insert(*v, value);
     }
-    // Inputs keep their order, whatever the order of their nodes.
-    new.inputs = body.inputs.iter().zip(known).filter(|(_, k)| k.is_none()).map(|(v, _)| values[v.node.index()]).collect();
-    new.outputs = body.outputs.iter().map(|(n, v)| (n.clone(), values[v.node.index()])).collect();
+    new.append(body, &mut map);
+    new.outputs = body.outputs.iter().map(|(n, v)| (n.clone(), map[v])).collect();
     new
 }

@@ -121,13 +121,7 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
         seed: a.net.seed,
         update,
     };
-    if settings.batch == 0 || settings.batch > data.len() {
-        let e = match settings.batch {
-            0 => snn_train::TrainError::BatchOfNothing,
-            batch => snn_train::TrainError::BatchTooLarge { batch, samples: data.len() },
-        };
-        return Err(Error::from(e).into());
-    }
+    data.check_batch(settings.batch).map_err(Error::from)?;
     // A folder that does not exist is better found before hours of training than after.
     for path in a.weights_out.iter().chain(&a.log) {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -271,8 +265,7 @@ impl Validation {
     fn measure(&self, weights: &[(String, Tensor)]) -> Result<f64, Error> {
         let mut sum = 0.0;
         let all: Vec<usize> = (0..self.data.len()).collect();
-        let known = self.net.parameter_names()?;
-        let weights: Vec<(String, Tensor)> = weights.iter().filter(|(n, _)| known.contains(n)).cloned().collect();
+        let weights = self.net.own_weights(weights)?;
         for samples in all.chunks(self.batch) {
             let run = self.net.run(&self.data.batch(samples), &weights)?;
             let Some((_, prediction)) = run.outputs.first() else { continue };

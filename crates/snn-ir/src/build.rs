@@ -1,6 +1,6 @@
-//! Short words for the operations that gradients are made of.
+//! Short words for the operations that passes build graphs of.
 
-use snn_ir::{BinaryOp, DType, Dim, Graph, Op, Reduction, Tensor, Type, UnaryOp, Value};
+use crate::{BinaryOp, DType, Dim, Graph, Op, Reduction, Tensor, Type, UnaryOp, Value};
 
 /// A graph that is being added to.
 pub struct Build<'a>(pub &'a mut Graph);
@@ -67,6 +67,13 @@ impl Build<'_> {
         if same { a } else { self.0.add(Op::Transpose { permutation }, &[a], None) }
     }
 
+    /// What was transposed by a permutation, back in its own order.
+    pub fn untranspose(&mut self, a: Value, permutation: &[usize]) -> Value {
+        let mut inverse = vec![0; permutation.len()];
+        permutation.iter().enumerate().for_each(|(i, p)| inverse[*p] = i);
+        self.transpose(a, inverse)
+    }
+
     pub fn broadcast(&mut self, a: Value, axes: Vec<usize>, shape: Vec<Dim>) -> Value {
         let ty = Type::new(self.0.ty(a).dtype, shape);
         if *self.0.ty(a) == ty { a } else { self.0.add(Op::Broadcast { axes }, &[a], Some(ty)) }
@@ -74,6 +81,15 @@ impl Build<'_> {
 
     pub fn sum(&mut self, a: Value, axes: Vec<usize>) -> Value {
         if axes.is_empty() { a } else { self.0.add(Op::Reduce { kind: Reduction::Sum, axes }, &[a], None) }
+    }
+
+    /// The sum of a gradient over the axes along which its value was repeated, aligned at the last axis.
+    pub fn summed_to(&mut self, gradient: Value, like: Value) -> Value {
+        let (from, to) = (self.0.ty(gradient).shape.clone(), self.0.ty(like).shape.clone());
+        let extra = from.len() - to.len();
+        let axes = (0..from.len()).filter(|a| *a < extra || from[*a] != to[*a - extra]).collect();
+        let sum = self.sum(gradient, axes);
+        self.reshape(sum, to)
     }
 
     pub fn slice(&mut self, a: Value, axis: usize, start: Dim, count: Dim) -> Value {
