@@ -117,6 +117,12 @@ fn gradient(program: &Program, wrt: &[&str], backend: Backends, optimise: Optimi
     run.outputs
 }
 
+/// Within a few roundings of the largest element.
+fn close(a: &Tensor, b: &Tensor) -> bool {
+    let largest = a.as_f32().iter().fold(1.0f32, |m, x| m.max(x.abs()));
+    a.as_f32().iter().zip(b.as_f32()).all(|(a, b)| (a - b).abs() <= 1e-5 * largest)
+}
+
 #[test]
 fn gradients_are_the_slopes() {
     for e in SMOOTH {
@@ -176,9 +182,7 @@ fn machine_code_and_the_optimiser_agree_with_the_plain_interpreter() {
             [(Backends::Interpreter, Optimise::Exact), (Backends::Cranelift, Optimise::Off), (Backends::Cranelift, Optimise::Exact)]
         {
             for ((name, want), (_, got)) in plain.iter().zip(gradient(&program, &["x", "y", "k", "m", "p"], backend, optimise, &data)) {
-                let largest = want.as_f32().iter().fold(1.0f32, |m, x| m.max(x.abs()));
-                let close = want.as_f32().iter().zip(got.as_f32()).all(|(a, b)| (a - b).abs() <= 1e-5 * largest);
-                assert!(close, "{e}, {name}, {backend:?}, {optimise:?}:\n{want}\n{got}");
+                assert!(close(want, &got), "{e}, {name}, {backend:?}, {optimise:?}:\n{want}\n{got}");
             }
         }
     }
@@ -268,9 +272,7 @@ fn checkpoints_change_memory_and_nothing_else() {
             for every in [1, 4, 6, 100] {
                 let (kept, less) = run(Some(every), backend);
                 for ((name, a), (_, b)) in plain.iter().zip(&kept) {
-                    let largest = a.as_f32().iter().fold(1.0f32, |m, x| m.max(x.abs()));
-                    let close = a.as_f32().iter().zip(b.as_f32()).all(|(a, b)| (a - b).abs() <= 1e-5 * largest);
-                    assert!(close, "{name}, T = {steps}, every {every}, {backend:?}");
+                    assert!(close(a, b), "{name}, T = {steps}, every {every}, {backend:?}");
                 }
                 if backend == Backends::Cranelift && steps == 60 && every == 6 {
                     assert!(less < memory, "{less} bytes instead of {memory}");
