@@ -5,8 +5,6 @@
 //! follows for the rest. Arithmetic is exactly that of [`snn_ir::math`]: nothing is contracted or re-associated.
 #![allow(unsafe_code)]
 
-use std::collections::HashMap;
-
 use cranelift_codegen::Context;
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::{AbiParam, BlockArg, InstBuilder, MemFlagsData, Type as ClifType, Value as ClifValue, types};
@@ -14,8 +12,8 @@ use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{FuncId, Linkage, Module, default_libcall_names};
-use snn_ir::math::{self, Lanes};
-use snn_ir::{BinaryOp, CompileError, DType, Graph, Op, UnaryOp, Value};
+use snn_ir::math::Lanes;
+use snn_ir::{CompileError, DType};
 
 use crate::Listing;
 
@@ -38,13 +36,8 @@ pub struct Shape {
     pub stores: Vec<DType>,
 }
 
-/// A value in a kernel: floats, truth values, or whole numbers that were bytes.
-#[derive(Clone, Copy, Debug)]
-pub enum Lane {
-    Float(ClifValue),
-    Mask(ClifValue),
-    Int(ClifValue),
-}
+/// A value in a kernel.
+pub type Lane = snn_ir::lanes::Lane<ClifValue, ClifValue, ClifValue>;
 
 /// Emits the body of a step: loads and states to next states and stores.
 pub type StepBody<'a> = dyn Fn(&mut Emitter<'_, '_>, &[Lane], &[Lane]) -> (Vec<Lane>, Vec<Lane>) + 'a;
@@ -109,8 +102,8 @@ impl Code {
         self.text.clone()
     }
 
-    /// Adds a kernel and returns its number. `body` computes the next states and the stores from loads and states.
-    pub fn kernel(&mut self, name: &str, shape: &Shape, body: &StepBody<'_>) -> Result<usize, CompileError> {
+    /// Adds a kernel; they are numbered in order. `body` computes the next states and the stores from loads and states.
+    pub fn kernel(&mut self, name: &str, shape: &Shape, body: &StepBody<'_>) -> Result<(), CompileError> {
         let pointer = self.module.target_config().pointer_type();
         self.context.func.signature.params = vec![AbiParam::new(pointer), AbiParam::new(types::I64)];
         let config = self.module.target_config();
@@ -144,7 +137,7 @@ impl Code {
         }
         self.module.clear_context(&mut self.context);
         self.functions.push(id);
-        Ok(self.functions.len() - 1)
+        Ok(())
     }
 
     /// Makes the code runnable.
@@ -312,167 +305,10 @@ impl Emitter<'_, '_> {
             }
         }
     }
-
-    /// A constant of a type that kernels have.
-    pub fn constant(&mut self, tensor: &snn_ir::Tensor) -> Option<Lane> {
-        match tensor.data() {
-            snn_ir::Data::F32(v) => Some(Lane::Float(self.float(*v.first()?))),
-            snn_ir::Data::Bool(v) => {
-                let (one, zero) = (self.int(i32::from(*v.first()?)), self.int(0));
-                Some(Lane::Mask(self.b.ins().icmp(IntCC::NotEqual, one, zero)))
-            }
-            _ => None,
-        }
-    }
-
-    /// One elementwise operation. The caller has asked [`supports`].
-    pub fn operation(&mut self, op: &Op, operands: &[Lane], to: DType, constants: &[Option<f32>]) -> Lane {
-        use Lane::{Float, Int, Mask};
-        match (op, operands) {
-            (Op::Unary(UnaryOp::Detach), [x]) => *x,
-            (Op::Unary(UnaryOp::Not), [Mask(m)]) => Mask(self.not(*m)),
-            (Op::Unary(u), [Float(x)]) => Float(self.unary(*u, *x)),
-            (Op::Binary(op @ (BinaryOp::And | BinaryOp::Or)), [Mask(a), Mask(b)]) => {
-                Mask(if *op == BinaryOp::And { self.and(*a, *b) } else { self.or(*a, *b) })
-            }
-            (Op::Binary(op), [Float(a), Float(b)]) => self.binary(*op, *a, *b, constants),
-            (Op::Select, [Mask(m), Float(a), Float(b)]) => Float(self.select(*m, *a, *b)),
-            (Op::Spike { strict, .. }, [Float(u)]) => {
-                let (zero, one) = (self.float(0.0), self.float(1.0));
-                let fires = if *strict { self.lt(zero, *u) } else { self.le(zero, *u) };
-                Float(self.select(fires, one, zero))
-            }
-            (Op::Cast, [x]) => self.cast(*x, to),
-            _ => *operands.first().unwrap_or(&Int(ClifValue::from_u32(0))),
-        }
-    }
-
-    fn cast(&mut self, x: Lane, to: DType) -> Lane {
-        match (x, to) {
-            (Lane::Mask(m), DType::F32) => {
-                let (zero, one) = (self.float(0.0), self.float(1.0));
-                Lane::Float(self.select(m, one, zero))
-            }
-            (Lane::Int(i), DType::F32) => Lane::Float(self.to_float(i)),
-            (Lane::Int(i), DType::Bool) => {
-                let zero = self.int(0);
-                Lane::Mask(self.b.ins().icmp(IntCC::NotEqual, i, zero))
-            }
-            (Lane::Float(f), DType::Bool) => {
-                let zero = self.float(0.0);
-                let equal = self.eq(f, zero);
-                Lane::Mask(self.not(equal))
-            }
-            (x, _) => x,
-        }
-    }
-
-    fn unary(&mut self, op: UnaryOp, x: ClifValue) -> ClifValue {
-        match op {
-            UnaryOp::Neg => self.neg(x),
-            UnaryOp::Abs => self.abs(x),
-            UnaryOp::Sqrt => self.sqrt(x),
-            UnaryOp::Floor => self.floor(x),
-            UnaryOp::Round => self.round(x),
-            UnaryOp::Exp => math::exp(self, x),
-            UnaryOp::Log => math::log(self, x),
-            UnaryOp::Sin => math::sin(self, x),
-            UnaryOp::Cos => math::cos(self, x),
-            UnaryOp::Tanh => math::tanh(self, x),
-            UnaryOp::Erf => math::erf(self, x),
-            UnaryOp::Not | UnaryOp::Detach => x,
-        }
-    }
-
-    fn binary(&mut self, op: BinaryOp, a: ClifValue, b: ClifValue, constants: &[Option<f32>]) -> Lane {
-        let float = match op {
-            BinaryOp::Add => self.add(a, b),
-            BinaryOp::Sub => self.sub(a, b),
-            BinaryOp::Mul => self.mul(a, b),
-            BinaryOp::Div => match constants.get(1).copied().flatten().and_then(exact_reciprocal) {
-                // Division by a power of two is multiplication by its reciprocal, to the bit.
-                Some(r) => {
-                    let r = self.float(r);
-                    self.mul(a, r)
-                }
-                None => self.div(a, b),
-            },
-            BinaryOp::Rem => math::rem(self, a, b),
-            BinaryOp::Pow => math::pow(self, a, b),
-            BinaryOp::Max => self.max(a, b),
-            BinaryOp::Min => self.min(a, b),
-            BinaryOp::Lt => return Lane::Mask(self.lt(a, b)),
-            BinaryOp::Le => return Lane::Mask(self.le(a, b)),
-            BinaryOp::Gt => return Lane::Mask(self.lt(b, a)),
-            BinaryOp::Ge => return Lane::Mask(self.le(b, a)),
-            BinaryOp::Eq => return Lane::Mask(self.eq(a, b)),
-            _ => {
-                let equal = self.eq(a, b);
-                return Lane::Mask(self.not(equal));
-            }
-        };
-        Lane::Float(float)
-    }
-
-    /// The outputs of a graph of scalars, the step of a neuron. The caller has asked [`supports_graph`].
-    pub fn graph(&mut self, graph: &Graph, inputs: &[Lane]) -> Vec<Lane> {
-        let mut values: HashMap<Value, Lane> = graph.inputs.iter().copied().zip(inputs.iter().copied()).collect();
-        for (id, node) in graph.nodes() {
-            let value = Value { node: id, result: 0 };
-            if values.contains_key(&value) {
-                continue;
-            }
-            let lane = match &node.op {
-                Op::Constant(t) => self.constant(t),
-                op => {
-                    let operands: Vec<Lane> = node.operands.iter().filter_map(|v| values.get(v).copied()).collect();
-                    let constants: Vec<Option<f32>> = node.operands.iter().map(|v| graph.constant_f32(*v)).collect();
-                    Some(self.operation(op, &operands, node.types[0].dtype, &constants))
-                }
-            };
-            if let Some(lane) = lane {
-                values.insert(value, lane);
-            }
-        }
-        graph.outputs.iter().filter_map(|(_, v)| values.get(v).copied()).collect()
-    }
 }
 
 fn little_endian() -> MemFlagsData {
     MemFlagsData::new().with_endianness(cranelift_codegen::ir::Endianness::Little)
-}
-
-/// `1 / x` where that is exact and normal: of powers of two.
-fn exact_reciprocal(x: f32) -> Option<f32> {
-    let r = 1.0 / x;
-    (x.is_normal() && r.is_normal() && x.to_bits() & 0x007f_ffff == 0).then_some(r)
-}
-
-/// Can kernels do this operation on elements of these types?
-pub fn supports(op: &Op, operands: &[DType], result: DType) -> bool {
-    use DType::{Bool, F32, U8};
-    match op {
-        Op::Unary(UnaryOp::Not) => operands == [Bool],
-        Op::Unary(UnaryOp::Detach) => matches!(operands, [F32 | Bool]),
-        Op::Unary(_) | Op::Spike { .. } => operands == [F32],
-        Op::Binary(BinaryOp::And | BinaryOp::Or) => operands == [Bool, Bool],
-        Op::Binary(_) => operands == [F32, F32],
-        Op::Select => operands == [Bool, F32, F32],
-        Op::Cast => matches!((operands, result), ([F32 | Bool | U8], F32 | Bool)),
-        _ => false,
-    }
-}
-
-/// Can kernels run this graph of scalars?
-pub fn supports_graph(graph: &Graph) -> bool {
-    graph.nodes().all(|(_, node)| match &node.op {
-        Op::Input(_) => node.types[0].dtype == DType::F32,
-        Op::Constant(t) => matches!(t.dtype(), DType::F32 | DType::Bool),
-        op => {
-            let operands: Vec<DType> = node.operands.iter().map(|v| graph.ty(*v).dtype).collect();
-            supports(op, &operands, node.types[0].dtype)
-        }
-    }) && graph.outputs.iter().all(|(_, v)| graph.ty(*v).dtype == DType::F32)
 }
 
 impl Lanes for Emitter<'_, '_> {

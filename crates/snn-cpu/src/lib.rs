@@ -47,7 +47,8 @@ impl Backend for Cranelift {
         check_sizes(graph)?;
         let graph = graph.pruned();
         let mut code = emit::Code::for_this_machine()?;
-        let plan = plan::plan(&graph, &mut code)?;
+        let plan = plan::plan(&graph)?;
+        plan::generate(&graph, &plan, &mut code)?;
         let machine = code.finish()?;
         Ok(Box::new(run::Runnable::new(graph, plan, machine, self.pool.clone())?))
     }
@@ -71,7 +72,8 @@ pub fn listing(graph: &Graph, kind: Listing) -> Result<String, CompileError> {
     let graph = graph.pruned();
     let mut code = emit::Code::for_this_machine()?;
     code.keep_text(kind);
-    let plan = plan::plan(&graph, &mut code)?;
+    let plan = plan::plan(&graph)?;
+    plan::generate(&graph, &plan, &mut code)?;
     let mut text = plan::describe(&graph, &plan, 0);
     text.push_str(&code.text());
     code.finish()?;

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use snn_ir::tensor::row_major_strides;
 use snn_ir::{CompileError, DType, Graph, NodeId, Op, Value};
 
-use crate::emit::{Code, supports, supports_graph};
+use snn_ir::lanes::{supports, supports_graph};
+
+use crate::emit::Code;
 use crate::loops::{Fold, FoldPlan};
 use crate::products::{ConvolutionPlan, ProductPlan};
 use crate::step::{StepKernel, build};
@@ -76,12 +78,41 @@ struct Planner<'a> {
     readers: HashMap<Value, usize>,
 }
 
-/// Plans a graph and generates its step kernels.
-pub fn plan(graph: &Graph, code: &mut Code) -> Result<Plan, CompileError> {
+/// Plans a graph.
+///
+/// # Errors
+/// If a size is not known or too large.
+pub fn plan(graph: &Graph) -> Result<Plan, CompileError> {
+    plan_from(graph, &mut 0)
+}
+
+/// As [`plan`]; `kernels` counts the step kernels so far.
+fn plan_from(graph: &Graph, kernels: &mut usize) -> Result<Plan, CompileError> {
     let mut p = Planner { graph, live: graph.live_nodes(), groups: vec![], group_of: HashMap::new(), readers: HashMap::new() };
     p.form_groups()?;
     let demanded = p.demanded();
-    p.schedule(&demanded, code)
+    p.schedule(&demanded, kernels)
+}
+
+/// Generates the step kernels of a plan, in their order.
+///
+/// # Errors
+/// If code generation fails.
+pub fn generate(graph: &Graph, plan: &Plan, code: &mut Code) -> Result<(), CompileError> {
+    for task in &plan.tasks {
+        match (&task.kernel, &graph.node(task.node).op) {
+            (Kernel::Step(k), _) => code.kernel(&k.name, &k.shape(), &|e, loads, states| k.step(graph, e, loads, states))?,
+            (Kernel::Loop(inner), Op::Loop(l)) => generate(&l.body, inner, code)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The next number.
+fn count(kernels: &mut usize) -> usize {
+    *kernels += 1;
+    *kernels - 1
 }
 
 /// A value that a step kernel reads where it is: through repetition and delay, without a copy.
@@ -311,7 +342,7 @@ impl Planner<'_> {
         access(self.graph, v, shape).ok().map(|a| a.source)
     }
 
-    fn schedule(&self, demanded: &HashSet<Value>, code: &mut Code) -> Result<Plan, CompileError> {
+    fn schedule(&self, demanded: &HashSet<Value>, kernels: &mut usize) -> Result<Plan, CompileError> {
         // Units: a group, or a demanded node by itself. They are ordered by what they read.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         enum Unit {
@@ -375,11 +406,11 @@ impl Planner<'_> {
                     let group = &self.groups[g];
                     let stores: Vec<Value> =
                         group.members.iter().flat_map(|m| self.graph.results(*m)).filter(|v| demanded.contains(v)).collect();
-                    let kernel = build(self.graph, group, &stores, code)?;
+                    let kernel = build(self.graph, group, &stores, count(kernels))?;
                     Task { node: *last, kernel: Kernel::Step(Box::new(kernel)), needs, gives: stores, frees: vec![] }
                 }
                 Unit::Node(id) => {
-                    let (kernel, extra) = self.single(id, code)?;
+                    let (kernel, extra) = self.single(id, kernels)?;
                     needs.extend(extra);
                     Task { node: id, kernel, needs, gives: self.graph.results(id).collect(), frees: vec![] }
                 }
@@ -392,7 +423,7 @@ impl Planner<'_> {
     }
 
     /// The kernel of a node that is not fused.
-    fn single(&self, id: NodeId, code: &mut Code) -> Result<(Kernel, Vec<Value>), CompileError> {
+    fn single(&self, id: NodeId, kernels: &mut usize) -> Result<(Kernel, Vec<Value>), CompileError> {
         let node = self.graph.node(id);
         let none = vec![];
         Ok(match &node.op {
@@ -407,13 +438,13 @@ impl Planner<'_> {
             Op::Broadcast { axes } if node.types[0].dtype == DType::F32 && !repeats_few(self.graph, id, axes) => {
                 let shape = node.types[0].sizes()?;
                 let value = Value { node: id, result: 0 };
-                let kernel = crate::step::copy(self.graph, value, &shape, code)?;
+                let kernel = crate::step::copy(self.graph, value, &shape, count(kernels))?;
                 let sources = kernel.loads.iter().map(|l| l.source).collect();
                 (Kernel::Step(Box::new(kernel)), sources)
             }
             Op::FirstSpike { axis } => (Kernel::FirstSpike(*axis), none),
             op if crate::moves::supports(op) => (Kernel::Move, none),
-            Op::Loop(l) => (Kernel::Loop(Box::new(plan(&l.body, code)?)), none),
+            Op::Loop(l) => (Kernel::Loop(Box::new(plan_from(&l.body, kernels)?)), none),
             _ => (Kernel::Reference, none),
         })
     }

@@ -4,10 +4,12 @@
 use std::collections::HashMap;
 
 use rayon::prelude::*;
+use snn_ir::lanes::{self, LaneOf};
+use snn_ir::math::Lanes;
 use snn_ir::tensor::row_major_strides;
-use snn_ir::{CompileError, DType, Data, Graph, Op, Tensor, Value};
+use snn_ir::{CompileError, DType, Data, Graph, NodeId, Op, Tensor, Value};
 
-use crate::emit::{Code, Emitter, KernelFunction, Lane, Shape};
+use crate::emit::{KernelFunction, Shape};
 use crate::plan::{Access, Group, access, immediate};
 use crate::shared::Shared;
 
@@ -23,50 +25,93 @@ const MOST_POINTERS: usize = 32;
 pub struct Load {
     /// The tensor.
     pub source: Value,
-    dtype: DType,
+    /// The type of its elements.
+    pub dtype: DType,
     /// The distance of two time steps.
-    time: usize,
-    delay: i64,
+    pub time: usize,
+    /// How many steps earlier it is read; zero before the first.
+    pub delay: i64,
     /// The distance along each outer axis.
-    outer: Vec<usize>,
+    pub outer: Vec<usize>,
     /// Are all elements of a run the same?
-    uniform: bool,
+    pub uniform: bool,
 }
 
+/// What a state starts with.
 #[derive(Clone, Debug)]
-enum Initial {
+pub enum Initial {
+    /// One number.
     Constant(f32),
+    /// An element of a tensor.
     Load(Load),
 }
 
-/// A generated kernel with how it walks over memory.
+/// A step function with how it walks over memory: over the outer axes and a run of elements, each through all time steps.
 #[derive(Clone, Debug)]
 pub struct StepKernel {
-    /// Its number in the module.
+    /// What it computes, in a word.
+    pub name: String,
+    /// Its number among the step kernels of a plan.
     pub function: usize,
     /// What it reads.
     pub loads: Vec<Load>,
-    initial: Vec<Initial>,
-    /// Values that it writes, with their types, and the values that take the last states.
-    stores: Vec<(Value, DType)>,
-    finals: Vec<(usize, Value)>,
-    steps: usize,
-    reverse: bool,
-    outer: Vec<usize>,
-    run: usize,
+    /// What each state starts with.
+    pub initial: Vec<Initial>,
+    /// Values that it writes at each step, with their types.
+    pub stores: Vec<(Value, DType)>,
+    /// The states whose last value is written, and where.
+    pub finals: Vec<(usize, Value)>,
+    /// How many time steps there are.
+    pub steps: usize,
+    /// Does it run from the last step to the first?
+    pub reverse: bool,
+    /// The sizes of the outer axes.
+    pub outer: Vec<usize>,
+    /// The elements of a run.
+    pub run: usize,
     /// How many operations are fused in it.
     pub operations: usize,
+    program: Program,
 }
 
-/// What the operands of a group are: immediates, other members, or loads.
+/// What a step kernel computes.
+#[derive(Clone, Debug)]
+enum Program {
+    /// Nodes of the graph.
+    Nodes(Vec<Member>),
+    /// The same value everywhere: a constant, or what is loaded.
+    Repeat(Option<Tensor>),
+}
+
+/// A fused node.
+#[derive(Clone, Debug)]
+struct Member {
+    node: NodeId,
+    /// Its operands, without the initial values of states.
+    operands: Vec<Operand>,
+    /// The first of its states among those of the kernel.
+    first_state: usize,
+}
+
+/// What an operand is: an immediate, a result of another member, or a load.
+#[derive(Clone, Debug)]
 enum Operand {
     Immediate(Tensor),
     Member(Value),
     Load(usize),
 }
 
+impl Operand {
+    fn constant(&self) -> Option<f32> {
+        match self {
+            Operand::Immediate(t) if t.dtype() == DType::F32 => Some(t.as_f32()[0]),
+            _ => None,
+        }
+    }
+}
+
 /// Makes the kernel of a group.
-pub fn build(graph: &Graph, group: &Group, stores: &[Value], code: &mut Code) -> Result<StepKernel, CompileError> {
+pub fn build(graph: &Graph, group: &Group, stores: &[Value], function: usize) -> Result<StepKernel, CompileError> {
     let members: Vec<_> = group.members.to_vec();
     let is_member = |v: Value| members.binary_search(&v.node).is_ok();
     let has_scan = members.iter().any(|m| matches!(graph.node(*m).op, Op::Scan(_)));
@@ -75,7 +120,7 @@ pub fn build(graph: &Graph, group: &Group, stores: &[Value], code: &mut Code) ->
 
     let mut accesses: Vec<(Access, DType)> = Vec::new();
     let mut initial_accesses: Vec<Result<f32, usize>> = Vec::new();
-    let mut operands: HashMap<(snn_ir::NodeId, usize), Operand> = HashMap::new();
+    let mut program: Vec<Member> = Vec::new();
     let mut add = |a: Access, dtype: DType| {
         accesses.iter().position(|(b, _)| *b == a).unwrap_or_else(|| {
             accesses.push((a, dtype));
@@ -84,7 +129,6 @@ pub fn build(graph: &Graph, group: &Group, stores: &[Value], code: &mut Code) ->
     };
     // Loads for states come after all others, so that the function does not see them.
     let mut state_loads: Vec<(Access, DType)> = Vec::new();
-    let mut state_of: HashMap<(snn_ir::NodeId, usize), usize> = HashMap::new();
     let mut finals = Vec::new();
     for m in &members {
         let node = graph.node(*m);
@@ -92,6 +136,7 @@ pub fn build(graph: &Graph, group: &Group, stores: &[Value], code: &mut Code) ->
             Op::Scan(s) => (s.sequences, s.sequences + s.invariants),
             _ => (node.operands.len(), node.operands.len()),
         };
+        let mut member = Member { node: *m, operands: Vec::new(), first_state: initial_accesses.len() };
         for (i, v) in node.operands.iter().enumerate() {
             let along_time = i < sequences;
             let read = |graph: &Graph| -> Result<Access, CompileError> {
@@ -105,7 +150,6 @@ pub fn build(graph: &Graph, group: &Group, stores: &[Value], code: &mut Code) ->
             if i >= first_state {
                 let Op::Scan(s) = &node.op else { continue };
                 let state = initial_accesses.len();
-                state_of.insert((*m, i - first_state), state);
                 match immediate(graph, *v) {
                     Some(t) => initial_accesses.push(Ok(t.as_f32()[0])),
                     None => {
@@ -128,8 +172,9 @@ pub fn build(graph: &Graph, group: &Group, stores: &[Value], code: &mut Code) ->
                     Operand::Load(add(a, dtype))
                 }
             };
-            operands.insert((*m, i), operand);
+            member.operands.push(operand);
         }
+        program.push(member);
     }
     let rows: Vec<Value> = stores.iter().copied().filter(|v| !finals.iter().any(|(_, f)| f == v)).collect();
     let has_delay = accesses.iter().any(|(a, _)| a.delay > 0);
@@ -147,48 +192,12 @@ pub fn build(graph: &Graph, group: &Group, stores: &[Value], code: &mut Code) ->
         })
         .collect();
 
-    let kernel_shape = Shape {
-        loads: loads.iter().map(|l| (l.dtype, l.uniform)).collect(),
-        states: initial_accesses.len(),
-        stores: rows.iter().map(|v| graph.ty(*v).dtype).collect(),
-    };
-    let body = |e: &mut Emitter<'_, '_>, loaded: &[Lane], states: &[Lane]| {
-        let mut values: HashMap<Value, Lane> = HashMap::new();
-        let mut next = states.to_vec();
-        for m in &members {
-            let node = graph.node(*m);
-            let take = |e: &mut Emitter<'_, '_>, i: usize, values: &HashMap<Value, Lane>| match &operands[&(*m, i)] {
-                Operand::Immediate(t) => e.constant(t),
-                Operand::Member(v) => values.get(v).copied(),
-                Operand::Load(k) => Some(loaded[*k]),
-            };
-            if let Op::Scan(s) = &node.op {
-                let first_state = s.sequences + s.invariants;
-                let mut inputs: Vec<Lane> = (0..first_state).filter_map(|i| take(e, i, &values)).collect();
-                inputs.extend((0..s.states).map(|k| states[state_of[&(*m, k)]]));
-                let outputs = e.graph(&s.body, &inputs);
-                for (i, lane) in outputs.iter().enumerate() {
-                    if i < s.outputs {
-                        values.insert(Value { node: *m, result: i as u16 }, *lane);
-                    } else {
-                        next[state_of[&(*m, i - s.outputs)]] = *lane;
-                    }
-                }
-                continue;
-            }
-            let lanes: Vec<Lane> = (0..node.operands.len()).filter_map(|i| take(e, i, &values)).collect();
-            let constants: Vec<Option<f32>> =
-                node.operands.iter().map(|v| immediate(graph, *v).filter(|t| t.dtype() == DType::F32).map(|t| t.as_f32()[0])).collect();
-            let lane = e.operation(&node.op, &lanes, node.types[0].dtype, &constants);
-            values.insert(Value { node: *m, result: 0 }, lane);
-        }
-        (next, rows.iter().filter_map(|v| values.get(v).copied()).collect())
-    };
     let last = graph.node(members[members.len() - 1]);
     let name = last.name.clone().unwrap_or_else(|| snn_ir::text::op_name(&last.op));
-    let function = code.kernel(&name, &kernel_shape, &body)?;
     Ok(StepKernel {
+        name,
         function,
+        program: Program::Nodes(program),
         loads,
         initial,
         stores: rows.iter().map(|v| (*v, graph.ty(*v).dtype)).collect(),
@@ -250,19 +259,16 @@ impl Walk {
 }
 
 /// A kernel that copies one value to a whole tensor: a repetition.
-pub fn copy(graph: &Graph, value: Value, shape: &[usize], code: &mut Code) -> Result<StepKernel, CompileError> {
+pub fn copy(graph: &Graph, value: Value, shape: &[usize], function: usize) -> Result<StepKernel, CompileError> {
     let constant = immediate(graph, value);
     let a = if constant.is_some() { None } else { Some(access(graph, value, shape)?) };
     let timed = a.as_ref().is_some_and(|a| a.delay > 0);
     let walk = Walk::new(shape, timed, &a.iter().collect::<Vec<_>>());
     let loads: Vec<Load> = a.iter().map(|a| walk.load(0, a, DType::F32)).collect();
-    let kernel_shape = Shape { loads: loads.iter().map(|l| (l.dtype, l.uniform)).collect(), states: 0, stores: vec![DType::F32] };
-    let function = code.kernel("repeat", &kernel_shape, &|e, loaded, _| match constant {
-        Some(t) => (vec![], e.constant(t).into_iter().collect()),
-        None => (vec![], loaded.to_vec()),
-    })?;
     Ok(StepKernel {
+        name: "repeat".into(),
         function,
+        program: Program::Repeat(constant.cloned()),
         loads,
         initial: vec![],
         stores: vec![(value, DType::F32)],
@@ -293,6 +299,57 @@ pub enum Room {
 }
 
 impl StepKernel {
+    /// The elements of each step.
+    pub fn elements(&self) -> usize {
+        self.outer.iter().product::<usize>() * self.run
+    }
+
+    /// What a generated function reads and writes.
+    pub fn shape(&self) -> Shape {
+        Shape {
+            loads: self.loads.iter().map(|l| (l.dtype, l.uniform)).collect(),
+            states: self.initial.len(),
+            stores: self.stores.iter().map(|(_, dtype)| *dtype).collect(),
+        }
+    }
+
+    /// One step for one element: from loads and states to the next states and the stores.
+    pub fn step<L: Lanes>(&self, graph: &Graph, l: &mut L, loads: &[LaneOf<L>], states: &[LaneOf<L>]) -> (Vec<LaneOf<L>>, Vec<LaneOf<L>>) {
+        let members = match &self.program {
+            Program::Repeat(Some(t)) => return (vec![], lanes::constant(l, t).into_iter().collect()),
+            Program::Repeat(None) => return (vec![], loads.to_vec()),
+            Program::Nodes(members) => members,
+        };
+        let mut values: HashMap<Value, LaneOf<L>> = HashMap::new();
+        let mut next = states.to_vec();
+        for member in members {
+            let node = graph.node(member.node);
+            let mut inputs: Vec<LaneOf<L>> = Vec::with_capacity(node.operands.len());
+            for operand in &member.operands {
+                inputs.extend(match operand {
+                    Operand::Immediate(t) => lanes::constant(l, t),
+                    Operand::Member(v) => values.get(v).copied(),
+                    Operand::Load(k) => Some(loads[*k]),
+                });
+            }
+            if let Op::Scan(s) = &node.op {
+                inputs.extend(&states[member.first_state..member.first_state + s.states]);
+                for (i, lane) in lanes::graph(l, &s.body, &inputs).into_iter().enumerate() {
+                    if i < s.outputs {
+                        values.insert(Value { node: member.node, result: i as u16 }, lane);
+                    } else {
+                        next[member.first_state + i - s.outputs] = lane;
+                    }
+                }
+                continue;
+            }
+            let constants: Vec<Option<f32>> = member.operands.iter().map(Operand::constant).collect();
+            let lane = lanes::operation(l, &node.op, &inputs, node.types[0].dtype, &constants);
+            values.insert(Value { node: member.node, result: 0 }, lane);
+        }
+        (next, self.stores.iter().filter_map(|(v, _)| values.get(v).copied()).collect())
+    }
+
     /// Runs the kernel: `inputs` gives the tensors that it reads, `room` the memory for each value that it writes.
     pub fn execute<'t>(
         &self,
@@ -318,8 +375,8 @@ impl StepKernel {
                 Initial::Load(l) => Some(pointer(inputs(l.source))),
             })
             .collect();
+        let row = self.elements();
         let outer: usize = self.outer.iter().product();
-        let row = outer * self.run;
         let tiles = self.run.div_ceil(TILE);
         let count = outer * tiles;
         if row == 0 || self.steps == 0 {
