@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use snnc::{Backends, CompileOptions, DType, Mode, Program, Tensor, load};
+use snnc::{Backends, CompileOptions, DType, DeviceName, Mode, Precision, Program, Tensor, load};
 
 fn cases() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
@@ -104,6 +104,16 @@ fn run_all(backend: Backends) {
 #[test]
 fn the_interpreter_computes_what_pytorch_computes() {
     run_all(Backends::Interpreter);
+}
+
+#[test]
+fn candle_computes_what_pytorch_computes() {
+    run_all(Backends::Candle(DeviceName::Cpu, Precision::F32));
+}
+
+#[test]
+fn candles_operations_compute_what_pytorch_computes() {
+    run_all(Backends::CandleOperations);
 }
 
 #[test]

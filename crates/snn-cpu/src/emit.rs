@@ -56,7 +56,7 @@ pub struct Code {
 pub struct Machine {
     module: Option<JITModule>,
     /// The kernels, in order of definition.
-    pub kernels: Vec<KernelFunction>,
+    pub(crate) kernels: Vec<KernelFunction>,
 }
 
 // SAFETY: after `finish` the module is never changed; its code is read-only memory that any thread may run.

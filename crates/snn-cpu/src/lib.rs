@@ -6,17 +6,19 @@
 //! ([`products`]) or, where their operand is spikes, add rows of weights ([`spikes`]); pools and reductions are plain loops,
 //! and everything rare is evaluated as the interpreter does.
 //!
+//! The plan does not know who runs it: the candle backend runs the same one.
+//!
 //! Threads divide independent elements and never a sum, so a result does not depend on their number.
 
 mod emit;
-mod loops;
+pub mod loops;
 mod moves;
-mod plan;
-mod products;
+pub mod plan;
+pub mod products;
 mod run;
 mod shared;
 mod spikes;
-mod step;
+pub mod step;
 
 use std::sync::Arc;
 
@@ -52,6 +54,18 @@ impl Backend for Cranelift {
         let machine = code.finish()?;
         Ok(Box::new(run::Runnable::new(graph, plan, machine, self.pool.clone())?))
     }
+}
+
+pub use emit::Machine;
+
+/// Machine code for the step kernels of a plan.
+///
+/// # Errors
+/// If code generation fails.
+pub fn machine(graph: &Graph, plan: &plan::Plan) -> Result<Machine, CompileError> {
+    let mut code = emit::Code::for_this_machine()?;
+    plan::generate(graph, plan, &mut code)?;
+    code.finish()
 }
 
 /// What is generated for a graph, as text: Cranelift's intermediate form, or machine code.

@@ -109,6 +109,14 @@ fn joined(axes: Vec<(usize, usize)>) -> Vec<(usize, usize)> {
 const LANES: usize = 16;
 
 impl FoldPlan {
+    /// Output, size and stride of the windows over the last two axes, where it is a pool.
+    pub fn windows(&self) -> Option<([usize; 2], [usize; 2], [usize; 2])> {
+        match &self.shape {
+            Fold::Windows { output, size, stride, .. } => Some((*output, *size, *stride)),
+            _ => None,
+        }
+    }
+
     /// Reduces `x` into `out`. Sums are accumulated in f64 in the order of the elements.
     pub fn execute(&self, x: &[f32], out: &mut [f32]) {
         match &self.shape {

@@ -63,7 +63,7 @@ pub struct Plan {
 
 /// A set of nodes that are fused into one kernel.
 #[derive(Debug, Default)]
-pub struct Group {
+pub(crate) struct Group {
     pub members: Vec<NodeId>,
     pub shape: Vec<usize>,
     pub reverse: Option<bool>,
@@ -98,7 +98,7 @@ fn plan_from(graph: &Graph, kernels: &mut usize) -> Result<Plan, CompileError> {
 ///
 /// # Errors
 /// If code generation fails.
-pub fn generate(graph: &Graph, plan: &Plan, code: &mut Code) -> Result<(), CompileError> {
+pub(crate) fn generate(graph: &Graph, plan: &Plan, code: &mut Code) -> Result<(), CompileError> {
     for task in &plan.tasks {
         match (&task.kernel, &graph.node(task.node).op) {
             (Kernel::Step(k), _) => code.kernel(&k.name, &k.shape(), &|e, loads, states| k.step(graph, e, loads, states))?,
@@ -117,7 +117,7 @@ fn count(kernels: &mut usize) -> usize {
 
 /// A value that a step kernel reads where it is: through repetition and delay, without a copy.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Access {
+pub(crate) struct Access {
     /// What is read.
     pub source: Value,
     /// For each axis of the kernel, how far apart its elements are.
@@ -147,7 +147,7 @@ fn repeats_few(graph: &Graph, id: NodeId, axes: &[usize]) -> bool {
 }
 
 /// A constant that a kernel holds as an immediate.
-pub fn immediate(graph: &Graph, value: Value) -> Option<&snn_ir::Tensor> {
+pub(crate) fn immediate(graph: &Graph, value: Value) -> Option<&snn_ir::Tensor> {
     match graph.op(value) {
         Op::Constant(t) if t.len() == 1 && matches!(t.dtype(), DType::F32 | DType::Bool) => Some(t),
         Op::Broadcast { .. } => immediate(graph, graph.node(value.node).operands[0]),
@@ -157,7 +157,7 @@ pub fn immediate(graph: &Graph, value: Value) -> Option<&snn_ir::Tensor> {
 }
 
 /// How a kernel over `shape` reads a value that is aligned with its last axes.
-pub fn access(graph: &Graph, value: Value, shape: &[usize]) -> Result<Access, CompileError> {
+pub(crate) fn access(graph: &Graph, value: Value, shape: &[usize]) -> Result<Access, CompileError> {
     let mut current = value;
     let rank = graph.ty(value).rank();
     // The axis of the current value for each axis of the kernel.

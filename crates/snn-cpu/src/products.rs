@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gemm::Parallelism;
 use rayon::prelude::*;
 use snn_ir::tensor::row_major_strides;
-use snn_ir::{CompileError, Contraction, Convolution, Data, Graph, Node, Op, Tensor, Value};
+use snn_ir::{CompileError, Contraction, Convolution, Graph, Node, Op, Value};
 
 use crate::spikes::{self, Events, Packed};
 
@@ -41,7 +41,26 @@ pub struct ProductPlan {
 }
 
 /// Weights, and what they are packed into; `None` where they cannot be.
-type Kept = Option<(Arc<Vec<f32>>, Option<Arc<Packed>>)>;
+type Kept = Option<(Identity, Option<Arc<Packed>>)>;
+
+/// By what a tensor is known again: elements that are shared, and so cannot have changed, or a name that is given once.
+#[derive(Clone, Debug)]
+pub enum Identity {
+    /// The elements themselves.
+    Shared(Arc<Vec<f32>>),
+    /// A name of a backend's own.
+    Named(String),
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Identity) -> bool {
+        match (self, other) {
+            (Identity::Shared(a), Identity::Shared(b)) => Arc::ptr_eq(a, b),
+            (Identity::Named(a), Identity::Named(b)) => a == b,
+            _ => false,
+        }
+    }
+}
 
 /// Smaller products than this are dense.
 const SMALLEST_FOR_SPIKES: usize = 1 << 12;
@@ -95,20 +114,20 @@ impl ProductPlan {
     }
 
     /// Computes the product by the places of spikes, if it is one of few spikes with lasting weights.
-    pub fn execute_spikes(&self, lhs: &Tensor, rhs: &Tensor, out: &mut [f32]) -> bool {
-        let (Some(kept), Data::F32(weights)) = (&self.spikes, rhs.data()) else { return false };
+    pub fn execute_spikes(&self, lhs: &[f32], weights: &[f32], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
+        let Some(kept) = &self.spikes else { return false };
         if self.m == 0 {
             return false;
         }
-        let Some(events) = Events::find(&lhs.as_f32()[..self.m * self.k], self.k) else { return false };
+        let Some(events) = Events::find(&lhs[..self.m * self.k], self.k) else { return false };
+        let identity = identity();
         let packed = {
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
             match &*kept {
-                // The same weights as last time: they are shared and so cannot have changed.
-                Some((old, packed)) if Arc::ptr_eq(old, weights) => packed.clone(),
+                Some((old, packed)) if *old == identity => packed.clone(),
                 _ => {
                     let packed = Packed::new(weights, self.k, self.n, self.rhs.sum, self.rhs.free).map(Arc::new);
-                    *kept = Some((weights.clone(), packed.clone()));
+                    *kept = Some((identity, packed.clone()));
                     packed
                 }
             }

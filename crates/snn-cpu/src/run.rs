@@ -9,7 +9,8 @@ use snn_ir::{CompileError, DType, Data, Executable, Graph, KernelTime, Loop, Op,
 
 use crate::emit::Machine;
 use crate::plan::{Kernel, Plan, Task};
-use crate::step::Room;
+use crate::products::Identity;
+use crate::step::{Elements, Room};
 
 /// Memory that is kept for the next run, at most.
 const KEPT_BUFFERS: usize = 64;
@@ -184,10 +185,12 @@ impl Run<'_> {
                 for l in &task.needs {
                     values.get(graph, *l)?;
                 }
-                let function = self.runnable.machine.kernels[kernel.function];
                 let sizes = |v: Value| graph.ty(v).sizes().unwrap_or_default();
-                let read = |v: Value| values.get(graph, v).unwrap_or_else(|_| unreachable!("what a kernel needs was found above"));
-                let results = kernel.execute(function, read, |v, dtype| {
+                let read = |v: Value| match values.get(graph, v) {
+                    Ok(t) => Elements::from(t),
+                    Err(_) => unreachable!("what a kernel needs was found above"),
+                };
+                let results = kernel.execute(&self.runnable.machine, read, |v, dtype| {
                     let n = count(&sizes(v));
                     if dtype == DType::F32 { Room::Floats(self.floats(n)) } else { Room::Bytes(vec![0; n]) }
                 });
@@ -210,7 +213,10 @@ impl Run<'_> {
                 let shape = node.types[0].sizes()?;
                 let (lhs, rhs) = (self.side(graph, &p.lhs, values)?, self.side(graph, &p.rhs, values)?);
                 let mut out = self.floats(count(&shape));
-                if !p.execute_spikes(&lhs, &rhs, &mut out) && !p.execute_spikes_of_rows(lhs.as_f32(), rhs.as_f32(), &mut out) {
+                let (Data::F32(x), Data::F32(w)) = (lhs.data(), rhs.data()) else { unreachable!("products are of floats") };
+                if !p.execute_spikes(x, w, || Identity::Shared(w.clone()), &mut out)
+                    && !p.execute_spikes_of_rows(lhs.as_f32(), rhs.as_f32(), &mut out)
+                {
                     p.execute(lhs.as_f32(), rhs.as_f32(), &mut out);
                 }
                 values.insert(result, Tensor::f32(shape, out));

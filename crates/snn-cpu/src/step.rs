@@ -9,7 +9,7 @@ use snn_ir::math::Lanes;
 use snn_ir::tensor::row_major_strides;
 use snn_ir::{CompileError, DType, Data, Graph, NodeId, Op, Tensor, Value};
 
-use crate::emit::{KernelFunction, Shape};
+use crate::emit::{KernelFunction, Machine, Shape};
 use crate::plan::{Access, Group, access, immediate};
 use crate::shared::Shared;
 
@@ -111,7 +111,7 @@ impl Operand {
 }
 
 /// Makes the kernel of a group.
-pub fn build(graph: &Graph, group: &Group, stores: &[Value], function: usize) -> Result<StepKernel, CompileError> {
+pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value], function: usize) -> Result<StepKernel, CompileError> {
     let members: Vec<_> = group.members.to_vec();
     let is_member = |v: Value| members.binary_search(&v.node).is_ok();
     let has_scan = members.iter().any(|m| matches!(graph.node(*m).op, Op::Scan(_)));
@@ -259,7 +259,7 @@ impl Walk {
 }
 
 /// A kernel that copies one value to a whole tensor: a repetition.
-pub fn copy(graph: &Graph, value: Value, shape: &[usize], function: usize) -> Result<StepKernel, CompileError> {
+pub(crate) fn copy(graph: &Graph, value: Value, shape: &[usize], function: usize) -> Result<StepKernel, CompileError> {
     let constant = immediate(graph, value);
     let a = if constant.is_some() { None } else { Some(access(graph, value, shape)?) };
     let timed = a.as_ref().is_some_and(|a| a.delay > 0);
@@ -281,13 +281,34 @@ pub fn copy(graph: &Graph, value: Value, shape: &[usize], function: usize) -> Re
     })
 }
 
-fn pointer(t: &Tensor) -> Shared<u8> {
-    // Loads never write; the pointer is mutable only because the kernel has one table for all.
-    Shared(match t.data() {
-        Data::F32(v) => v.as_ptr() as *mut u8,
-        Data::I64(v) => v.as_ptr() as *mut u8,
-        Data::Bool(v) | Data::U8(v) => v.as_ptr() as *mut u8,
-    })
+/// The elements of a tensor that a kernel reads.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub enum Elements<'t> {
+    Floats(&'t [f32]),
+    Integers(&'t [i64]),
+    Bytes(&'t [u8]),
+}
+
+impl<'t> From<&'t Tensor> for Elements<'t> {
+    fn from(t: &'t Tensor) -> Elements<'t> {
+        match t.data() {
+            Data::F32(v) => Elements::Floats(v),
+            Data::I64(v) => Elements::Integers(v),
+            Data::Bool(v) | Data::U8(v) => Elements::Bytes(v),
+        }
+    }
+}
+
+impl Elements<'_> {
+    fn pointer(self) -> Shared<u8> {
+        // Loads never write; the pointer is mutable only because the kernel has one table for all.
+        Shared(match self {
+            Elements::Floats(v) => v.as_ptr() as *mut u8,
+            Elements::Integers(v) => v.as_ptr() as *mut u8,
+            Elements::Bytes(v) => v.as_ptr() as *mut u8,
+        })
+    }
 }
 
 /// Memory for one result.
@@ -304,8 +325,14 @@ impl StepKernel {
         self.outer.iter().product::<usize>() * self.run
     }
 
+    /// The tensors that it reads, some perhaps twice.
+    pub fn sources(&self) -> impl Iterator<Item = Value> + '_ {
+        let starts = self.initial.iter().filter_map(|i| if let Initial::Load(l) = i { Some(l.source) } else { None });
+        self.loads.iter().map(|l| l.source).chain(starts)
+    }
+
     /// What a generated function reads and writes.
-    pub fn shape(&self) -> Shape {
+    pub(crate) fn shape(&self) -> Shape {
         Shape {
             loads: self.loads.iter().map(|l| (l.dtype, l.uniform)).collect(),
             states: self.initial.len(),
@@ -350,13 +377,15 @@ impl StepKernel {
         (next, self.stores.iter().filter_map(|(v, _)| values.get(v).copied()).collect())
     }
 
-    /// Runs the kernel: `inputs` gives the tensors that it reads, `room` the memory for each value that it writes.
+    /// Runs the kernel of a plan's machine: `inputs` gives the tensors that it reads, whole and of the planned shape, `room`
+    /// the memory for each value that it writes.
     pub fn execute<'t>(
         &self,
-        kernel: KernelFunction,
-        inputs: impl Fn(Value) -> &'t Tensor,
+        machine: &Machine,
+        inputs: impl Fn(Value) -> Elements<'t>,
         mut room: impl FnMut(Value, DType) -> Room,
     ) -> Vec<(Value, Room)> {
+        let kernel = machine.kernels[self.function];
         let mut results: Vec<(Value, Room)> = self.stores.iter().map(|(v, t)| (*v, room(*v, *t))).collect();
         results.extend(self.finals.iter().map(|(_, v)| (*v, room(*v, DType::F32))));
         let outputs: Vec<Shared<u8>> = results
@@ -366,20 +395,20 @@ impl StepKernel {
                 Room::Bytes(v) => Shared(v.as_mut_ptr()),
             })
             .collect();
-        let sources: Vec<Shared<u8>> = self.loads.iter().map(|l| pointer(inputs(l.source))).collect();
+        let sources: Vec<Shared<u8>> = self.loads.iter().map(|l| inputs(l.source).pointer()).collect();
         let starts: Vec<Option<Shared<u8>>> = self
             .initial
             .iter()
             .map(|i| match i {
                 Initial::Constant(_) => None,
-                Initial::Load(l) => Some(pointer(inputs(l.source))),
+                Initial::Load(l) => Some(inputs(l.source).pointer()),
             })
             .collect();
         let row = self.elements();
         let outer: usize = self.outer.iter().product();
         let tiles = self.run.div_ceil(TILE);
         let count = outer * tiles;
-        if row == 0 || self.steps == 0 {
+        if row == 0 {
             return results;
         }
         let one = |range: std::ops::Range<usize>| {

@@ -57,6 +57,12 @@ impl Build<'_> {
         self.0.add(Op::Select, &[condition, a, b], None)
     }
 
+    /// Conversion to another type of elements.
+    pub fn cast(&mut self, a: Value, dtype: DType) -> Value {
+        let ty = Type::new(dtype, self.0.ty(a).shape.clone());
+        self.0.add(Op::Cast, &[a], Some(ty))
+    }
+
     pub fn reshape(&mut self, a: Value, shape: Vec<Dim>) -> Value {
         let ty = Type::new(self.0.ty(a).dtype, shape);
         if *self.0.ty(a) == ty { a } else { self.0.add(Op::Reshape, &[a], Some(ty)) }

@@ -32,6 +32,8 @@ pub enum RuntimeError {
     EmptyReduction(&'static str),
     #[error("a size is not known: {0}")]
     UnknownSize(#[from] crate::dim::DimError),
+    #[error("the device failed: {0}")]
+    Device(String),
 }
 
 /// Where random numbers come from.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use snn_candle::{DeviceName, Precision};
 use snn_front::{Mode, Options};
 use snn_ir::{Backend, Dims, Executable, Graph, Interpreter, Tensor, Type};
 
@@ -18,14 +19,35 @@ pub enum Backends {
     Cranelift,
     /// The plain meaning of every operation, slow.
     Interpreter,
+    /// candle, on a device, with contractions in some precision.
+    Candle(DeviceName, Precision),
+    /// candle on the CPU by the operations that a GPU would use, to test them.
+    CandleOperations,
+}
+
+impl std::str::FromStr for Backends {
+    type Err = Error;
+
+    /// `cranelift`, `interpreter`, or `candle`, which may be followed by a device: `candle cuda:1`.
+    fn from_str(text: &str) -> Result<Backends, Error> {
+        let mut words = text.split_whitespace();
+        match (words.next(), words.next(), words.next()) {
+            (Some("cranelift"), None, _) => Ok(Backends::Cranelift),
+            (Some("interpreter"), None, _) => Ok(Backends::Interpreter),
+            (Some("candle"), device, None) => Ok(Backends::Candle(device.unwrap_or("cpu").parse()?, Precision::F32)),
+            _ => Err(Error::Data(format!("`{text}` is not a backend: cranelift, interpreter and candle are"))),
+        }
+    }
 }
 
 impl Backends {
-    fn backend(self, threads: usize) -> Box<dyn Backend> {
-        match self {
+    pub(crate) fn backend(self, threads: usize) -> Result<Box<dyn Backend>, Error> {
+        Ok(match self {
             Backends::Cranelift => Box::new(snn_cpu::Cranelift::new(threads)),
             Backends::Interpreter => Box::new(Interpreter),
-        }
+            Backends::Candle(device, precision) => Box::new(snn_candle::Candle::new(device, precision)?),
+            Backends::CandleOperations => Box::new(snn_candle::Candle::plain()),
+        })
     }
 }
 
@@ -210,9 +232,9 @@ impl Prepared {
 }
 
 impl Compiled {
-    pub(crate) fn new(program: Program, net: String, options: CompileOptions) -> Compiled {
-        let backend = options.backend.backend(options.threads);
-        Compiled { program, net, options, backend, cache: Mutex::new(HashMap::new()), generating: Mutex::default() }
+    pub(crate) fn new(program: Program, net: String, options: CompileOptions) -> Result<Compiled, Error> {
+        let backend = options.backend.backend(options.threads)?;
+        Ok(Compiled { program, net, options, backend, cache: Mutex::new(HashMap::new()), generating: Mutex::default() })
     }
 
     /// The name of the net.

@@ -29,6 +29,9 @@ pub enum Error {
     /// Training cannot go on.
     #[error(transparent)]
     Train(#[from] snn_train::TrainError),
+    /// The device cannot be used.
+    #[error(transparent)]
+    Device(#[from] snn_candle::DeviceError),
     /// The optimiser is wrong.
     #[error(transparent)]
     Optimiser(#[from] snn_opt::WrongRule),

@@ -19,6 +19,8 @@ mod weights;
 
 use std::sync::Arc;
 
+pub use snn_candle::{DeviceError, DeviceName, Precision, devices};
+
 pub use compiled::{Backends, CompileOptions, Compiled, Optimise, Prepared, Run, gradients};
 pub use error::Error;
 pub use snn_data::{load, save};
@@ -75,7 +77,7 @@ impl Program {
     /// What is wrong with its source.
     pub fn compile(&self, net: Option<&str>, options: &CompileOptions) -> Result<Compiled, Error> {
         let net = self.module.default_net(net).map_err(|d| self.error(vec![d]))?;
-        Ok(Compiled::new(self.clone(), net, options.clone()))
+        Compiled::new(self.clone(), net, options.clone())
     }
 
     /// The names of the inputs of a net.

@@ -248,10 +248,12 @@ impl Session {
         match (what, name) {
             ("mode", "eval") => self.options.mode = Mode::Eval,
             ("mode", "train") => self.options.mode = Mode::Train,
-            ("backend", "cranelift") => self.options.backend = Backends::Cranelift,
-            ("backend", "interpreter") => self.options.backend = Backends::Interpreter,
             ("mode", _) => return Err(Error::Data(format!("`{name}` is not a mode: eval and train are"))),
-            _ => return Err(Error::Data(format!("`{name}` is not a backend: cranelift and interpreter are"))),
+            _ => {
+                let backend: Backends = name.parse()?;
+                backend.backend(1)?;
+                self.options.backend = backend;
+            }
         }
         Ok(())
     }

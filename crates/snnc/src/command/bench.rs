@@ -37,7 +37,7 @@ pub fn bench(a: &BenchArguments) -> Result<(), Failure> {
     let weights = load_all(&a.net.weights)?;
     let started = Instant::now();
     let program = load_program(&a.net.file)?;
-    let options = CompileOptions { gradients: a.grad.then(|| a.wrt.clone()), checkpoint: a.checkpoint, ..a.net.options() };
+    let options = CompileOptions { gradients: a.grad.then(|| a.wrt.clone()), checkpoint: a.checkpoint, ..a.net.options()? };
     let net = program.compile(a.net.net.as_deref(), &options)?;
     let prepared = net.prepare(&data, &weights)?;
     let compile = started.elapsed();

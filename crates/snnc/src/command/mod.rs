@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use snnc::{Backends, CompileOptions, Dims, Error, Mode, Optimise, Program, Severity, Tensor};
+use snnc::{Backends, CompileOptions, Dims, Error, Mode, Optimise, Precision, Program, Severity, Tensor};
 
 /// A compiler for spiking neural networks.
 #[derive(Parser)]
@@ -76,6 +76,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// List the devices that candle can use, and why others cannot be.
+    Devices,
     /// Time compilation and runs of a net on data.
     #[command(after_help = "Example:\n  snnc bench lif.snn --data lif.safetensors --repeats 7 --json")]
     Bench(bench::BenchArguments),
@@ -89,8 +91,52 @@ enum ModeName {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum BackendName {
+    /// Machine code for this processor.
     Cranelift,
+    /// The plain meaning of every operation, slow.
     Interpreter,
+    /// candle, on `--device`.
+    Candle,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PrecisionName {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// What runs a net.
+#[derive(Args)]
+struct BackendArguments {
+    /// What runs the net.
+    #[arg(long, value_enum, default_value_t = BackendName::Cranelift)]
+    backend: BackendName,
+    /// Where candle runs it: cpu, cuda, cuda:1, metal. `snnc devices` lists what is usable.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    device: snnc::DeviceName,
+    /// The type of contractions on a GPU; states are always f32.
+    #[arg(long, value_enum, default_value_t = PrecisionName::F32)]
+    dtype: PrecisionName,
+}
+
+impl BackendArguments {
+    fn backend(&self) -> Result<Backends, Failure> {
+        let precision = match self.dtype {
+            PrecisionName::F32 => Precision::F32,
+            PrecisionName::F16 => Precision::F16,
+            PrecisionName::Bf16 => Precision::BF16,
+        };
+        let backend = match self.backend {
+            BackendName::Cranelift => Backends::Cranelift,
+            BackendName::Interpreter => Backends::Interpreter,
+            BackendName::Candle => return Ok(Backends::Candle(self.device, precision)),
+        };
+        if self.device != snnc::DeviceName::Cpu || precision != Precision::F32 {
+            return Err(Failure::Text("`--device` and `--dtype` are for `--backend candle`".into()));
+        }
+        Ok(backend)
+    }
 }
 
 /// What `run` and `bench` share.
@@ -124,9 +170,8 @@ struct NetArguments {
     /// Sizes of dimensions that no input gives.
     #[arg(long, value_name = "T=16,B=64", value_parser = parse_dims)]
     dims: Option<Dims>,
-    /// What runs the net.
-    #[arg(long, value_enum, default_value_t = BackendName::Cranelift)]
-    backend: BackendName,
+    #[command(flatten)]
+    backend: BackendArguments,
     /// How much memory a run may use: `512M`, `4G`. The machine's memory where it is not given.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     memory_limit: Option<u64>,
@@ -154,23 +199,20 @@ impl OptimiseArguments {
 }
 
 impl NetArguments {
-    fn options(&self) -> CompileOptions {
-        CompileOptions {
+    fn options(&self) -> Result<CompileOptions, Failure> {
+        Ok(CompileOptions {
             mode: self.mode.into(),
             dims: self.dims.clone().unwrap_or_default(),
             gradients: None,
             checkpoint: None,
             update: None,
             optimise: self.optimise.level(),
-            backend: match self.backend {
-                BackendName::Cranelift => Backends::Cranelift,
-                BackendName::Interpreter => Backends::Interpreter,
-            },
+            backend: self.backend.backend()?,
             threads: self.threads,
             seed: self.seed,
             memory_limit: self.memory_limit.unwrap_or_else(machine_memory),
             batch: self.batch,
-        }
+        })
     }
 }
 
@@ -249,6 +291,15 @@ pub fn main() -> ExitCode {
         Command::Eval(arguments) => repl::eval(&arguments),
         Command::Emit(arguments) => emit::emit(&arguments),
         Command::Fmt { files, check } => format(&files, check),
+        Command::Devices => {
+            for (name, about) in snnc::devices() {
+                match about {
+                    Ok(what) => println!("{name}: {what}"),
+                    Err(why) => println!("{name}: not usable: {why}"),
+                }
+            }
+            Ok(())
+        }
         Command::Bench(arguments) => bench::bench(&arguments),
     };
     match result {

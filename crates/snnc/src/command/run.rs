@@ -36,14 +36,14 @@ pub struct GradArguments {
 }
 
 pub fn run(a: &RunArguments) -> Result<(), Failure> {
-    compute(a, a.net.net.as_deref(), &a.net.options())
+    compute(a, a.net.net.as_deref(), &a.net.options()?)
 }
 
 pub fn grad(a: &GradArguments) -> Result<(), Failure> {
     let program = load_program(&a.run.net.file)?;
     let has_loss = program.module().nets().contains(&"loss");
     let net = a.run.net.net.as_deref().or(has_loss.then_some("loss"));
-    let options = CompileOptions { gradients: Some(a.wrt.clone()), ..a.run.net.options() };
+    let options = CompileOptions { gradients: Some(a.wrt.clone()), ..a.run.net.options()? };
     compute(&a.run, net, &options)
 }
 

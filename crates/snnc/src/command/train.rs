@@ -100,7 +100,7 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
     let program = load_program(&a.net.file)?;
     warn(&program, Mode::Train);
     let update = update(a)?;
-    let options = CompileOptions { update: Some(update), checkpoint: a.checkpoint, ..a.net.options() };
+    let options = CompileOptions { update: Some(update), checkpoint: a.checkpoint, ..a.net.options()? };
     let loss_net = match &a.net.net {
         Some(net) => net.clone(),
         None if program.module().nets().contains(&"loss") => "loss".to_string(),
@@ -257,7 +257,7 @@ impl Validation {
             (MetricName::Accuracy, Some(l)) => Some(DataSet::new(vec![l]).map_err(Error::from)?),
             (MetricName::Loss, _) => None,
         };
-        let options = CompileOptions { mode: Mode::Eval, batch: None, ..a.net.options() };
+        let options = CompileOptions { mode: Mode::Eval, batch: None, ..a.net.options()? };
         let batch = 250.min(data.len());
         Ok(Some(Validation { metric: a.metric, net: program.compile(Some(net), &options)?, data, labels, batch }))
     }

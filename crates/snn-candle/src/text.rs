@@ -1,0 +1,409 @@
+//! Step kernels as text, in CUDA C++ or in the Metal shading language.
+//!
+//! A thread computes one element through all time steps, with its states in registers. Text is one more instance of
+//! [`Lanes`], so it computes what machine code and the interpreter compute, to the bit: compilers are told not to contract
+//! products and sums, and where the languages leave NaNs and zeros open, small functions of ours close them.
+
+use std::fmt::Write;
+
+use snn_cpu::plan::{Kernel, Plan};
+use snn_cpu::step::{Initial, Load, StepKernel};
+use snn_ir::lanes::Lane;
+use snn_ir::math::Lanes;
+use snn_ir::{DType, Graph, Op};
+
+/// In which language kernels are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// CUDA C++, for NVRTC.
+    Cuda,
+    /// The Metal shading language.
+    Metal,
+}
+
+const CUDA_HEAD: &str = "\
+#define BITS(x) __float_as_int(x)
+#define FLOAT(x) __int_as_float(x)
+#define LIBRARY(name) name##f
+#define INLINE static __device__ __forceinline__
+typedef long long wide;
+";
+
+const METAL_HEAD: &str = "\
+#include <metal_stdlib>
+#pragma METAL fp contract(off)
+#define BITS(x) as_type<int>(x)
+#define FLOAT(x) as_type<float>(x)
+#define LIBRARY(name) metal::name
+#define INLINE static inline
+typedef long wide;
+";
+
+/// What both languages leave open: the order of zeros, NaNs, and conversions out of range.
+const COMMON: &str = "\
+INLINE float largest(float a, float b) {
+  if (a != a || b != b) return FLOAT(0x7fc00000);
+  if (a == b) return FLOAT(BITS(a) & BITS(b));
+  return a > b ? a : b;
+}
+INLINE float smallest(float a, float b) {
+  if (a != a || b != b) return FLOAT(0x7fc00000);
+  if (a == b) return FLOAT(BITS(a) | BITS(b));
+  return a < b ? a : b;
+}
+INLINE int whole(float x) {
+  if (x != x) return 0;
+  if (x >= 2147483648.0f) return 2147483647;
+  if (x < -2147483648.0f) return -2147483647 - 1;
+  return (int)x;
+}
+";
+
+/// The text of all step kernels of a plan, or nothing where it has none.
+pub fn module(graph: &Graph, plan: &Plan, dialect: Dialect) -> Option<String> {
+    let mut kernels = String::new();
+    collect(graph, plan, dialect, &mut kernels);
+    let head = if dialect == Dialect::Cuda { CUDA_HEAD } else { METAL_HEAD };
+    (!kernels.is_empty()).then(|| format!("{head}{COMMON}{kernels}"))
+}
+
+fn collect(graph: &Graph, plan: &Plan, dialect: Dialect, text: &mut String) {
+    for task in &plan.tasks {
+        match (&task.kernel, &graph.node(task.node).op) {
+            (Kernel::Step(k), _) => text.push_str(&function(graph, k, dialect)),
+            (Kernel::Loop(inner), Op::Loop(l)) => collect(&l.body, inner, dialect, text),
+            _ => {}
+        }
+    }
+}
+
+/// A compiler's message with the lines of the text that it names, as `(12)` or `:12:`.
+#[cfg_attr(not(any(feature = "cuda", feature = "metal")), allow(dead_code))]
+pub(crate) fn with_lines(message: &str, source: &str) -> String {
+    let lines: Vec<&str> = source.lines().collect();
+    let mut said = String::from("a generated kernel does not compile; this is a defect of snnc\n");
+    for line in message.lines() {
+        let _ = writeln!(said, "{line}");
+        let number = line.split(['(', ')', ':']).find_map(|part| part.parse::<usize>().ok());
+        if let Some(text) = number.and_then(|n| lines.get(n.wrapping_sub(1))) {
+            let _ = writeln!(said, "    {text}");
+        }
+    }
+    said
+}
+
+/// The name of a kernel's function.
+pub fn name(kernel: &StepKernel) -> String {
+    format!("kernel{}", kernel.function)
+}
+
+fn c_type(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "float",
+        DType::I64 => "wide",
+        DType::Bool | DType::U8 => "unsigned char",
+    }
+}
+
+/// One kernel. Its arguments are what it loads, what states start with, what it stores, and last states.
+pub fn function(graph: &Graph, kernel: &StepKernel, dialect: Dialect) -> String {
+    let elements = kernel.elements();
+    let furthest = kernel.loads.iter().map(|l| l.time).max().unwrap_or(0).max(elements).saturating_mul(kernel.steps.max(1));
+    let index = if furthest < 1 << 30 { "int" } else { "wide" };
+    let mut arguments: Vec<(bool, DType, String)> = Vec::new();
+    arguments.extend(kernel.loads.iter().enumerate().map(|(i, l)| (false, l.dtype, format!("load{i}"))));
+    for (i, initial) in kernel.initial.iter().enumerate() {
+        if let Initial::Load(l) = initial {
+            arguments.push((false, l.dtype, format!("start{i}")));
+        }
+    }
+    arguments.extend(kernel.stores.iter().enumerate().map(|(i, (_, dtype))| (true, *dtype, format!("store{i}"))));
+    arguments.extend(kernel.finals.iter().map(|(i, _)| (true, DType::F32, format!("final{i}"))));
+
+    let mut text = String::new();
+    let _ = writeln!(text, "\n// {}: {} operations, {} steps of {elements} elements", kernel.name, kernel.operations, kernel.steps);
+    let list: Vec<String> = arguments
+        .iter()
+        .enumerate()
+        .map(|(i, (written, dtype, name))| {
+            let constant = if *written { "" } else { "const " };
+            match dialect {
+                Dialect::Cuda => format!("{constant}{} *__restrict__ {name}", c_type(*dtype)),
+                Dialect::Metal => format!("device {constant}{} *{name} [[buffer({i})]]", c_type(*dtype)),
+            }
+        })
+        .collect();
+    match dialect {
+        Dialect::Cuda => {
+            let _ = writeln!(text, "extern \"C\" __global__ void {}({}) {{", name(kernel), list.join(", "));
+            let _ = writeln!(text, "  const {index} e = ({index})blockIdx.x * blockDim.x + threadIdx.x;");
+        }
+        Dialect::Metal => {
+            let _ = writeln!(text, "kernel void {}({}, uint thread [[thread_position_in_grid]]) {{", name(kernel), list.join(", "));
+            let _ = writeln!(text, "  const {index} e = thread;");
+        }
+    }
+    let _ = writeln!(text, "  if (e >= {elements}) return;");
+
+    // The place of the element along each outer axis and in the run.
+    let mut behind = kernel.run;
+    let mut places = vec![String::new(); kernel.outer.len()];
+    for (axis, size) in kernel.outer.iter().enumerate().rev() {
+        places[axis] = if axis == 0 { format!("e / {behind}") } else { format!("e / {behind} % {size}") };
+        behind *= size;
+    }
+    let place = |l: &Load| {
+        let mut terms: Vec<String> = l
+            .outer
+            .iter()
+            .zip(&places)
+            .filter(|(s, _)| **s != 0)
+            .map(|(s, p)| if *s == 1 { p.clone() } else { format!("{p} * {s}") })
+            .collect();
+        if !l.uniform {
+            terms.push(if kernel.outer.is_empty() { "e".into() } else { format!("e % {}", kernel.run) });
+        }
+        if contiguous(l, kernel) {
+            return "e".to_string();
+        }
+        if terms.is_empty() { "0".into() } else { terms.join(" + ") }
+    };
+    for (i, l) in kernel.loads.iter().enumerate() {
+        let _ = writeln!(text, "  const {index} at{i} = {};", place(l));
+    }
+    for (i, initial) in kernel.initial.iter().enumerate() {
+        let start = match initial {
+            Initial::Constant(x) => literal(*x),
+            Initial::Load(l) => format!("start{i}[{}]", place(l)),
+        };
+        let _ = writeln!(text, "  float state{i} = {start};");
+    }
+    let looped = kernel.steps != 1;
+    if looped {
+        if dialect == Dialect::Cuda {
+            text.push_str("#pragma unroll 4\n");
+        }
+        let _ = writeln!(text, "  for (int step = 0; step < {}; ++step) {{", kernel.steps);
+        let t = if kernel.reverse { format!("{} - step", kernel.steps as i64 - 1) } else { "step".into() };
+        let _ = writeln!(text, "  const {index} t = {t};");
+    } else {
+        let _ = writeln!(text, "  const {index} t = 0;");
+    }
+    let mut l = Text { lines: String::new(), names: Vec::new() };
+    let loads: Vec<_> = kernel.loads.iter().enumerate().map(|(i, load)| l.load(i, load)).collect();
+    let states: Vec<_> = (0..kernel.initial.len()).map(|i| Lane::Float(l.name(format!("state{i}")))).collect();
+    let (next, stores) = kernel.step(graph, &mut l, &loads, &states);
+    for (i, (lane, (_, dtype))) in stores.iter().zip(&kernel.stores).enumerate() {
+        let value = match lane {
+            Lane::Float(v) | Lane::Int(v) => l.text(*v),
+            Lane::Mask(v) => format!("{} ? 1 : 0", l.text(*v)),
+        };
+        let cast = if *dtype == DType::F32 { "" } else { "(unsigned char)" };
+        let value = if cast.is_empty() { value } else { format!("{cast}({value})") };
+        let _ = writeln!(l.lines, "  store{i}[t * {elements} + e] = {value};");
+    }
+    // A state may be the old value of another: all are read before any is written.
+    let named: Vec<String> = next.iter().map(|lane| if let Lane::Float(v) = lane { l.text(*v) } else { String::new() }).collect();
+    for (i, value) in named.iter().enumerate() {
+        if value.starts_with("state") && *value != format!("state{i}") {
+            let _ = writeln!(l.lines, "  const float next{i} = {value};");
+        }
+    }
+    for (i, value) in named.iter().enumerate().filter(|(i, value)| **value != format!("state{i}")) {
+        let value = if value.starts_with("state") { format!("next{i}") } else { value.clone() };
+        let _ = writeln!(l.lines, "  state{i} = {value};");
+    }
+    text.push_str(&if looped { l.lines.replace("\n  ", "\n    ").replacen("  ", "    ", 1) } else { l.lines });
+    if looped {
+        // The lines of the loop's body are indented once more; its last newline brought two spaces too many.
+        text.truncate(text.trim_end().len());
+        text.push_str("\n  }\n");
+    }
+    for (i, _) in &kernel.finals {
+        let _ = writeln!(text, "  final{i}[e] = state{i};");
+    }
+    text.push_str("}\n");
+    text
+}
+
+/// Does a load walk over memory exactly as the elements are counted?
+fn contiguous(l: &Load, kernel: &StepKernel) -> bool {
+    let mut behind = kernel.run;
+    !l.uniform
+        && l.outer.iter().zip(&kernel.outer).rev().all(|(stride, size)| {
+            let fits = *stride == behind;
+            behind *= size;
+            fits
+        })
+}
+
+/// A float as both languages read it, to the bit.
+fn literal(x: f32) -> String {
+    if x.is_finite() { format!("{x:?}f") } else { format!("FLOAT(0x{:08x})", x.to_bits()) }
+}
+
+/// A value in the text: an expression without side effects that needs no brackets.
+#[derive(Clone, Copy, Debug)]
+struct Name(usize);
+
+/// Writes one declaration for each operation.
+struct Text {
+    lines: String,
+    names: Vec<String>,
+}
+
+impl Text {
+    fn name(&mut self, text: String) -> Name {
+        self.names.push(text);
+        Name(self.names.len() - 1)
+    }
+
+    fn text(&self, name: Name) -> String {
+        self.names[name.0].clone()
+    }
+
+    fn define(&mut self, ty: &str, expression: String) -> Name {
+        let name = format!("v{}", self.names.len());
+        let _ = writeln!(self.lines, "  const {ty} {name} = {expression};");
+        self.name(name)
+    }
+
+    fn infix(&mut self, ty: &str, a: Name, operator: &str, b: Name) -> Name {
+        let expression = format!("{} {operator} {}", self.text(a), self.text(b));
+        self.define(ty, expression)
+    }
+
+    fn call(&mut self, ty: &str, function: &str, arguments: &[Name]) -> Name {
+        let list: Vec<String> = arguments.iter().map(|a| self.text(*a)).collect();
+        self.define(ty, format!("{function}({})", list.join(", ")))
+    }
+
+    fn load(&mut self, i: usize, load: &Load) -> Lane<Name, Name, Name> {
+        let zero = if load.dtype == DType::F32 { "0.0f" } else { "0" };
+        let time = match (load.time, load.delay) {
+            (0, _) => String::new(),
+            (stride, 0) => format!(" + t * {stride}"),
+            (stride, delay) => format!(" + (t - {delay}) * {stride}"),
+        };
+        let mut value = format!("load{i}[at{i}{time}]");
+        if load.delay > 0 {
+            value = format!("t < {} ? {zero} : {value}", load.delay);
+        }
+        match load.dtype {
+            DType::F32 => Lane::Float(self.define("float", value)),
+            DType::Bool => Lane::Mask(self.define("bool", format!("({value}) != 0"))),
+            DType::U8 | DType::I64 => Lane::Int(self.define("int", value)),
+        }
+    }
+}
+
+impl Lanes for Text {
+    type F = Name;
+    type I = Name;
+    type M = Name;
+
+    fn float(&mut self, x: f32) -> Name {
+        // A negative number in brackets, so that it can follow any operator.
+        let text = literal(x);
+        self.name(if text.starts_with('-') { format!("({text})") } else { text })
+    }
+    fn int(&mut self, x: i32) -> Name {
+        self.name(if x == i32::MIN {
+            "(-2147483647 - 1)".into()
+        } else if x < 0 {
+            format!("({x})")
+        } else {
+            x.to_string()
+        })
+    }
+    fn add(&mut self, a: Name, b: Name) -> Name {
+        self.infix("float", a, "+", b)
+    }
+    fn sub(&mut self, a: Name, b: Name) -> Name {
+        self.infix("float", a, "-", b)
+    }
+    fn mul(&mut self, a: Name, b: Name) -> Name {
+        self.infix("float", a, "*", b)
+    }
+    fn div(&mut self, a: Name, b: Name) -> Name {
+        self.infix("float", a, "/", b)
+    }
+    fn neg(&mut self, a: Name) -> Name {
+        let expression = format!("-{}", self.text(a));
+        self.define("float", expression)
+    }
+    fn abs(&mut self, a: Name) -> Name {
+        self.call("float", "LIBRARY(fabs)", &[a])
+    }
+    fn sqrt(&mut self, a: Name) -> Name {
+        self.call("float", "LIBRARY(sqrt)", &[a])
+    }
+    fn floor(&mut self, a: Name) -> Name {
+        self.call("float", "LIBRARY(floor)", &[a])
+    }
+    fn round(&mut self, a: Name) -> Name {
+        self.call("float", "LIBRARY(rint)", &[a])
+    }
+    fn max(&mut self, a: Name, b: Name) -> Name {
+        self.call("float", "largest", &[a, b])
+    }
+    fn min(&mut self, a: Name, b: Name) -> Name {
+        self.call("float", "smallest", &[a, b])
+    }
+    fn lt(&mut self, a: Name, b: Name) -> Name {
+        self.infix("bool", a, "<", b)
+    }
+    fn le(&mut self, a: Name, b: Name) -> Name {
+        self.infix("bool", a, "<=", b)
+    }
+    fn eq(&mut self, a: Name, b: Name) -> Name {
+        self.infix("bool", a, "==", b)
+    }
+    fn int_eq(&mut self, a: Name, b: Name) -> Name {
+        self.infix("bool", a, "==", b)
+    }
+    fn and(&mut self, a: Name, b: Name) -> Name {
+        self.infix("bool", a, "&&", b)
+    }
+    fn or(&mut self, a: Name, b: Name) -> Name {
+        self.infix("bool", a, "||", b)
+    }
+    fn not(&mut self, a: Name) -> Name {
+        let expression = format!("!{}", self.text(a));
+        self.define("bool", expression)
+    }
+    fn select(&mut self, m: Name, a: Name, b: Name) -> Name {
+        let expression = format!("{} ? {} : {}", self.text(m), self.text(a), self.text(b));
+        self.define("float", expression)
+    }
+    fn to_int(&mut self, a: Name) -> Name {
+        self.call("int", "whole", &[a])
+    }
+    fn to_float(&mut self, a: Name) -> Name {
+        let expression = format!("(float){}", self.text(a));
+        self.define("float", expression)
+    }
+    fn bits(&mut self, a: Name) -> Name {
+        self.call("int", "BITS", &[a])
+    }
+    fn bits_to_float(&mut self, a: Name) -> Name {
+        self.call("float", "FLOAT", &[a])
+    }
+    fn int_add(&mut self, a: Name, b: Name) -> Name {
+        self.infix("int", a, "+", b)
+    }
+    fn int_sub(&mut self, a: Name, b: Name) -> Name {
+        self.infix("int", a, "-", b)
+    }
+    fn int_and(&mut self, a: Name, b: Name) -> Name {
+        self.infix("int", a, "&", b)
+    }
+    fn shift_left(&mut self, a: Name, n: u8) -> Name {
+        let expression = format!("{} << {n}", self.text(a));
+        self.define("int", expression)
+    }
+    fn shift_right(&mut self, a: Name, n: u8) -> Name {
+        let expression = format!("{} >> {n}", self.text(a));
+        self.define("int", expression)
+    }
+}
