@@ -1,7 +1,9 @@
-//! Machine code against the interpreter on generated programs: to the bit, whatever the number of threads. Inputs of
+//! Machine code and candle against the interpreter on generated programs: to the bit, whatever the number of threads. Inputs of
 //! products are small whole numbers and spikes, so that their sums are exact in every order.
 
-use snnc::{Backends, CompileOptions, DType, Mode, Optimise, Program, Tensor};
+use snnc::{Backends, CompileOptions, DType, DeviceName, Mode, Optimise, Precision, Program, Tensor};
+
+const CANDLE: Backends = Backends::Candle(DeviceName::Cpu, Precision::F32);
 
 /// A small generator of numbers, so that failures can be repeated from their seed.
 struct Dice(u64);
@@ -114,6 +116,8 @@ fn check(seed: u64) {
         (Backends::Cranelift, 1, Optimise::Off),
         (Backends::Cranelift, 1, Optimise::Exact),
         (Backends::Cranelift, 3, Optimise::Exact),
+        (CANDLE, 1, Optimise::Exact),
+        (Backends::CandleOperations, 1, Optimise::Off),
     ] {
         for ((name, got), (_, want)) in run(backend, threads, optimise).iter().zip(&expected) {
             assert!(
@@ -125,7 +129,7 @@ fn check(seed: u64) {
 }
 
 #[test]
-fn machine_code_equals_the_interpreter_on_generated_programs() {
+fn backends_equal_the_interpreter_on_generated_programs() {
     (0..300).for_each(check);
 }
 
@@ -221,8 +225,11 @@ fn convolutions_and_pools_agree() {
                 .unwrap_or_else(|e| panic!("{text}: {e}"))
                 .outputs
         };
-        for (got, want) in run(Backends::Cranelift).iter().zip(run(Backends::Interpreter)) {
-            assert_eq!(got.1, want.1, "{text}");
+        let expected = run(Backends::Interpreter);
+        for backend in [Backends::Cranelift, CANDLE, Backends::CandleOperations] {
+            for (got, want) in run(backend).iter().zip(&expected) {
+                assert_eq!(got.1, want.1, "{backend:?}: {text}");
+            }
         }
     }
 }

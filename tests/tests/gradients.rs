@@ -178,9 +178,12 @@ fn machine_code_and_the_optimiser_agree_with_the_plain_interpreter() {
         let program = Program::parse("agree.snn", &text).unwrap_or_else(|e| panic!("{e}"));
         let data = data(6, 3);
         let plain = gradient(&program, &["x", "y", "k", "m", "p"], Backends::Interpreter, Optimise::Off, &data);
-        for (backend, optimise) in
-            [(Backends::Interpreter, Optimise::Exact), (Backends::Cranelift, Optimise::Off), (Backends::Cranelift, Optimise::Exact)]
-        {
+        for (backend, optimise) in [
+            (Backends::Interpreter, Optimise::Exact),
+            (Backends::Cranelift, Optimise::Off),
+            (Backends::Cranelift, Optimise::Exact),
+            (Backends::CandleOperations, Optimise::Exact),
+        ] {
             for ((name, want), (_, got)) in plain.iter().zip(gradient(&program, &["x", "y", "k", "m", "p"], backend, optimise, &data)) {
                 assert!(close(want, &got), "{e}, {name}, {backend:?}, {optimise:?}:\n{want}\n{got}");
             }

@@ -1,7 +1,9 @@
 //! Training: PyTorch's numbers for each optimiser, resuming bit for bit, and what stops it.
 
 use snn_train::{DataSet, Epoch, Optimizer, Outcome, Schedule, Settings, State, Step, TrainError, Update, Watcher, train};
-use snnc::{Backends, CompileOptions, Error, Program, Tensor, Trainer, load};
+use snnc::{Backends, CompileOptions, DeviceName, Error, Precision, Program, Tensor, Trainer, load};
+
+const CANDLE: Backends = Backends::Candle(DeviceName::Cpu, Precision::F32);
 
 const REGRESSION: &str = "net loss(x: f32[B, 5], y: f32[B, 3]) -> f32[] {
     layer fc = linear(5, 3)
@@ -62,7 +64,7 @@ fn twenty_steps_are_pytorchs() {
         ("adam_cosine", plain(Optimizer::ADAM, 0.0), 0.05, Schedule::Cosine),
     ];
     for (name, update, rate, schedule) in cases {
-        for backend in [Backends::Interpreter, Backends::Cranelift] {
+        for backend in [Backends::Interpreter, Backends::Cranelift, CANDLE] {
             let (data, weights) = regression();
             let mut trainer = trainer(REGRESSION, update, backend);
             let (mut state, _) = trainer.start(&data.batch(&[0, 1, 2]), &weights).unwrap();
@@ -93,12 +95,18 @@ const SPIKING: &str = "net loss(x: f32[B, 5], y: f32[B, 3]) -> f32[] {
 
 #[test]
 fn a_resumed_training_is_the_uninterrupted_one() {
+    resume(Backends::Cranelift);
+    // What moves is held by the backend between steps, and must be fetched in time.
+    resume(CANDLE);
+}
+
+fn resume(backend: Backends) {
     let update = Update { optimizer: Optimizer::ADAM, weight_decay: 0.0, clip_norm: Some(1.0) };
     let settings = Settings { batch: 5, shuffle: true, seed: 7, ..settings(update, 0.01) };
     let identity = vec![("seed", 7)];
     let (data, _) = regression();
     let start = || {
-        let trainer = trainer(SPIKING, update, Backends::Cranelift);
+        let trainer = trainer(SPIKING, update, backend);
         let state = trainer.start(&data.batch(&[0, 1, 2]), &[]).unwrap().0;
         (trainer, state)
     };

@@ -12,6 +12,7 @@
 mod convert;
 #[cfg(feature = "cuda")]
 mod cuda;
+pub mod describe;
 pub mod device;
 mod kernels;
 mod lower;

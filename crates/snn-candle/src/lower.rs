@@ -100,8 +100,8 @@ fn unrolled(graph: &mut Graph, x: Value, w: Value, c: &Convolution, out: &Type) 
         let amount = Dim::constant(*p);
         x = graph.add(Op::Pad { axis: batch + 1 + i, low: amount.clone(), high: amount, value: 0.0 }, &[x], None);
     }
-    for i in 0..n {
-        let op = Op::Window { axis: batch + 1 + i, size: kernel[i], stride: c.stride[i], dilation: c.dilation[i] };
+    for (i, size) in kernel.into_iter().enumerate() {
+        let op = Op::Window { axis: batch + 1 + i, size, stride: c.stride[i], dilation: c.dilation[i] };
         x = graph.add(op, &[x], None);
     }
     // [batch..., groups, channels, out..., kernel...] with [groups, outputs, channels, kernel...].

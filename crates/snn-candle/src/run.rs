@@ -10,7 +10,9 @@ use snn_cpu::plan::{Kernel, Plan, Task, describe_task};
 use snn_cpu::products::{Identity, ProductPlan};
 use snn_cpu::step::Elements;
 use snn_ir::interpret::{Randomness, checked, evaluate};
-use snn_ir::{CompileError, Contraction, DType, Data, Executable, Graph, KernelTime, Loop, Op, Results, RuntimeError, Tensor, Type, Value};
+use snn_ir::{
+    CompileError, Contraction, DType, Data, Executable, Graph, Held, KernelTime, Loop, Op, Results, RuntimeError, Tensor, Type, Value,
+};
 
 use crate::Precision;
 use crate::convert::{candle_type, download, upload};
@@ -65,11 +67,22 @@ impl Runnable {
         Ok(new)
     }
 
-    fn go(&self, tensors: &HashMap<String, Tensor>, seed: u64, times: Option<&mut Vec<KernelTime>>) -> Result<Results, RuntimeError> {
+    /// Runs the program and leaves all values on the device.
+    fn go<'a>(
+        &'a self,
+        tensors: &HashMap<String, Tensor>,
+        held: Option<&Weights>,
+        seed: u64,
+        times: Option<&'a mut Vec<KernelTime>>,
+    ) -> Result<(Run<'a>, Values), RuntimeError> {
         let mut values = Values(self.constants.clone());
         for (id, node) in self.graph.nodes() {
             let value = Value { node: id, result: 0 };
             let (Op::Input(name) | Op::Parameter(name)) = &node.op else { continue };
+            if let Some(own) = held.and_then(|h| h.0.iter().find(|(n, _)| n == name)) {
+                values.0.insert(value, own.1.0.clone());
+                continue;
+            }
             let Some(tensor) = tensors.get(name) else { continue };
             let tensor = checked(name, tensor, &node.types[0])?;
             let on_device = match &node.op {
@@ -80,14 +93,21 @@ impl Runnable {
         }
         let mut run = Run { runnable: self, seed, times };
         run.plan(&self.graph, &self.plan, &mut values)?;
-        let mut of = |list: &[(String, Value)]| -> Result<Vec<(String, Tensor)>, RuntimeError> {
-            let mut fetch = |v: &Value| {
-                let t = run.read(&self.graph, *v, &mut values)?;
-                download(&t, self.graph.ty(*v).dtype).map_err(|e| self.failed(&e))
-            };
-            list.iter().map(|(n, v)| Ok((n.clone(), fetch(v)?))).collect()
+        Ok((run, values))
+    }
+
+    /// Copies results to the host.
+    fn fetch(&self, run: &Run<'_>, list: &[(String, Value)], values: &mut Values) -> Result<Vec<(String, Tensor)>, RuntimeError> {
+        let mut copy = |v: &Value| {
+            let t = run.read(&self.graph, *v, values)?;
+            download(&t, self.graph.ty(*v).dtype).map_err(|e| self.failed(&e))
         };
-        Ok(Results { outputs: of(&self.graph.outputs)?, updates: of(&self.graph.updates)? })
+        list.iter().map(|(n, v)| Ok((n.clone(), copy(v)?))).collect()
+    }
+
+    fn results(&self, run: &Run<'_>, values: &mut Values) -> Result<Results, RuntimeError> {
+        let outputs = self.fetch(run, &self.graph.outputs, values)?;
+        Ok(Results { outputs, updates: self.fetch(run, &self.graph.updates, values)? })
     }
 }
 
@@ -104,17 +124,53 @@ fn shares(a: &Data, b: &Data) -> bool {
 
 impl Executable for Runnable {
     fn run(&self, tensors: &HashMap<String, Tensor>, seed: u64) -> Result<Results, RuntimeError> {
-        self.go(tensors, seed, None)
+        let (run, mut values) = self.go(tensors, None, seed, None)?;
+        self.results(&run, &mut values)
     }
 
     fn profile(&self, tensors: &HashMap<String, Tensor>, seed: u64) -> Result<(Results, Vec<KernelTime>), RuntimeError> {
         let mut times = Vec::new();
-        let results = self.go(tensors, seed, Some(&mut times))?;
+        let (run, mut values) = self.go(tensors, None, seed, Some(&mut times))?;
+        let results = self.results(&run, &mut values)?;
         Ok((results, times))
+    }
+
+    fn step(
+        &self,
+        tensors: &HashMap<String, Tensor>,
+        held: Option<&dyn Held>,
+        seed: u64,
+    ) -> Result<(Results, Option<Box<dyn Held>>), RuntimeError> {
+        let held = held.and_then(|h| h.as_any().downcast_ref::<Weights>());
+        let (run, mut values) = self.go(tensors, held, seed, None)?;
+        let outputs = self.fetch(&run, &self.graph.outputs, &mut values)?;
+        let mut new = held.map_or_else(Vec::new, |h| h.0.clone());
+        for (name, v) in &self.graph.updates {
+            let tensor = (run.read(&self.graph, *v, &mut values)?, self.graph.ty(*v).dtype);
+            match new.iter_mut().find(|(n, _)| n == name) {
+                Some(slot) => slot.1 = tensor,
+                None => new.push((name.clone(), tensor)),
+            }
+        }
+        Ok((Results { outputs, updates: Vec::new() }, Some(Box::new(Weights(new)))))
     }
 
     fn memory(&self) -> usize {
         self.plan.peak
+    }
+}
+
+/// What a training moves, on the device.
+struct Weights(Vec<(String, (CandleTensor, DType))>);
+
+impl Held for Weights {
+    fn fetch(&self) -> Result<Vec<(String, Tensor)>, RuntimeError> {
+        let copy = |(name, (t, dtype)): &(String, (CandleTensor, DType))| Ok((name.clone(), download(t, *dtype)?));
+        self.0.iter().map(copy).collect::<candle_core::Result<_>>().map_err(|e| RuntimeError::Device(first_line(&e)))
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
     }
 }
 

@@ -185,11 +185,12 @@ pub fn function(graph: &Graph, kernel: &StepKernel, dialect: Dialect) -> String 
         }
         let _ = writeln!(text, "  for (int step = 0; step < {}; ++step) {{", kernel.steps);
         let t = if kernel.reverse { format!("{} - step", kernel.steps as i64 - 1) } else { "step".into() };
-        let _ = writeln!(text, "  const {index} t = {t};");
+        let _ = writeln!(text, "    const {index} t = {t};");
     } else {
         let _ = writeln!(text, "  const {index} t = 0;");
     }
-    let mut l = Text { lines: String::new(), names: Vec::new() };
+    let pad = if looped { "    " } else { "  " };
+    let mut l = Text { pad, lines: String::new(), names: Vec::new() };
     let loads: Vec<_> = kernel.loads.iter().enumerate().map(|(i, load)| l.load(i, load)).collect();
     let states: Vec<_> = (0..kernel.initial.len()).map(|i| Lane::Float(l.name(format!("state{i}")))).collect();
     let (next, stores) = kernel.step(graph, &mut l, &loads, &states);
@@ -200,24 +201,22 @@ pub fn function(graph: &Graph, kernel: &StepKernel, dialect: Dialect) -> String 
         };
         let cast = if *dtype == DType::F32 { "" } else { "(unsigned char)" };
         let value = if cast.is_empty() { value } else { format!("{cast}({value})") };
-        let _ = writeln!(l.lines, "  store{i}[t * {elements} + e] = {value};");
+        let _ = writeln!(l.lines, "{pad}store{i}[t * {elements} + e] = {value};");
     }
     // A state may be the old value of another: all are read before any is written.
     let named: Vec<String> = next.iter().map(|lane| if let Lane::Float(v) = lane { l.text(*v) } else { String::new() }).collect();
     for (i, value) in named.iter().enumerate() {
         if value.starts_with("state") && *value != format!("state{i}") {
-            let _ = writeln!(l.lines, "  const float next{i} = {value};");
+            let _ = writeln!(l.lines, "{pad}const float next{i} = {value};");
         }
     }
     for (i, value) in named.iter().enumerate().filter(|(i, value)| **value != format!("state{i}")) {
         let value = if value.starts_with("state") { format!("next{i}") } else { value.clone() };
-        let _ = writeln!(l.lines, "  state{i} = {value};");
+        let _ = writeln!(l.lines, "{pad}state{i} = {value};");
     }
-    text.push_str(&if looped { l.lines.replace("\n  ", "\n    ").replacen("  ", "    ", 1) } else { l.lines });
+    text.push_str(&l.lines);
     if looped {
-        // The lines of the loop's body are indented once more; its last newline brought two spaces too many.
-        text.truncate(text.trim_end().len());
-        text.push_str("\n  }\n");
+        text.push_str("  }\n");
     }
     for (i, _) in &kernel.finals {
         let _ = writeln!(text, "  final{i}[e] = state{i};");
@@ -248,6 +247,7 @@ struct Name(usize);
 
 /// Writes one declaration for each operation.
 struct Text {
+    pad: &'static str,
     lines: String,
     names: Vec<String>,
 }
@@ -264,7 +264,7 @@ impl Text {
 
     fn define(&mut self, ty: &str, expression: String) -> Name {
         let name = format!("v{}", self.names.len());
-        let _ = writeln!(self.lines, "  const {ty} {name} = {expression};");
+        let _ = writeln!(self.lines, "{}const {ty} {name} = {expression};", self.pad);
         self.name(name)
     }
 

@@ -45,6 +45,18 @@ pub struct KernelTime {
     pub firing_rate: Option<f64>,
 }
 
+/// The tensors that a training moves, where a backend keeps its data. They pass from one step to the next without a copy.
+pub trait Held: Send {
+    /// Copies of them all, by name.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn fetch(&self) -> Result<Vec<(String, Tensor)>, RuntimeError>;
+
+    /// For the backend that made it.
+    fn as_any(&self) -> &dyn std::any::Any;
+}
+
 /// A compiled graph, which several threads may run at once.
 pub trait Executable: Send + Sync {
     /// Runs it with inputs and parameters by name.
@@ -59,6 +71,21 @@ pub trait Executable: Send + Sync {
     /// See [`RuntimeError`].
     fn profile(&self, tensors: &HashMap<String, Tensor>, seed: u64) -> Result<(Results, Vec<KernelTime>), RuntimeError> {
         Ok((self.run(tensors, seed)?, Vec::new()))
+    }
+
+    /// Runs it as a step of a training: `held` is what the step before held, and stands in front of `tensors` of the same
+    /// names. A backend that holds nothing gives its updates as [`Executable::run`] does.
+    ///
+    /// # Errors
+    /// See [`RuntimeError`].
+    fn step(
+        &self,
+        tensors: &HashMap<String, Tensor>,
+        held: Option<&dyn Held>,
+        seed: u64,
+    ) -> Result<(Results, Option<Box<dyn Held>>), RuntimeError> {
+        let _ = held;
+        Ok((self.run(tensors, seed)?, None))
     }
 
     /// Bytes that a run allocates, beside its inputs.

@@ -37,7 +37,7 @@ pub mod text;
 pub mod types;
 pub mod verify;
 
-pub use backend::{Backend, CompileError, Executable, Interpreter, KernelTime};
+pub use backend::{Backend, CompileError, Executable, Held, Interpreter, KernelTime};
 pub use build::Build;
 pub use dim::{Dim, DimError, Dims};
 pub use graph::{Graph, Node, NodeId, ParameterInfo, SourceSpan, Value};

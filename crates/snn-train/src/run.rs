@@ -49,6 +49,15 @@ pub trait Step {
     /// # Errors
     /// If the program fails.
     fn step(&mut self, batch: &[(String, Tensor)], tensors: &mut Vec<(String, Tensor)>, seed: u64) -> Result<StepResult, Self::Error>;
+
+    /// Brings `tensors` up to date, where steps have moved them somewhere else.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn settle(&mut self, tensors: &mut Vec<(String, Tensor)>) -> Result<(), Self::Error> {
+        let _ = tensors;
+        Ok(())
+    }
 }
 
 /// An epoch that is over.
@@ -105,7 +114,7 @@ fn seed_of(seed: u64, step: u64) -> u64 {
     seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(step)
 }
 
-/// Trains until the end, or until somebody stops it. `state` moves along and is whole after every step.
+/// Trains until the end, or until somebody stops it. `state` moves along and is whole after every epoch, and at the end.
 ///
 /// # Errors
 /// If the batch does not fit the data, or a step or the watcher fails.
@@ -137,6 +146,7 @@ pub fn train<S: Step>(
             let seed = seed_of(settings.seed, number);
             let result = step.step(&data.batch(samples), &mut state.tensors, seed)?;
             if !result.loss.is_finite() {
+                step.settle(&mut state.tensors)?;
                 return Ok(Outcome::NotFinite { step: number, loss: result.loss, samples: samples.to_vec(), seed });
             }
             let p = &mut state.progress;
@@ -152,9 +162,11 @@ pub fn train<S: Step>(
             let goes_on = watcher.step(epoch + 1, (i + 1, batches), samples.len(), p.loss_sum / so_far);
             stop = !goes_on;
             if stop && i + 1 < batches {
+                step.settle(&mut state.tensors)?;
                 return Ok(Outcome::Stopped);
             }
         }
+        step.settle(&mut state.tensors)?;
         let done = Epoch {
             epoch: epoch + 1,
             loss: state.progress.loss_sum / data.len() as f64,

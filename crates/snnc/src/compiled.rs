@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use snn_candle::{DeviceName, Precision};
 use snn_front::{Mode, Options};
-use snn_ir::{Backend, Dims, Executable, Graph, Interpreter, Tensor, Type};
+use snn_ir::{Backend, Dims, Executable, Graph, Held, Interpreter, Tensor, Type};
 
 use crate::bind::{BoundData, bind, part, rest_rank};
 use crate::weights::{check_names, parameters};
@@ -198,6 +198,15 @@ impl Prepared {
     pub fn run_seeded(&self, seed: u64) -> Result<Run, Error> {
         let results = self.ready.executable.run(&self.tensors, seed)?;
         Ok(Run { outputs: results.outputs, updates: results.updates, ..Run::default() })
+    }
+
+    /// Runs it as a step of a training; see [`snn_ir::Executable::step`].
+    ///
+    /// # Errors
+    /// If the program fails.
+    pub fn step(&self, held: Option<&dyn Held>, seed: u64) -> Result<(Run, Option<Box<dyn Held>>), Error> {
+        let (results, held) = self.ready.executable.step(&self.tensors, held, seed)?;
+        Ok((Run { outputs: results.outputs, updates: results.updates, ..Run::default() }, held))
     }
 
     /// Bytes that a run allocates, beside inputs and parameters.

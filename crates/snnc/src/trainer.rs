@@ -1,6 +1,6 @@
 //! A net's loss, its gradients and the optimiser as one compiled step.
 
-use snn_ir::Tensor;
+use snn_ir::{Held, Tensor};
 use snn_train::{State, Step, StepResult, TrainError};
 
 use crate::{CompileOptions, Compiled, Error, Mode, Program};
@@ -8,6 +8,8 @@ use crate::{CompileOptions, Compiled, Error, Mode, Program};
 /// Runs the steps of a training.
 pub struct Trainer {
     net: Compiled,
+    /// Where the backend keeps what moves: newer than the tensors of the state, until they settle.
+    held: Option<Box<dyn Held>>,
 }
 
 impl Trainer {
@@ -17,7 +19,7 @@ impl Trainer {
     /// What is wrong with its source.
     pub fn new(program: &Program, net: &str, options: &CompileOptions) -> Result<Trainer, Error> {
         let options = CompileOptions { mode: Mode::Train, gradients: Some(vec![]), batch: None, ..options.clone() };
-        Ok(Trainer { net: program.compile(Some(net), &options)? })
+        Ok(Trainer { net: program.compile(Some(net), &options)?, held: None })
     }
 
     /// The state at the start, with the names of parameters that the loss does not depend on. `batch` gives the sizes.
@@ -43,7 +45,7 @@ impl Step for Trainer {
 
     fn step(&mut self, batch: &[(String, Tensor)], tensors: &mut Vec<(String, Tensor)>, seed: u64) -> Result<StepResult, Error> {
         let prepared = self.net.prepare(batch, tensors)?;
-        let run = prepared.run_seeded(seed)?;
+        let (run, held) = prepared.step(self.held.as_deref(), seed)?;
         let number = |t: &Tensor| t.shape().is_empty().then(|| t.to_f32()[0]);
         let Some(loss) = run.outputs.first().and_then(|(_, t)| number(t)) else {
             return Err(TrainError::NoData.into());
@@ -58,7 +60,19 @@ impl Step for Trainer {
                 }
             }
             prepared.retire(old);
+            self.held = held.or(self.held.take());
         }
         Ok(StepResult { loss, metrics })
+    }
+
+    fn settle(&mut self, tensors: &mut Vec<(String, Tensor)>) -> Result<(), Error> {
+        let Some(held) = &self.held else { return Ok(()) };
+        for (name, new) in held.fetch()? {
+            match tensors.iter_mut().find(|(n, _)| *n == name) {
+                Some(slot) => slot.1 = new,
+                None => tensors.push((name, new)),
+            }
+        }
+        Ok(())
     }
 }

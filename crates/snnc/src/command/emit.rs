@@ -21,6 +21,8 @@ enum Stage {
     Clif,
     /// Machine code; needs all dimensions.
     Asm,
+    /// The plan on candle's device, with the source of its kernels; needs all dimensions.
+    Candle,
     /// The graph for Graphviz, after the optimiser unless `--no-opt`.
     Dot,
     /// All that the optimiser found equal, for Graphviz.
@@ -54,6 +56,9 @@ pub struct EmitArguments {
     /// With respect to which inputs and parameters; all learnable parameters where it is not given.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     wrt: Vec<String>,
+    /// With `--stage candle`: for which device, present or not.
+    #[arg(long, default_value = "cuda", value_name = "DEVICE")]
+    device: snnc::DeviceName,
     /// With `--stage opt`: which rules fired, what each saves, and why the results are equal.
     #[arg(long)]
     explain: bool,
@@ -80,6 +85,7 @@ pub fn emit(a: &EmitArguments) -> Result<(), Failure> {
         Stage::Egraph => snn_opt::e_graph_dot(&graph, &options_of(a)).map_err(snnc::Error::from)?,
         Stage::Clif => listing(&optimised()?, snn_cpu::Listing::Clif)?,
         Stage::Asm => listing(&optimised()?, snn_cpu::Listing::Assembly)?,
+        Stage::Candle => snn_candle::describe::describe(&optimised()?, a.device).map_err(unknown_sizes)?,
         Stage::Opt if a.explain => snn_opt::optimise(&graph, &options_of(a)).map_err(snnc::Error::from)?.report.to_string(),
         Stage::Opt => optimised()?.to_string(),
         Stage::Ir | Stage::Grad | Stage::Ast => graph.to_string(),
@@ -93,10 +99,14 @@ fn options_of(a: &EmitArguments) -> snn_opt::Options {
 }
 
 fn listing(graph: &snnc::Graph, kind: snn_cpu::Listing) -> Result<String, Failure> {
-    snn_cpu::listing(graph, kind).map_err(|e| match e {
+    snn_cpu::listing(graph, kind).map_err(unknown_sizes)
+}
+
+fn unknown_sizes(e: snn_ir::CompileError) -> Failure {
+    match e {
         snn_ir::CompileError::UnknownSize(e) => {
             Failure::Text(format!("{e}; machine code is made for known sizes: give `--dims T=16,B=64`"))
         }
         other => Failure::Error(other.into()),
-    })
+    }
 }

@@ -1,0 +1,96 @@
+//! The plan of a graph on candle, as text: each call, each generated kernel, the bytes of each buffer.
+
+use std::fmt::Write;
+
+use snn_cpu::plan::{Kernel, Plan, plan};
+use snn_ir::backend::check_sizes;
+use snn_ir::{BinaryOp, CompileError, DType, Graph, Op, Reduction, Value};
+
+use crate::DeviceName;
+use crate::text::{self, Dialect};
+
+/// The plan of a graph with known dimensions for a device, and the source of its kernels where they are compiled from text.
+///
+/// # Errors
+/// If a size is unknown or too large.
+pub fn describe(graph: &Graph, device: DeviceName) -> Result<String, CompileError> {
+    check_sizes(graph)?;
+    let graph = crate::lower::lower(&graph.pruned());
+    let plan = plan(&graph)?;
+    let mut out = String::new();
+    let kind = match device {
+        DeviceName::Cpu => "cpu",
+        DeviceName::Cuda(_) => "cuda",
+        DeviceName::Metal(_) => "metal",
+    };
+    let given: usize = graph.inputs.iter().map(|v| bytes(&graph, *v)).sum();
+    let held: usize = graph.parameters.iter().map(|p| p.ty.sizes().map_or(0, |s| s.iter().product::<usize>() * p.ty.dtype.bytes())).sum();
+    let _ = writeln!(out, "// plan of {} on {kind}: {} kernels, {} bytes at most", graph.name, plan.tasks.len(), plan.peak);
+    let _ = writeln!(out, "// beside {given} bytes of inputs and {held} bytes of parameters");
+    tasks(&graph, &plan, kind, 0, &mut out);
+    let dialect = match device {
+        DeviceName::Cpu => None,
+        DeviceName::Cuda(_) => Some(Dialect::Cuda),
+        DeviceName::Metal(_) => Some(Dialect::Metal),
+    };
+    if let Some(source) = dialect.and_then(|d| text::module(&graph, &plan, d)) {
+        let _ = write!(out, "\n{source}");
+    }
+    Ok(out)
+}
+
+fn bytes(graph: &Graph, v: Value) -> usize {
+    graph.ty(v).sizes().map_or(0, |s| s.iter().product::<usize>() * graph.ty(v).dtype.bytes())
+}
+
+fn tasks(graph: &Graph, plan: &Plan, device: &str, depth: usize, out: &mut String) {
+    let pad = "  ".repeat(depth);
+    for task in &plan.tasks {
+        let node = graph.node(task.node);
+        let what = match &task.kernel {
+            Kernel::Step(k) => format!("generated {}", text::name(k)),
+            Kernel::Alias => "reshape".into(),
+            Kernel::Product(_) if device == "cpu" => "sum of rows by spikes, else matmul".into(),
+            Kernel::Product(_) => "matmul".into(),
+            Kernel::Convolution(_) => "convolution".into(),
+            Kernel::Fold(_) if device == "cpu" => "plain loops".into(),
+            Kernel::Fold(f) => if f.kind == Reduction::Sum { "sum" } else { "max, min" }.into(),
+            Kernel::Loop(_) => "a loop of".into(),
+            Kernel::Delay(_) | Kernel::Move | Kernel::FirstSpike(_) | Kernel::Reference => {
+                let dtypes: Vec<DType> = node.operands.iter().map(|v| graph.ty(*v).dtype).collect();
+                call(&node.op, &dtypes, device).into()
+            }
+        };
+        let buffers: Vec<String> = task.gives.iter().map(|v| format!("{} bytes", bytes(graph, *v))).collect();
+        let name = node.name.clone().unwrap_or_else(|| snn_ir::text::op_name(&node.op));
+        let _ = writeln!(out, "// {pad}{name} -> {}: {what}, {}", node.types[0], buffers.join(" + "));
+        if let (Kernel::Loop(inner), Op::Loop(l)) = (&task.kernel, &node.op) {
+            tasks(&l.body, inner, device, depth + 1, out);
+        }
+    }
+}
+
+/// The candle call that an operation becomes.
+fn call(op: &Op, operands: &[DType], device: &str) -> &'static str {
+    match op {
+        Op::Iota => "arange",
+        Op::Unary(_) => "elementwise",
+        Op::Binary(BinaryOp::Rem | BinaryOp::Div | BinaryOp::Pow) => "on the host",
+        Op::Binary(_) => "elementwise",
+        Op::Select => "where_cond",
+        Op::Cast if operands == [DType::F32] && device != "cpu" => "on the host",
+        Op::Cast => "to_dtype",
+        Op::Broadcast { .. } => "broadcast_as",
+        Op::Reshape => "reshape",
+        Op::Transpose { .. } => "permute",
+        Op::Slice { step: 1, .. } => "narrow",
+        Op::Slice { .. } | Op::Gather { .. } | Op::Window { .. } => "index_select",
+        Op::Pad { .. } | Op::Concat { .. } | Op::Delay { .. } => "cat",
+        Op::ScatterAdd { .. } => "index_add",
+        Op::Reduce { .. } | Op::ArgMax { .. } if operands == [DType::F32] => "sum, max, min",
+        Op::RedundantOneHot { .. } => "eq",
+        Op::ThresholdMargin { training: true, .. } => "where_cond",
+        Op::ThresholdMargin { .. } => "full",
+        _ => "on the host",
+    }
+}
