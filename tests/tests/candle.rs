@@ -204,6 +204,52 @@ fn generated_text_computes_what_the_interpreter_computes() {
     }
 }
 
+/// NVRTC needs no GPU, only its library.
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs NVIDIA's compiler library NVRTC"]
+fn generated_text_compiles_to_ptx() {
+    let mut count = 0;
+    for (source, differentiate) in programs() {
+        let mut graph = graph(&source, Mode::Eval);
+        if differentiate {
+            graph = snnc::gradients(&graph, &["x".to_string()]).unwrap().graph;
+        }
+        let graph = graph.pruned();
+        let Some(text) = module(&graph, &plan(&graph).unwrap(), Dialect::Cuda) else { continue };
+        let ptx = snn_candle::cuda::compile(&text, "compute_80").unwrap_or_else(|e| panic!("{source}\n{e}"));
+        assert!(ptx.contains(".entry kernel0") && !ptx.contains("fma.rn"), "{source}\n{ptx}");
+        count += 1;
+    }
+    assert!(count >= 25);
+    let wrong = snn_candle::cuda::compile("extern \"C\" __global__ void kernel0() {\n  int x = nothing;\n}\n", "compute_80")
+        .unwrap_err()
+        .to_string();
+    assert!(wrong.contains("    int x = nothing;"), "{wrong}");
+}
+
+/// What a GPU computes in one launch for all steps is what the interpreter computes, to the bit.
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn kernels_on_cuda_equal_the_interpreter() {
+    let cuda = Backends::Candle(DeviceName::Cuda(0), Precision::F32);
+    let mut seed = 3;
+    for (source, _) in programs().into_iter().filter(|(_, differentiate)| !differentiate) {
+        let program = Program::parse("model.snn", &source).unwrap();
+        let data = vec![
+            ("x".to_string(), Tensor::f32([7, 3, 5], numbers(105, &mut seed))),
+            ("k".to_string(), Tensor::f32([5], numbers(5, &mut seed))),
+        ];
+        let run = |backend| {
+            let options = CompileOptions { backend, ..CompileOptions::default() };
+            program.compile(None, &options).and_then(|net| net.run(&data, &[])).unwrap_or_else(|e| panic!("{source}\n{e}")).outputs
+        };
+        let (got, want) = (run(cuda), run(Backends::Interpreter));
+        assert!(got[0].1.same_bits(&want[0].1), "{source}\n{}\n{}", got[0].1, want[0].1);
+    }
+}
+
 #[test]
 fn devices_that_cannot_be_used_are_said() {
     let open = |name: &str| {

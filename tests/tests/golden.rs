@@ -116,6 +116,20 @@ fn candles_operations_compute_what_pytorch_computes() {
     run_all(Backends::CandleOperations);
 }
 
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn cuda_computes_what_pytorch_computes() {
+    run_all(Backends::Candle(DeviceName::Cuda(0), Precision::F32));
+}
+
+#[cfg(feature = "metal")]
+#[test]
+#[ignore = "needs an Apple GPU"]
+fn metal_computes_what_pytorch_computes() {
+    run_all(Backends::Candle(DeviceName::Metal(0), Precision::F32));
+}
+
 #[test]
 fn machine_code_computes_what_pytorch_computes() {
     run_all(Backends::Cranelift);

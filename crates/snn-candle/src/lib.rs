@@ -11,7 +11,7 @@
 
 mod convert;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub mod cuda;
 pub mod describe;
 pub mod device;
 mod kernels;

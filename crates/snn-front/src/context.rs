@@ -106,6 +106,8 @@ pub(crate) struct Lowerer<'a> {
     pub parameters: Vec<Declared>,
     pub updates: Vec<(String, Value)>,
     pub diagnostics: Vec<Diagnostic>,
+    /// What each name of the user's file is bound to, for editors.
+    pub bindings: Vec<(Span, String)>,
     pub next_context: u32,
     pub streams: u32,
     /// Names of inputs and settings of user items that were looked up.
@@ -129,6 +131,7 @@ impl<'a> Lowerer<'a> {
             streams: 0,
             looked_up: Default::default(),
             dry: 0,
+            bindings: vec![],
         }
     }
 
@@ -304,6 +307,21 @@ impl<'a> Lowerer<'a> {
     pub fn bind(&mut self, name: &str, value: Val) {
         if let Some(scope) = self.frame().scopes.last_mut() {
             scope.insert(name.to_string(), value);
+        }
+    }
+
+    /// Notes for editors what a name of the user's file is.
+    pub fn note(&mut self, span: Span, value: &Val) {
+        let known = !value.is_unknown() && !matches!(value, Val::Poison);
+        if known && span.file == 0 && self.frames.last().is_some_and(|f| f.file == 0) {
+            let text = match value {
+                Val::Tensor { context, value } => {
+                    let owner = self.contexts.iter().find(|c| c.id == *context);
+                    owner.map_or_else(|| "a tensor".to_string(), |c| c.graph.ty(*value).to_string())
+                }
+                other => other.describe(),
+            };
+            self.bindings.push((span, text));
         }
     }
 

@@ -8,6 +8,7 @@ mod arithmetic;
 mod builtins;
 mod call;
 mod context;
+mod documentation;
 mod indexing;
 mod lower;
 mod neuron;
@@ -19,6 +20,7 @@ mod value;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
+pub use documentation::{OPERATIONS, documentation, known_names, signature_of};
 use snn_ir::{Dims, Graph, Type};
 use snn_syntax::ast::ItemKind;
 use snn_syntax::{Ast, Diagnostic, Severity, Sources};
@@ -167,6 +169,13 @@ impl Module {
         lower::signature(self, net, options)
     }
 
+    /// What each name that is bound in the file is when a net is lowered with symbolic dimensions: its type, or what else it is.
+    /// A name in an item that is called several times is there several times.
+    pub fn bindings(&self, net: &str, mode: Mode) -> Vec<(snn_syntax::Span, String)> {
+        let options = Options { mode, ..Options::default() };
+        stacker::grow(64 << 20, || lower::bindings(self, net, &options))
+    }
+
     /// The graph of a net.
     ///
     /// # Errors
@@ -178,9 +187,4 @@ impl Module {
             _ => Err(diagnostics),
         }
     }
-}
-
-/// The names of the built-in functions.
-pub fn builtin_names() -> impl Iterator<Item = String> {
-    builtins::names().map(str::to_string)
 }

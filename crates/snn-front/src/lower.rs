@@ -29,6 +29,14 @@ pub(crate) fn lower(module: &Module, net: &str, options: &Options) -> (Option<Gr
     (graph, l.diagnostics)
 }
 
+/// What each name of the user's file is bound to in a net, as far as it can be lowered: a type, or a description.
+pub(crate) fn bindings(module: &Module, net: &str, options: &Options) -> Vec<(Span, String)> {
+    let mut l = Lowerer::new(module, options);
+    // What is wrong is told by others.
+    let _ = l.entry(net);
+    l.bindings
+}
+
 /// The declared inputs of a net.
 pub(crate) fn signature(module: &Module, net: &str, options: &Options) -> std::result::Result<Vec<(String, Type)>, Vec<Diagnostic>> {
     let mut l = Lowerer::new(module, options);
@@ -410,12 +418,16 @@ impl Lowerer<'_> {
 
     fn bind_pattern(&mut self, names: &[Name], value: Val, span: Span) -> Result<()> {
         if let [only] = names {
+            self.note(only.span, &value);
             self.bind(&only.text, value);
             return Ok(());
         }
         match value {
             Val::Tuple(items) | Val::List(items) if items.len() == names.len() => {
-                names.iter().zip(items).for_each(|(n, v)| self.bind(&n.text, v));
+                for (n, v) in names.iter().zip(items) {
+                    self.note(n.span, &v);
+                    self.bind(&n.text, v);
+                }
                 Ok(())
             }
             Val::Unknown => {

@@ -51,6 +51,7 @@ impl Lowerer<'_> {
             let value = self.graph().add(Op::Input(name.text.clone()), &[], Some(ty.clone()));
             self.graph().node_mut(value.node).span = Some(SourceSpan { file: 0, start: s.span.start as u32, end: s.span.end as u32 });
             let bound = self.tensor(value);
+            self.note(name.span, &bound);
             self.bind(&name.text, bound);
             placeholders.push(value);
         }

@@ -76,6 +76,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Serve an editor over standard input and output, by the Language Server Protocol.
+    Lsp,
     /// List the devices that candle can use, and why others cannot be.
     Devices,
     /// Time compilation and runs of a net on data.
@@ -291,6 +293,7 @@ pub fn main() -> ExitCode {
         Command::Eval(arguments) => repl::eval(&arguments),
         Command::Emit(arguments) => emit::emit(&arguments),
         Command::Fmt { files, check } => format(&files, check),
+        Command::Lsp => snn_lsp::serve().map_err(|e| Failure::Text(format!("the language server cannot run: {e}"))),
         Command::Devices => {
             for (name, about) in snnc::devices() {
                 match about {

@@ -28,13 +28,13 @@ net, neuron, surrogate, fn, layer, let rec, set_threshold_margin(...)   as in a 
 :load FILE        a program, or tensors: .snn .npz .safetensors
 :save NAME FILE   writes a value
 :vars  :reset     lists, forgets everything
-:mode train|eval  :backend cranelift|interpreter  :set memory-limit BYTES
-:doc NAME         text and equation of something of the library
+:mode train|eval  :backend cranelift|interpreter|candle  :set memory-limit BYTES
+:doc NAME         text, equation and example of a function, neuron, surrogate or layer
 :quit             leaves";
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     ":help", ":type", ":ast", ":ir", ":opt", ":clif", ":asm", ":dot", ":time", ":grad", ":load", ":save", ":vars", ":reset", ":mode",
-    ":backend", ":doc", ":quit",
+    ":backend", ":set", ":doc", ":quit",
 ];
 
 #[derive(Args)]
@@ -241,25 +241,13 @@ fn run_command(session: &mut Session, command: &str) -> Result<String, Error> {
     }
 }
 
-/// The text of something of the standard library, with the comment before it.
+/// The text about something that is built in or of the library.
 fn documentation(name: &str) -> Result<String, Error> {
-    let lines: Vec<&str> = snn_front::STANDARD_LIBRARY.lines().collect();
-    let declares = |line: &str| {
-        ["neuron", "surrogate", "net", "fn"]
-            .iter()
-            .any(|kind| line.strip_prefix(kind).is_some_and(|rest| rest.trim_start().split(['(', ' ']).next() == Some(name)))
-    };
-    let Some(at) = lines.iter().position(|line| declares(line)) else {
-        let names = lines.iter().filter_map(|l| l.split(['(', ' ']).nth(1)).filter(|n| !n.is_empty());
-        let near = snn_syntax::nearest(name, names).map(|n| format!(": did you mean `{n}`?"));
-        return Err(Error::Data(format!("the library has no `{name}`{}", near.unwrap_or_default())));
-    };
-    let first = (0..at).rev().take_while(|i| lines[*i].starts_with("//") && !lines[*i].starts_with("// --")).last().unwrap_or(at);
-    let mut last = at;
-    if lines[at].ends_with('{') {
-        last = (at..lines.len()).find(|i| lines[*i] == "}").unwrap_or(at);
-    }
-    Ok(lines[first..=last].join("\n"))
+    snn_front::documentation(name).ok_or_else(|| {
+        let names: Vec<String> = snn_front::known_names().collect();
+        let near = snn_syntax::nearest(name, names.iter().map(String::as_str)).map(|n| format!(": did you mean `{n}`?"));
+        Error::Data(format!("there is nothing called `{name}` to read about{}", near.unwrap_or_default()))
+    })
 }
 
 struct Names(Vec<String>);
@@ -323,12 +311,7 @@ fn interactive(session: &mut Session) -> Result<(), Failure> {
     if let Some(history) = history_file().and_then(|f| FileBackedHistory::with_file(10_000, f).ok()) {
         editor = editor.with_history(Box::new(history));
     }
-    let library = snn_front::STANDARD_LIBRARY.lines().filter_map(|l| {
-        let (kind, rest) = l.split_once(' ')?;
-        let is_item = ["neuron", "surrogate", "net", "fn"].contains(&kind);
-        is_item.then(|| rest.split('(').next().unwrap_or_default().to_string())
-    });
-    let library: Vec<String> = library.chain(COMMANDS.iter().map(|c| (*c).to_string())).chain(snn_front::builtin_names()).collect();
+    let library: Vec<String> = snn_front::known_names().chain(COMMANDS.iter().map(|c| (*c).to_string())).collect();
     let mut failed = false;
     loop {
         let names = session.names().into_iter().map(|(n, _)| n).chain(library.iter().cloned()).collect();

@@ -1,0 +1,90 @@
+//! The text of everything that can be named: built-in functions from `grammar/operations.md`, the library from its own text.
+
+use crate::STANDARD_LIBRARY;
+
+/// The documentation of the built-in functions, a section for each.
+pub const OPERATIONS: &str = include_str!("../../../grammar/operations.md");
+
+/// The text about a name in Markdown: what it computes, its source, an example.
+pub fn documentation(name: &str) -> Option<String> {
+    match (section(name), library(name)) {
+        (Some(a), Some(b)) => Some(format!("{a}\n\n{b}")),
+        (a, b) => a.or(b),
+    }
+}
+
+/// The first line of the documentation: how a name is used.
+pub fn signature_of(name: &str) -> Option<String> {
+    if let Some(heading) = heading(name) {
+        return Some(heading.to_string());
+    }
+    let line = STANDARD_LIBRARY.lines().find(|l| declares(l, name))?;
+    // The declaration ends where its brackets close.
+    let mut depth = 0;
+    let end = line.char_indices().find(|(_, c)| {
+        depth += i32::from(*c == '(') - i32::from(*c == ')');
+        *c == ')' && depth == 0
+    });
+    Some(line[..end.map_or(line.len(), |(i, _)| i + 1)].to_string())
+}
+
+/// The names of all built-in functions and of the library.
+pub fn known_names() -> impl Iterator<Item = String> {
+    let library = STANDARD_LIBRARY.lines().filter_map(declared).map(str::to_string);
+    crate::builtins::names().map(str::to_string).chain(library)
+}
+
+fn heading(name: &str) -> Option<&'static str> {
+    let headings = OPERATIONS.lines().filter_map(|l| l.strip_prefix("## "));
+    headings.into_iter().find(|h| h.split('(').next() == Some(name))
+}
+
+fn section(name: &str) -> Option<String> {
+    let heading = heading(name)?;
+    let start = OPERATIONS.find(&format!("## {heading}\n"))?;
+    let rest = &OPERATIONS[start + 3..];
+    let end = rest.find("\n## ").unwrap_or(rest.len());
+    Some(rest[..end].trim_end().to_string())
+}
+
+/// The name that a line of the library declares.
+fn declared(line: &str) -> Option<&str> {
+    let rest = ["neuron ", "surrogate ", "net ", "fn "].iter().find_map(|kind| line.strip_prefix(kind))?;
+    rest.split('(').next()
+}
+
+fn declares(line: &str, name: &str) -> bool {
+    declared(line) == Some(name)
+}
+
+/// What the library says: the comment before each declaration of the name, and its text.
+fn library(name: &str) -> Option<String> {
+    let lines: Vec<&str> = STANDARD_LIBRARY.lines().collect();
+    let mut texts = Vec::new();
+    for at in (0..lines.len()).filter(|i| declares(lines[*i], name)) {
+        let is_comment = |l: &str| l.starts_with("//") && !l.starts_with("// --");
+        let first = (0..at).rev().take_while(|i| is_comment(lines[*i])).last().unwrap_or(at);
+        let last = if lines[at].ends_with('{') { (at..lines.len()).find(|i| lines[*i] == "}").unwrap_or(at) } else { at };
+        let comment: Vec<&str> = lines[first..at].iter().map(|l| l.trim_start_matches('/').trim()).collect();
+        let comment = if comment.is_empty() { String::new() } else { format!("{}\n\n", comment.join("\n")) };
+        texts.push(format!("{comment}```snn\n{}\n```", lines[at..=last].join("\n")));
+    }
+    (!texts.is_empty()).then(|| texts.join("\n\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_documented() {
+        for name in known_names() {
+            assert!(documentation(&name).is_some_and(|d| d.len() > 20), "{name}");
+            assert!(signature_of(&name).is_some_and(|s| s.contains('(')), "{name}");
+        }
+        for heading in OPERATIONS.lines().filter_map(|l| l.strip_prefix("## ")) {
+            let name = heading.split('(').next().unwrap_or_default();
+            assert!(crate::builtins::names().any(|n| n == name), "{name} is documented and does not exist");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The language server over standard input and output, as an editor talks to it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+
+/// An editor with one server.
+struct Editor {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+    next: i64,
+    /// What the server said unasked.
+    said: Vec<Value>,
+}
+
+const FILE: &str = "file:///model.snn";
+
+impl Editor {
+    fn new() -> Editor {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_snnc")).arg("lsp").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (to, from) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        let mut editor = Editor { child, to, from, next: 0, said: vec![] };
+        let started = editor.ask("initialize", json!({ "capabilities": {} }));
+        assert_eq!(started["serverInfo"]["name"], "snnc");
+        editor.tell("initialized", json!({}));
+        editor
+    }
+
+    fn send(&mut self, message: &Value) {
+        let text = message.to_string();
+        write!(self.to, "Content-Length: {}\r\n\r\n{text}", text.len()).unwrap();
+        self.to.flush().unwrap();
+    }
+
+    fn tell(&mut self, method: &str, parameters: Value) {
+        self.send(&json!({ "jsonrpc": "2.0", "method": method, "params": parameters }));
+    }
+
+    fn read(&mut self) -> Value {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            self.from.read_line(&mut line).unwrap();
+            match line.trim().split_once(": ") {
+                Some(("Content-Length", n)) => length = n.parse().unwrap(),
+                None => break,
+                _ => {}
+            }
+        }
+        let mut text = vec![0; length];
+        self.from.read_exact(&mut text).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    }
+
+    /// The result of a request, or its error.
+    fn ask(&mut self, method: &str, parameters: Value) -> Value {
+        self.next += 1;
+        let id = self.next;
+        self.send(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": parameters }));
+        loop {
+            let message = self.read();
+            if message["id"] == id {
+                return if message["error"].is_null() { message["result"].clone() } else { message["error"].clone() };
+            }
+            self.said.push(message);
+        }
+    }
+
+    /// Replaces the text and waits for its diagnostics.
+    fn write(&mut self, version: i64, text: &str) -> Vec<Value> {
+        if version == 1 {
+            let document = json!({ "uri": FILE, "languageId": "snn", "version": 1, "text": text });
+            self.tell("textDocument/didOpen", json!({ "textDocument": document }));
+        } else {
+            let changes = json!([{ "text": text }]);
+            self.tell("textDocument/didChange", json!({ "textDocument": { "uri": FILE, "version": version }, "contentChanges": changes }));
+        }
+        loop {
+            if let Some(i) = self.said.iter().position(|m| m["params"]["version"] == version) {
+                return self.said.remove(i)["params"]["diagnostics"].as_array().unwrap().clone();
+            }
+            let message = self.read();
+            self.said.push(message);
+        }
+    }
+
+    fn at(&mut self, method: &str, line: usize, character: usize) -> Value {
+        let mut parameters = json!({ "textDocument": { "uri": FILE }, "position": { "line": line, "character": character } });
+        if method.ends_with("references") {
+            parameters["context"] = json!({ "includeDeclaration": true });
+        }
+        self.ask(method, parameters)
+    }
+}
+
+const MODEL: &str = "\
+// A layer of spikes.
+net block(x: f32[T, B, C]; C) -> f32[T, B, C] {
+    layer fc = linear(C, C)
+    x |> fc |> lif()
+}
+net main(x: f32[T, B, 8]) -> f32[T, B, 8] {
+    layer a = block(C = 8)
+    let h = a(x)
+    let rec r = lif(h + delay(r, 1))
+    h + r |> delay(2)
+}
+";
+
+#[test]
+fn an_editor_is_served() {
+    let mut editor = Editor::new();
+    assert_eq!(editor.write(1, MODEL), Vec::<Value>::new());
+
+    let text = |v: &Value| v["contents"]["value"].as_str().unwrap_or_default().to_string();
+    let hover = editor.at("textDocument/hover", 9, 4);
+    assert!(text(&hover).contains("`h`: `f32[T, B, 8]`"), "{hover}");
+    let hover = editor.at("textDocument/hover", 8, 12);
+    assert!(text(&hover).contains("`r`: `f32[T, B, 8]`"), "{hover}");
+    let hover = editor.at("textDocument/hover", 9, 14);
+    assert!(text(&hover).contains("y[t] = x[t - steps]"), "{hover}");
+    let hover = editor.at("textDocument/hover", 6, 16);
+    assert!(text(&hover).starts_with("A layer of spikes.\n"), "{hover}");
+    let hover = editor.at("textDocument/hover", 3, 16);
+    assert!(text(&hover).contains("neuron lif(x; tau = 2.0"), "{hover}");
+    assert!(editor.at("textDocument/hover", 4, 0).is_null());
+
+    let definition = editor.at("textDocument/definition", 6, 15);
+    assert_eq!(definition["range"]["start"], json!({ "line": 1, "character": 4 }));
+    let setting = editor.at("textDocument/definition", 6, 20);
+    assert_eq!(setting["range"]["start"], json!({ "line": 1, "character": 27 }));
+    let references = editor.at("textDocument/references", 7, 8);
+    assert_eq!(references.as_array().unwrap().len(), 3, "{references}");
+
+    let renamed = editor.ask(
+        "textDocument/rename",
+        json!({ "textDocument": { "uri": FILE }, "position": { "line": 7, "character": 8 }, "newName": "hidden" }),
+    );
+    assert_eq!(renamed["changes"][FILE].as_array().map(Vec::len), Some(3), "{renamed}");
+    let refused = editor.ask(
+        "textDocument/rename",
+        json!({ "textDocument": { "uri": FILE }, "position": { "line": 7, "character": 8 }, "newName": "let" }),
+    );
+    assert_eq!(refused["message"], "`let` is not a name");
+    let known = editor.ask(
+        "textDocument/rename",
+        json!({ "textDocument": { "uri": FILE }, "position": { "line": 9, "character": 14 }, "newName": "late" }),
+    );
+    assert_eq!(known["message"], "what stands here is not declared in this file");
+
+    // While something is typed the file does not parse, and completion still knows its names.
+    let broken = MODEL.replace("h + r |> delay(2)", "h + ");
+    let diagnostics = editor.write(2, &broken);
+    assert_eq!(diagnostics.len(), 1, "{diagnostics:?}");
+    let completion = editor.at("textDocument/completion", 9, 8);
+    let labels: Vec<&str> = completion.as_array().unwrap().iter().filter_map(|i| i["label"].as_str()).collect();
+    for label in ["h", "r", "x", "a", "block", "lif", "delay", "linear", "atan"] {
+        assert!(labels.contains(&label), "{label}: {labels:?}");
+    }
+
+    // An error of types, with the place; emoji count as two units in the editor's columns.
+    let wrong = "net main(x: f32[T, 4]) -> f32[T, 3] {\n    /**/ x\n}\n".replace("/**/ ", "");
+    let diagnostics = editor.write(3, &wrong);
+    assert_eq!(diagnostics.len(), 1, "{diagnostics:?}");
+    assert_eq!(diagnostics[0]["range"]["start"]["line"], 1);
+    assert_eq!(diagnostics[0]["severity"], 1);
+    editor.write(4, "// 🙂\nnet main(x:f32[T]) -> f32[T] { x }\n");
+    let edits = editor
+        .ask("textDocument/formatting", json!({ "textDocument": { "uri": FILE }, "options": { "tabSize": 4, "insertSpaces": true } }));
+    assert_eq!(edits[0]["newText"], "// 🙂\nnet main(x: f32[T]) -> f32[T] {\n    x\n}\n");
+
+    // Hostile input does not end the server.
+    editor.write(5, &"(".repeat(100_000));
+    editor.write(6, "net main(x: f32[T]) -> f32[T] { let rec a = a\n a }");
+    assert!(editor.at("textDocument/hover", 1_000_000, 1_000_000).is_null());
+
+    assert!(editor.ask("shutdown", Value::Null).is_null());
+    editor.tell("exit", Value::Null);
+    drop(editor.to);
+    assert!(editor.child.wait().unwrap().success());
+}
+
+/// The colours of the extension know every word of the language.
+#[test]
+fn the_extension_knows_the_words_of_the_grammar() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let read = |path: &str| std::fs::read_to_string(format!("{root}/{path}")).unwrap();
+    for file in ["package.json", "language-configuration.json", "syntaxes/snn.tmLanguage.json"] {
+        let _: Value = serde_json::from_str(&read(&format!("editors/vscode/{file}"))).unwrap();
+    }
+    let colours = read("editors/vscode/syntaxes/snn.tmLanguage.json");
+    let grammar = read("grammar/snn.pest");
+    let words = grammar.lines().filter(|l| l.starts_with("keyword")).flat_map(|l| l.split('"').skip(1).step_by(2));
+    let mut count = 0;
+    for word in words {
+        let known = ["(", "|", "+"].iter().any(|before| colours.contains(&format!("{before}{word}")));
+        assert!(known, "the extension does not know `{word}`");
+        count += 1;
+    }
+    assert!(count > 15);
+}
