@@ -257,3 +257,49 @@ fn delays_are_learned() {
     let out = snnc(&["run", example, "--net", "delays", "--weights", &weights]);
     assert!(text(&out.stdout).contains("right_minus_left: f32[18]"), "{}", text(&out.stderr));
 }
+
+#[test]
+fn pictures_and_traces_are_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |n: &str| folder.path().join(n).to_string_lossy().into_owned();
+    let model = "net main(x: f32[T, N]) -> (s: f32[T, N], v: f32[T, N]) {\n    layer out = lif()\n    let s = x |> delay(1) |> delay(2) |> out\n    (s, out.v)\n}\n";
+    std::fs::write(file("model.snn"), model).unwrap();
+    let x: Vec<f32> = (0..200).map(|i| (i % 7) as f32 * 0.4).collect();
+    snnc::save(&folder.path().join("x.npz"), &[("x".into(), snnc::Tensor::f32([50, 4], x))]).unwrap();
+    let done = |arguments: &[&str]| {
+        let out = snnc(arguments);
+        assert!(out.status.success(), "{arguments:?}: {}", text(&out.stderr));
+        text(&out.stderr)
+    };
+    let profile =
+        done(&["run", &file("model.snn"), "--data", &file("x.npz"), "--out", &file("o.npz"), "--trace", &file("t.json"), "--profile"]);
+    assert!(profile.contains("Gop/s") && profile.contains("out: step kernel0"), "{profile}");
+    let trace: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file("t.json")).unwrap()).unwrap();
+    let event = &trace["traceEvents"][0];
+    assert!(event["ph"] == "X" && event["dur"].as_f64().unwrap() > 0.0 && event["args"]["operations"].as_u64().unwrap() > 0, "{trace}");
+
+    done(&["plot", "raster", &file("o.npz"), "-o", &file("r.svg")]);
+    done(&["plot", "trace", &file("o.npz"), "--spikes", "s", "--threshold", "1", "--neurons", "0,3", "-o", &file("v.svg")]);
+    done(&["plot", "graph", &file("model.snn"), "-o", &file("g.svg")]);
+    let svg = |n: &str| std::fs::read_to_string(file(n)).unwrap();
+    assert!(svg("r.svg").contains("s: 4 neurons, firing rate") && svg("r.svg").contains("neuron"));
+    assert!(svg("v.svg").contains("v, neuron 3") && svg("v.svg").contains("#0000FF"));
+    // The chain of delays is one after the optimiser.
+    let graph = svg("g.svg");
+    assert!(graph.contains("as written: 3 operations") && graph.contains("optimised: 2 operations"), "{graph}");
+    done(&["plot", "raster", &file("o.npz"), "--names", "s", "-o", &file("r.png")]);
+    assert!(std::fs::read(file("r.png")).unwrap().starts_with(b"\x89PNG"));
+    #[cfg(unix)]
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(file("r.png")).unwrap().permissions()) & 0o400, 0o400);
+
+    for (arguments, said) in [
+        (vec!["raster", "o.npz", "-o", "r.gif"], "its name must end in .svg or .png"),
+        (vec!["raster", "o.npz", "--names", "q", "-o", "r.svg"], "the file has no tensor `q`; it has s, v"),
+        (vec!["trace", "o.npz", "--neurons", "4", "-o", "r.svg"], "there is no neuron 4"),
+        (vec!["raster", "x.npz", "-o", "r.svg"], "has no tensor of spikes"),
+    ] {
+        let own: Vec<String> = arguments.iter().map(|a| if a.contains('.') { file(a) } else { (*a).to_string() }).collect();
+        let out = snnc(&[&["plot"], own.iter().map(String::as_str).collect::<Vec<_>>().as_slice()].concat());
+        assert!(!out.status.success() && text(&out.stderr).contains(said), "{}", text(&out.stderr));
+    }
+}

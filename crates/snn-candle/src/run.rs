@@ -91,7 +91,7 @@ impl Runnable {
             };
             values.0.insert(value, on_device.map_err(|e| self.failed(&e))?);
         }
-        let mut run = Run { runnable: self, seed, times };
+        let mut run = Run { runnable: self, seed, started: Instant::now(), times };
         run.plan(&self.graph, &self.plan, &mut values)?;
         Ok((run, values))
     }
@@ -181,6 +181,7 @@ struct Values(HashMap<Value, CandleTensor>);
 struct Run<'a> {
     runnable: &'a Runnable,
     seed: u64,
+    started: Instant,
     /// Where the times of kernels go, if they are asked for.
     times: Option<&'a mut Vec<KernelTime>>,
 }
@@ -224,14 +225,9 @@ impl Run<'_> {
         let name = describe_task(graph, task);
         let size = |v: &Value| sizes(graph, *v).iter().product::<usize>() * graph.ty(*v).dtype.bytes();
         let bytes = task.needs.iter().chain(&task.gives).map(size).sum();
-        match times.iter_mut().find(|t| t.name == name) {
-            Some(t) => {
-                t.time += time;
-                t.bytes += bytes;
-                t.runs += 1;
-            }
-            None => times.push(KernelTime { name, time, bytes, runs: 1, firing_rate: None }),
-        }
+        let operations = snn_cpu::plan::operations(graph, task);
+        let runs = vec![(self.started.elapsed().saturating_sub(time), time)];
+        KernelTime::add(times, KernelTime { name, time, bytes, operations, runs, firing_rate: None });
     }
 
     fn task(&mut self, graph: &Graph, task: &Task, values: &mut Values) -> Result<(), RuntimeError> {

@@ -502,6 +502,22 @@ impl Planner<'_> {
     }
 }
 
+/// Operations on numbers that a task does: each operation of a step on each element, two for each product and sum.
+pub fn operations(graph: &Graph, task: &Task) -> usize {
+    let elements = |v: Value| graph.ty(v).sizes().map_or(0, |s| s.iter().product::<usize>());
+    match &task.kernel {
+        Kernel::Step(s) => s.scalar_operations(graph) * s.elements() * s.steps,
+        Kernel::Product(p) => 2 * p.k * elements(Value { node: task.node, result: 0 }),
+        Kernel::Convolution(_) => {
+            let weight = graph.node(task.node).operands[1];
+            let taps: usize = graph.ty(weight).sizes().map_or(0, |s| s[1..].iter().product());
+            2 * taps * elements(Value { node: task.node, result: 0 })
+        }
+        Kernel::Fold(f) => elements(f.source),
+        _ => 0,
+    }
+}
+
 /// A kernel in words.
 pub fn describe_task(graph: &Graph, task: &Task) -> String {
     let node = graph.node(task.node);

@@ -56,7 +56,7 @@ impl Executable for Runnable {
 impl Runnable {
     fn go(&self, tensors: &HashMap<String, Tensor>, seed: u64, times: Option<&mut Vec<KernelTime>>) -> Result<Results, RuntimeError> {
         let go = || {
-            let mut run = Run { runnable: self, seed, times };
+            let mut run = Run { runnable: self, seed, started: std::time::Instant::now(), times };
             let mut values = Values::new();
             for (id, node) in self.graph.nodes() {
                 let value = Value { node: id, result: 0 };
@@ -120,6 +120,7 @@ impl Values {
 struct Run<'a> {
     runnable: &'a Runnable,
     seed: u64,
+    started: std::time::Instant,
     /// Where the times of kernels go, if they are asked for.
     times: Option<&'a mut Vec<KernelTime>>,
 }
@@ -166,14 +167,9 @@ impl Run<'_> {
         let spikes = task.gives.first().and_then(|v| values.get(graph, *v).ok()).filter(|t| t.dtype() == DType::F32 && !t.is_empty());
         let rate = spikes.map(Tensor::as_f32).filter(|v| v.iter().all(|x| *x == 0.0 || *x == 1.0));
         let firing_rate = rate.map(|v| v.iter().map(|x| f64::from(*x)).sum::<f64>() / v.len() as f64);
-        match times.iter_mut().find(|t| t.name == name) {
-            Some(t) => {
-                t.time += time;
-                t.bytes += bytes;
-                t.runs += 1;
-            }
-            None => times.push(KernelTime { name, time, bytes, runs: 1, firing_rate }),
-        }
+        let operations = crate::plan::operations(graph, task);
+        let runs = vec![(self.started.elapsed().saturating_sub(time), time)];
+        KernelTime::add(times, KernelTime { name, time, bytes, operations, runs, firing_rate });
     }
 
     fn task(&mut self, graph: &Graph, task: &Task, values: &mut Values) -> Result<(), RuntimeError> {

@@ -325,6 +325,17 @@ impl StepKernel {
         self.outer.iter().product::<usize>() * self.run
     }
 
+    /// How many operations one step does on one element.
+    pub(crate) fn scalar_operations(&self, graph: &Graph) -> usize {
+        let Program::Nodes(members) = &self.program else { return 0 };
+        let given = |op: &Op| matches!(op, Op::Input(_) | Op::Constant(_));
+        let of = |m: &Member| match &graph.node(m.node).op {
+            Op::Scan(s) => s.body.nodes().filter(|(_, n)| !given(&n.op)).count(),
+            _ => 1,
+        };
+        members.iter().map(of).sum()
+    }
+
     /// The tensors that it reads, some perhaps twice.
     pub fn sources(&self) -> impl Iterator<Item = Value> + '_ {
         let starts = self.initial.iter().filter_map(|i| if let Initial::Load(l) = i { Some(l.source) } else { None });

@@ -66,12 +66,25 @@ pub fn save(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), FileError> 
         Some("npz") => numpy::write_npz(tensors, path)?,
         _ => return Err(FileError::Ending { path: path.into() }),
     };
-    let failed = |source| FileError::Write { path: path.into(), source };
+    replace(path, &bytes).map_err(|source| FileError::Write { path: path.into(), source })
+}
+
+/// Writes a file whole or not at all. A file that was there before keeps its permissions.
+///
+/// # Errors
+/// If it cannot be written; a file that was there before stays as it was.
+pub fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    file.write_all(&bytes).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    let builder = builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    if let Ok(about) = fs::metadata(path) {
+        file.as_file().set_permissions(about.permissions())?;
+    }
+    file.persist(path).map_err(|e| e.error)?;
     Ok(())
 }
 

@@ -39,8 +39,10 @@ pub struct KernelTime {
     pub time: std::time::Duration,
     /// Bytes that it read and wrote, once each.
     pub bytes: usize,
-    /// How often it ran.
-    pub runs: usize,
+    /// Operations on numbers that it did, as the plan counts them; 0 where it does not.
+    pub operations: usize,
+    /// When it ran and how long, counted from the start of the program.
+    pub runs: Vec<(std::time::Duration, std::time::Duration)>,
     /// The mean of its result, where that is spikes.
     pub firing_rate: Option<f64>,
 }
@@ -55,6 +57,21 @@ pub trait Held: Send {
 
     /// For the backend that made it.
     fn as_any(&self) -> &dyn std::any::Any;
+}
+
+impl KernelTime {
+    /// Adds one run of a kernel to those of the same name.
+    pub fn add(times: &mut Vec<KernelTime>, new: KernelTime) {
+        match times.iter_mut().find(|t| t.name == new.name) {
+            Some(t) => {
+                t.time += new.time;
+                t.bytes += new.bytes;
+                t.operations += new.operations;
+                t.runs.extend(new.runs);
+            }
+            None => times.push(new),
+        }
+    }
 }
 
 /// A compiled graph, which several threads may run at once.

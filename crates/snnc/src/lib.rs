@@ -13,6 +13,7 @@
 mod bind;
 mod compiled;
 mod error;
+pub mod plot;
 pub mod session;
 mod trainer;
 mod weights;

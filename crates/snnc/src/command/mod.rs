@@ -2,6 +2,7 @@
 
 mod bench;
 mod emit;
+mod plot;
 mod repl;
 mod run;
 mod train;
@@ -76,6 +77,11 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Draw spikes, membranes or a graph, as SVG or PNG.
+    #[command(
+        after_help = "Examples:\n  snnc plot raster out.safetensors -o raster.svg\n  snnc plot trace out.safetensors --v v --spikes s --threshold 1 -o trace.png\n  snnc plot graph model.snn -o graph.svg"
+    )]
+    Plot(plot::PlotArguments),
     /// Serve an editor over standard input and output, by the Language Server Protocol.
     Lsp,
     /// List the devices that candle can use, and why others cannot be.
@@ -293,6 +299,7 @@ pub fn main() -> ExitCode {
         Command::Eval(arguments) => repl::eval(&arguments),
         Command::Emit(arguments) => emit::emit(&arguments),
         Command::Fmt { files, check } => format(&files, check),
+        Command::Plot(arguments) => plot::plot(&arguments),
         Command::Lsp => snn_lsp::serve().map_err(|e| Failure::Text(format!("the language server cannot run: {e}"))),
         Command::Devices => {
             for (name, about) in snnc::devices() {
@@ -322,13 +329,38 @@ pub fn main() -> ExitCode {
 /// What each kernel took, the longest first.
 fn profile_text(mut kernels: Vec<snn_ir::KernelTime>) -> String {
     kernels.sort_by_key(|k| std::cmp::Reverse(k.time));
-    let mut text = format!("{:>10} {:>8} {:>6} {:>8}  kernel\n", "ms", "GB/s", "runs", "firing");
+    let mut text = format!("{:>10} {:>8} {:>8} {:>6} {:>8}  kernel\n", "ms", "GB/s", "Gop/s", "runs", "firing");
     for k in &kernels {
-        let rate = k.bytes as f64 / k.time.as_secs_f64().max(1e-9) / 1e9;
+        let per_second = |n: usize| n as f64 / k.time.as_secs_f64().max(1e-9) / 1e9;
+        let (rate, operations) = (per_second(k.bytes), per_second(k.operations));
         let firing = k.firing_rate.map_or_else(String::new, |f| format!("{f:.4}"));
-        text.push_str(&format!("{:>10.4} {rate:>8.2} {:>6} {firing:>8}  {}\n", k.time.as_secs_f64() * 1e3, k.runs, k.name));
+        text.push_str(&format!(
+            "{:>10.4} {rate:>8.2} {operations:>8.2} {:>6} {firing:>8}  {}\n",
+            k.time.as_secs_f64() * 1e3,
+            k.runs.len(),
+            k.name
+        ));
     }
     text
+}
+
+/// What each kernel took, for a viewer of Chrome traces.
+fn trace_text(kernels: &[snn_ir::KernelTime]) -> String {
+    let microseconds = |d: std::time::Duration| d.as_secs_f64() * 1e6;
+    let events = kernels.iter().flat_map(|k| {
+        let arguments = serde_json::json!({
+            "bytes": k.bytes / k.runs.len().max(1),
+            "operations": k.operations / k.runs.len().max(1),
+            "firing rate": k.firing_rate,
+        });
+        k.runs.iter().map(move |(start, time)| {
+            serde_json::json!({
+                "name": k.name, "cat": "kernel", "ph": "X", "pid": 1, "tid": 1,
+                "ts": microseconds(*start), "dur": microseconds(*time), "args": arguments,
+            })
+        })
+    });
+    serde_json::json!({ "traceEvents": events.collect::<Vec<_>>(), "displayTimeUnit": "ms" }).to_string()
 }
 
 fn colour() -> bool {
@@ -412,15 +444,7 @@ fn format(files: &[PathBuf], check: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes a file whole or not at all.
+/// Writes a text whole or not at all.
 fn replace(path: &Path, text: &str) -> Result<(), Failure> {
-    let failed = |e: std::io::Error| Failure::Text(format!("cannot write `{}`: {e}", path.display()));
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    std::io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
-    if let Ok(about) = std::fs::metadata(path) {
-        file.as_file().set_permissions(about.permissions()).map_err(failed)?;
-    }
-    file.persist(path).map_err(|e| failed(e.error))?;
-    Ok(())
+    snn_data::replace(path, text.as_bytes()).map_err(|e| Failure::Text(format!("cannot write `{}`: {e}", path.display())))
 }

@@ -18,9 +18,12 @@ pub struct RunArguments {
     /// Where to write the parameters that were used.
     #[arg(long, value_name = "FILE")]
     save_weights: Option<PathBuf>,
-    /// Run once more and say on standard error how long each kernel takes, with bytes per second and firing rates.
+    /// Run once more and say on standard error how long each kernel takes, with bytes and operations per second and firing rates.
     #[arg(long)]
     profile: bool,
+    /// Run once more and write when each kernel ran, for chrome://tracing or ui.perfetto.dev.
+    #[arg(long, value_name = "FILE.json")]
+    trace: Option<PathBuf>,
     /// Say on standard error how long each part took.
     #[arg(long)]
     time: bool,
@@ -79,8 +82,14 @@ fn compute(a: &RunArguments, net: Option<&str>, options: &CompileOptions) -> Res
         let time = (ran - loaded).as_secs_f64() * 1e3;
         eprintln!("{samples} samples in {time:.1} ms, {:.3} ms each, compilation included", time / *samples as f64);
     }
-    if a.profile {
-        eprint!("{}", super::profile_text(net.prepare(&data, &weights)?.profile()?));
+    if a.profile || a.trace.is_some() {
+        let kernels = net.prepare(&data, &weights)?.profile()?;
+        if let Some(path) = &a.trace {
+            super::replace(path, &super::trace_text(&kernels))?;
+        }
+        if a.profile {
+            eprint!("{}", super::profile_text(kernels));
+        }
     }
     if a.time {
         let ms = |d: std::time::Duration| d.as_secs_f64() * 1e3;

@@ -1,0 +1,60 @@
+//! Pictures: rasters of spikes, traces of membranes, graphs. SVG or PNG, by the ending of the file.
+
+mod graph;
+mod signals;
+
+use std::path::Path;
+use std::sync::Once;
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::{FontStyle, register_font};
+
+use crate::Error;
+
+pub use graph::graphs;
+pub use signals::{Membrane, Signal, raster, traces};
+
+/// The family under which the font is known to the drawing library.
+const FONT: &str = "sans-serif";
+
+fn failed(e: impl std::fmt::Display) -> Error {
+    Error::Data(format!("the picture cannot be drawn: {e}"))
+}
+
+/// Draws a picture of a size and writes it, whole or not at all.
+fn write(path: &Path, size: (u32, u32), draw: impl FnOnce(&Canvas<'_>) -> Result<(), Error>) -> Result<(), Error> {
+    static FONTS: Once = Once::new();
+    FONTS.call_once(|| {
+        // A font that the crate ships is a font.
+        let _ = register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
+    });
+    let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let cannot = |e: std::io::Error| Error::Data(format!("cannot write `{}`: {e}", path.display()));
+    let folder = tempfile::tempdir().map_err(cannot)?;
+    let partial = folder.path().join(format!("picture.{ending}"));
+    match ending {
+        "svg" => draw(&Canvas::Svg(SVGBackend::new(&partial, size).into_drawing_area()))?,
+        "png" => draw(&Canvas::Png(BitMapBackend::new(&partial, size).into_drawing_area()))?,
+        _ => return Err(Error::Data(format!("`{}` is no picture that can be written: its name must end in .svg or .png", path.display()))),
+    }
+    let bytes = std::fs::read(&partial).map_err(cannot)?;
+    snn_data::replace(path, &bytes).map_err(cannot)
+}
+
+/// Where a picture is drawn.
+enum Canvas<'a> {
+    Svg(DrawingArea<SVGBackend<'a>, Shift>),
+    Png(DrawingArea<BitMapBackend<'a>, Shift>),
+}
+
+/// The same drawing on either kind of canvas.
+macro_rules! on {
+    ($canvas:expr, $area:ident => $body:expr) => {
+        match $canvas {
+            $crate::plot::Canvas::Svg($area) => $body,
+            $crate::plot::Canvas::Png($area) => $body,
+        }
+    };
+}
+pub(crate) use on;
