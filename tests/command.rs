@@ -199,14 +199,20 @@ fn the_optimiser_explains_itself() {
     assert_eq!(out.status.code(), Some(2));
 }
 
-/// A session's answers and errors, word for word. `SNNC_TRANSCRIPTS=write` writes them anew.
+/// Answers and errors of sessions, word for word. `SNNC_TRANSCRIPTS=write` writes them anew.
 #[test]
-fn a_session_answers_as_in_its_transcript() {
+fn sessions_answer_as_in_their_transcripts() {
+    ["tour", "helpers", "survival"].into_iter().for_each(transcript);
+}
+
+fn transcript(session: &str) {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/transcripts");
-    let input = std::fs::File::open(folder.join("tour.in")).unwrap();
-    let out = Command::new(env!("CARGO_BIN_EXE_snnc")).arg("repl").env("NO_COLOR", "1").stdin(input).output().unwrap();
-    for (name, bytes) in [("tour.out", &out.stdout), ("tour.err", &out.stderr)] {
-        let path = folder.join(name);
+    let input = std::fs::File::open(folder.join(format!("{session}.in"))).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_snnc"));
+    let out = command.arg("repl").env("NO_COLOR", "1").current_dir(&folder).stdin(input).output().unwrap();
+    for (ending, bytes) in [("out", &out.stdout), ("err", &out.stderr)] {
+        let name = format!("{session}.{ending}");
+        let path = folder.join(&name);
         if std::env::var("SNNC_TRANSCRIPTS").is_ok_and(|v| v == "write") {
             std::fs::write(&path, bytes).unwrap();
         }

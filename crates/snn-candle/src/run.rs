@@ -208,6 +208,7 @@ impl Run<'_> {
         for task in &plan.tasks {
             let started = Instant::now();
             self.task(graph, task, values)?;
+            snn_ir::interrupt::check()?;
             if self.times.is_some() && !matches!(task.kernel, Kernel::Loop(_) | Kernel::Alias) {
                 self.runnable.device.synchronize().map_err(|e| self.runnable.failed(&e))?;
                 self.note(graph, task, started.elapsed());

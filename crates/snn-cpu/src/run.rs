@@ -143,6 +143,8 @@ impl Run<'_> {
         for task in &plan.tasks {
             let started = self.times.is_some().then(std::time::Instant::now);
             self.task(graph, task, values)?;
+            // A kernel that was stopped has not computed all that it should.
+            snn_ir::interrupt::check()?;
             if let Some(started) = started {
                 self.note(graph, task, values, started.elapsed());
             }

@@ -425,6 +425,9 @@ impl StepKernel {
         let one = |range: std::ops::Range<usize>| {
             let mut scratch = Scratch::new(self);
             for task in range {
+                if snn_ir::interrupt::is_wanted() {
+                    return;
+                }
                 // SAFETY: tasks are different tiles of the element space; see `tile`.
                 unsafe { self.tile(kernel, task / tiles, task % tiles, row, &sources, &starts, &outputs, &mut scratch) };
             }

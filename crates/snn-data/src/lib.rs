@@ -78,7 +78,9 @@ pub fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     let builder = builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder)?;
+    // The folder is asked first: the temporary file's error would name a file that nobody knows.
+    fs::metadata(folder)?;
+    let mut file = builder.tempfile_in(folder).map_err(|e| std::io::Error::from(e.kind()))?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     if let Ok(about) = fs::metadata(path) {

@@ -316,6 +316,9 @@ impl Lowerer<'_> {
             v => self.known_integers(v, span)?.first().copied().unwrap_or(default),
         };
         let at = if i < 0 { i + ty.rank() as i64 } else { i };
+        if ty.rank() == 0 {
+            return self.fail(span, "a scalar has no axes", "here");
+        }
         if at < 0 || at >= ty.rank() as i64 {
             return self.fail(span, format!("{ty} has no axis {i}"), format!("its axes are 0 ... {}", ty.rank() as i64 - 1));
         }

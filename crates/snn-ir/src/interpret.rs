@@ -32,6 +32,8 @@ pub enum RuntimeError {
     EmptyReduction(&'static str),
     #[error("a size is not known: {0}")]
     UnknownSize(#[from] crate::dim::DimError),
+    #[error("interrupted")]
+    Interrupted,
     #[error("the device failed: {0}")]
     Device(String),
 }
@@ -81,6 +83,7 @@ pub fn interpret_watched(
             values.push(Vec::new());
             continue;
         }
+        crate::interrupt::check()?;
         let results = match &node.op {
             Op::Input(name) => {
                 let tensor = tensors.get(name).ok_or_else(|| RuntimeError::MissingInput(name.clone()))?;
@@ -227,6 +230,7 @@ fn scan(s: &Scan, operands: &[&Tensor], types: &[Type], randomness: &mut Randomn
     let mut states = initial.to_vec();
     let mut collected: Vec<Vec<Tensor>> = vec![Vec::new(); s.outputs];
     for step in 0..steps {
+        crate::interrupt::check()?;
         let t = if s.reverse { steps - 1 - step } else { step };
         let rows = operands[..s.sequences].iter().map(|x| row(x, t, n));
         let inputs: Vec<Tensor> = rows.chain(invariants.iter().cloned()).chain(states.iter().cloned()).collect();

@@ -26,6 +26,7 @@ pub mod dot;
 pub mod graph;
 pub mod infer;
 pub mod interpret;
+pub mod interrupt;
 pub mod lanes;
 pub mod math;
 pub mod op;

@@ -1,6 +1,7 @@
 //! Arguments, and what each sub-command does.
 
 mod bench;
+mod editing;
 mod emit;
 mod plot;
 mod repl;

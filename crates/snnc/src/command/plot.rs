@@ -78,7 +78,8 @@ enum What {
 fn find<'a>(tensors: &'a [(String, Tensor)], name: &str) -> Result<&'a Tensor, Failure> {
     let found = tensors.iter().find(|(n, _)| n == name).map(|(_, t)| t);
     found.ok_or_else(|| {
-        let names: Vec<&str> = tensors.iter().map(|(n, _)| n.as_str()).collect();
+        let mut names: Vec<&str> = tensors.iter().map(|(n, _)| n.as_str()).collect();
+        names.sort_unstable();
         Failure::Text(format!("the file has no tensor `{name}`; it has {}", names.join(", ")))
     })
 }

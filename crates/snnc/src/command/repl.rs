@@ -1,18 +1,18 @@
 //! `snnc repl` and `snnc eval`
 
-use std::borrow::Cow;
+use std::collections::HashSet;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use reedline::{
-    ColumnarMenu, Completer, CompletionResult, Emacs, FileBackedHistory, KeyCode, KeyModifiers, MenuBuilder, Prompt, PromptEditMode,
-    PromptHistorySearch, Reedline, ReedlineEvent, ReedlineMenu, Signal, Span, Suggestion, ValidationResult, Validator,
+    ColumnarMenu, Emacs, FileBackedHistory, KeyCode, KeyModifiers, MenuBuilder, Reedline, ReedlineEvent, ReedlineMenu, Signal,
     default_emacs_keybindings,
 };
 use snnc::session::{Reply, Session, is_unfinished, show};
 use snnc::{CompileOptions, Error, Tensor};
 
+use super::editing::{Arrow, Brackets, Colours, Names, Signatures};
 use super::{Failure, colour};
 
 const HELP: &str = "\
@@ -243,52 +243,13 @@ fn run_command(session: &mut Session, command: &str) -> Result<String, Error> {
 
 /// The text about something that is built in or of the library.
 fn documentation(name: &str) -> Result<String, Error> {
-    snn_front::documentation(name).ok_or_else(|| {
+    // A terminal needs no fences around code.
+    let plain = |text: String| text.lines().filter(|l| !l.starts_with("```")).collect::<Vec<_>>().join("\n");
+    snn_front::documentation(name).map(plain).ok_or_else(|| {
         let names: Vec<String> = snn_front::known_names().collect();
         let near = snn_syntax::nearest(name, names.iter().map(String::as_str)).map(|n| format!(": did you mean `{n}`?"));
         Error::Data(format!("there is nothing called `{name}` to read about{}", near.unwrap_or_default()))
     })
-}
-
-struct Names(Vec<String>);
-
-impl Completer for Names {
-    fn complete(&mut self, line: &str, pos: usize) -> CompletionResult {
-        let start = line[..pos].rfind(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').map_or(0, |i| i + 1);
-        let word = &line[start..pos];
-        let fits = self.0.iter().filter(|n| !word.is_empty() && n.starts_with(word));
-        let found =
-            fits.map(|n| Suggestion { value: n.clone(), span: Span::new(start, pos), append_whitespace: false, ..Suggestion::default() });
-        CompletionResult::fresh(found.collect::<Vec<_>>())
-    }
-}
-
-struct Brackets;
-
-impl Validator for Brackets {
-    fn validate(&self, line: &str) -> ValidationResult {
-        if is_unfinished(line) { ValidationResult::Incomplete } else { ValidationResult::Complete }
-    }
-}
-
-struct Arrow;
-
-impl Prompt for Arrow {
-    fn render_prompt_left(&self) -> Cow<'_, str> {
-        "snnc".into()
-    }
-    fn render_prompt_right(&self) -> Cow<'_, str> {
-        "".into()
-    }
-    fn render_prompt_indicator(&self, _: PromptEditMode) -> Cow<'_, str> {
-        "> ".into()
-    }
-    fn render_prompt_multiline_indicator(&self) -> Cow<'_, str> {
-        "...   ".into()
-    }
-    fn render_prompt_history_search_indicator(&self, _: PromptHistorySearch) -> Cow<'_, str> {
-        "search: ".into()
-    }
 }
 
 /// Where the history of entries is kept: `$XDG_DATA_HOME/snnc` or `~/.local/share/snnc`.
@@ -306,16 +267,21 @@ fn interactive(session: &mut Session) -> Result<(), Failure> {
     let mut editor = Reedline::create()
         .with_edit_mode(Box::new(Emacs::new(keys)))
         .with_validator(Box::new(Brackets))
+        .with_hinter(Box::new(Signatures))
         .with_menu(ReedlineMenu::EngineCompleter(Box::new(ColumnarMenu::default().with_name("names"))));
     // Without a place for it the history lives as long as the session.
     if let Some(history) = history_file().and_then(|f| FileBackedHistory::with_file(10_000, f).ok()) {
         editor = editor.with_history(Box::new(history));
     }
     let library: Vec<String> = snn_front::known_names().chain(COMMANDS.iter().map(|c| (*c).to_string())).collect();
+    // While a line is edited Ctrl-C is a key; while something runs it is a signal, which stops that and not the session.
+    let _ = ctrlc::set_handler(snn_ir::interrupt::request);
     let mut failed = false;
     loop {
-        let names = session.names().into_iter().map(|(n, _)| n).chain(library.iter().cloned()).collect();
-        editor = editor.with_completer(Box::new(Names(names)));
+        snn_ir::interrupt::clear();
+        let names: Vec<String> = session.names().into_iter().map(|(n, _)| n).chain(library.iter().cloned()).collect();
+        let known: HashSet<String> = names.iter().cloned().collect();
+        editor = editor.with_highlighter(Box::new(Colours(known))).with_completer(Box::new(Names(names)));
         match editor.read_line(&Arrow) {
             Ok(Signal::Success(text)) => {
                 if !answer(session, text.trim(), &mut failed) {
