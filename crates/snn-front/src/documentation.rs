@@ -28,6 +28,19 @@ pub fn signature_of(name: &str) -> Option<String> {
     Some(line[..end.map_or(line.len(), |(i, _)| i + 1)].to_string())
 }
 
+/// The parts of the library, each with a title and the names that it declares.
+pub fn library_parts() -> Vec<(String, Vec<String>)> {
+    let mut parts: Vec<(String, Vec<String>)> = Vec::new();
+    for line in STANDARD_LIBRARY.lines() {
+        if let Some(title) = line.strip_prefix("// --") {
+            parts.push((title.trim_start_matches('-').trim().to_string(), Vec::new()));
+        } else if let (Some(name), Some(part)) = (declared(line), parts.last_mut()) {
+            part.1.push(name.to_string());
+        }
+    }
+    parts
+}
+
 /// The names of all built-in functions and of the library.
 pub fn known_names() -> impl Iterator<Item = String> {
     let library = STANDARD_LIBRARY.lines().filter_map(declared).map(str::to_string);
@@ -66,8 +79,14 @@ fn library(name: &str) -> Option<String> {
         let first = (0..at).rev().take_while(|i| is_comment(lines[*i])).last().unwrap_or(at);
         let last = if lines[at].ends_with('{') { (at..lines.len()).find(|i| lines[*i] == "}").unwrap_or(at) } else { at };
         let comment: Vec<&str> = lines[first..at].iter().map(|l| l.trim_start_matches('/').trim()).collect();
-        let comment = if comment.is_empty() { String::new() } else { format!("{}\n\n", comment.join("\n")) };
-        texts.push(format!("{comment}```snn\n{}\n```", lines[at..=last].join("\n")));
+        // Lines that begin with `>` are entries for the REPL that show it at work.
+        let (examples, words): (Vec<&str>, Vec<&str>) = comment.into_iter().partition(|l| l.starts_with("> "));
+        let mut text = words.join("\n");
+        text.push_str(&format!("\n\n```snn\n{}\n```", lines[at..=last].join("\n")));
+        if !examples.is_empty() {
+            text.push_str(&format!("\n\n```repl\n{}\n```", examples.join("\n")));
+        }
+        texts.push(text.trim_start().to_string());
     }
     (!texts.is_empty()).then(|| texts.join("\n\n"))
 }

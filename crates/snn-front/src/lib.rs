@@ -20,7 +20,7 @@ mod value;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-pub use documentation::{OPERATIONS, documentation, known_names, signature_of};
+pub use documentation::{OPERATIONS, documentation, known_names, library_parts, signature_of};
 use snn_ir::{Dims, Graph, Type};
 use snn_syntax::ast::ItemKind;
 use snn_syntax::{Ast, Diagnostic, Severity, Sources};

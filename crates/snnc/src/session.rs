@@ -72,6 +72,7 @@ impl Session {
                 let replaced = remove(&mut next.items, name);
                 next.items.push((name.to_string(), text.to_string()));
                 next.lowered("0.0")?;
+                next.check_last_item()?;
                 *self = next;
                 Ok(Reply::Said(if replaced { format!("`{name}` is replaced") } else { String::new() }))
             }
@@ -112,6 +113,17 @@ impl Session {
         }
     }
 
+    /// An error if something is wrong with the item that was entered last. Others, which may call it, are told when they are used.
+    fn check_last_item(&self) -> Result<(), Error> {
+        let program = self.program("0.0")?;
+        let start: usize = self.items.iter().rev().skip(1).map(|(_, text)| text.len() + 1).sum();
+        let end = self.items.last().map_or(start, |(_, text)| start + text.len());
+        let own = |d: &crate::Diagnostic| d.labels.first().is_some_and(|(s, _)| s.file == 0 && s.start >= start && s.end <= end);
+        let mut wrong = program.check(self.options.mode);
+        wrong.retain(|d| d.severity == crate::Severity::Error && own(d));
+        if wrong.is_empty() { Ok(()) } else { Err(program.error(wrong)) }
+    }
+
     /// The program that an expression becomes.
     fn program(&self, expression: &str) -> Result<Program, Error> {
         let mut text = String::new();
@@ -134,7 +146,7 @@ impl Session {
     /// What is wrong with it.
     pub fn lowered(&self, expression: &str) -> Result<Graph, Error> {
         let options = Options { mode: self.options.mode, dims: self.options.dims.clone(), rest: None };
-        self.program(expression)?.lower(Some(NET), &options)
+        self.program(expression)?.lower(Some(NET), &options).map_err(without_warnings)
     }
 
     /// The syntax tree of an expression, as text.
@@ -148,7 +160,8 @@ impl Session {
 
     fn run(&self, expression: &str, options: &CompileOptions) -> Result<crate::Run, Error> {
         let net = self.program(expression)?.compile(Some(NET), options)?;
-        net.run(&self.values, &net.own_weights(&self.weights)?)
+        let weights = net.own_weights(&self.weights).map_err(without_warnings)?;
+        net.run(&self.values, &weights).map_err(without_warnings)
     }
 
     fn evaluate(&mut self, expression: &str) -> Result<Vec<(String, Tensor)>, Error> {
@@ -256,6 +269,17 @@ impl Session {
             }
         }
         Ok(())
+    }
+}
+
+/// Values of the session that an expression does not use are inputs of its net that are not used, which is no fault.
+fn without_warnings(e: Error) -> Error {
+    match e {
+        Error::Source { sources, mut diagnostics } => {
+            diagnostics.retain(|d| d.severity == crate::Severity::Error);
+            Error::Source { sources, diagnostics }
+        }
+        other => other,
     }
 }
 

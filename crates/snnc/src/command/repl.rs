@@ -44,6 +44,9 @@ pub struct ReplArguments {
     /// The seed of parameters and random operations.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// From standard input: print each entry before its answer, and errors among the answers, as a transcript.
+    #[arg(long)]
+    echo: bool,
 }
 
 #[derive(Args)]
@@ -104,13 +107,13 @@ pub fn repl(a: &ReplArguments) -> Result<(), Failure> {
     if let Some(file) = &a.file {
         session.load(&file.display().to_string())?;
     }
-    if std::io::stdin().is_terminal() { interactive(&mut session) } else { script(&mut session) }
+    if std::io::stdin().is_terminal() { interactive(&mut session) } else { script(&mut session, a.echo) }
 }
 
 /// Entries from standard input, with their answers, until one is `:quit`.
-fn script(session: &mut Session) -> Result<(), Failure> {
+fn script(session: &mut Session, echo: bool) -> Result<(), Failure> {
     let mut entry = String::new();
-    let mut failed = false;
+    let mut said = Said { echo, failed: false };
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|e| Failure::Text(format!("cannot read standard input: {e}")))?;
         entry.push_str(&line);
@@ -119,30 +122,40 @@ fn script(session: &mut Session) -> Result<(), Failure> {
             continue;
         }
         let text = std::mem::take(&mut entry);
-        if !answer(session, text.trim(), &mut failed) {
+        if !answer(session, text.trim(), &mut said) {
             return Ok(());
         }
     }
-    answer(session, entry.trim(), &mut failed);
-    if failed { Err(Failure::Said) } else { Ok(()) }
+    answer(session, entry.trim(), &mut said);
+    if said.failed && !echo { Err(Failure::Said) } else { Ok(()) }
+}
+
+/// How answers are given, and whether one was an error.
+struct Said {
+    echo: bool,
+    failed: bool,
 }
 
 /// Answers one entry; `false` leaves.
-fn answer(session: &mut Session, text: &str, failed: &mut bool) -> bool {
+fn answer(session: &mut Session, text: &str, said: &mut Said) -> bool {
+    if said.echo && !text.is_empty() {
+        println!("> {}", text.replace('\n', "\n. "));
+    }
     if text == ":quit" || text == ":q" {
         return false;
     }
     let result = if let Some(command) = text.strip_prefix(':') { run_command(session, command) } else { evaluated(session, text) };
     match result {
-        Ok(said) if said.is_empty() => {}
-        Ok(said) => println!("{said}"),
+        Ok(text) if text.is_empty() => {}
+        Ok(text) => println!("{text}"),
         Err(e) => {
-            *failed = true;
+            said.failed = true;
             let _ = std::io::stdout().flush();
-            match e {
-                Error::Source { sources, diagnostics } => eprint!("{}", sources.render(&diagnostics, colour())),
-                e => eprintln!("Error: {e}"),
-            }
+            let text = match e {
+                Error::Source { sources, diagnostics } => sources.render(&diagnostics, colour() && !said.echo),
+                e => format!("Error: {e}\n"),
+            };
+            if said.echo { print!("{text}") } else { eprint!("{text}") }
         }
     }
     true
@@ -276,7 +289,7 @@ fn interactive(session: &mut Session) -> Result<(), Failure> {
     let library: Vec<String> = snn_front::known_names().chain(COMMANDS.iter().map(|c| (*c).to_string())).collect();
     // While a line is edited Ctrl-C is a key; while something runs it is a signal, which stops that and not the session.
     let _ = ctrlc::set_handler(snn_ir::interrupt::request);
-    let mut failed = false;
+    let mut said = Said { echo: false, failed: false };
     loop {
         snn_ir::interrupt::clear();
         let names: Vec<String> = session.names().into_iter().map(|(n, _)| n).chain(library.iter().cloned()).collect();
@@ -284,7 +297,7 @@ fn interactive(session: &mut Session) -> Result<(), Failure> {
         editor = editor.with_highlighter(Box::new(Colours(known))).with_completer(Box::new(Names(names)));
         match editor.read_line(&Arrow) {
             Ok(Signal::Success(text)) => {
-                if !answer(session, text.trim(), &mut failed) {
+                if !answer(session, text.trim(), &mut said) {
                     return Ok(());
                 }
             }
