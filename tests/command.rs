@@ -309,3 +309,30 @@ fn pictures_and_traces_are_drawn() {
         assert!(!out.status.success() && text(&out.stderr).contains(said), "{}", text(&out.stderr));
     }
 }
+
+#[test]
+fn candle_is_one_flag_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |n: &str| folder.path().join(n).to_string_lossy().into_owned();
+    std::fs::write(file("model.snn"), "net main(x: f32[T, N]) -> f32[] {\n    layer fc = linear(N, 3)\n    sum(lif(fc(x)))\n}\n").unwrap();
+    snnc::save(&folder.path().join("x.npz"), &[("x".into(), snnc::Tensor::f32([6, 2], vec![1.5; 12]))]).unwrap();
+    let run = |more: &[&str]| snnc(&[&["run", &file("model.snn"), "--data", &file("x.npz")], more].concat());
+    let (own, candle) = (run(&[]), run(&["--backend", "candle", "--device", "cpu"]));
+    assert!(own.status.success() && candle.status.success(), "{}", text(&candle.stderr));
+    assert_eq!(text(&own.stdout), text(&candle.stdout));
+    for (more, said) in [
+        (vec!["--device", "metal"], "`--device` and `--dtype` are for `--backend candle`"),
+        (vec!["--backend", "candle", "--dtype", "f16"], "products of 16 bits need a GPU"),
+        (vec!["--backend", "candle", "--device", "gpu"], "`gpu` is not a device; there are cpu, cuda, cuda:N, metal and metal:N"),
+        (vec!["--backend", "candle", "--device", "metal:7"], "metal"),
+    ] {
+        let out = run(&more);
+        assert!(!out.status.success() && text(&out.stderr).contains(said), "{more:?}: {}", text(&out.stderr));
+    }
+    let devices = snnc(&["devices"]);
+    assert!(text(&devices.stdout).starts_with("cpu: "), "{}", text(&devices.stdout));
+    let grad = snnc(&["grad", &file("model.snn"), "--data", &file("x.npz"), "--backend", "candle"]);
+    assert!(text(&grad.stdout).contains("grad.fc.weight"), "{}", text(&grad.stderr));
+    let plan = snnc(&["emit", &file("model.snn"), "--stage", "candle", "--dims", "T=6,N=2"]);
+    assert!(text(&plan.stdout).contains("__global__ void kernel0"), "{}", text(&plan.stderr));
+}

@@ -427,3 +427,19 @@ fn the_documentation_lists_every_rule() {
         assert!(page.contains(&line), "docs/optimiser.md lacks {line}");
     }
 }
+
+/// Two ways to a value cost once what they share: a delay that could move before a neuron stays, where the neuron is needed anyway.
+#[test]
+fn what_is_needed_anyway_is_shared() {
+    let text = "net main(x: f32[T, N]) -> (s: f32[T, N], v: f32[T, N], d: f32[T, N]) {
+        layer out = lif()
+        let s = x |> delay(1) |> delay(2) |> out
+        (s, out.v, s |> delay(1))
+    }";
+    let program = Program::parse("t", text).unwrap();
+    let graph = program.lower(None, &snnc::Options::default()).unwrap();
+    let optimised = snn_opt::optimise(&graph, &snn_opt::Options::default()).unwrap().graph;
+    let count = |wanted: fn(&snn_ir::Op) -> bool| optimised.pruned().nodes().filter(|(_, n)| wanted(&n.op)).count();
+    assert_eq!(count(|op| matches!(op, snn_ir::Op::Scan(_))), 1, "{optimised}");
+    assert_eq!(count(|op| matches!(op, snn_ir::Op::Delay { .. })), 2, "{optimised}");
+}

@@ -47,6 +47,11 @@ pub fn description(n: usize) -> std::result::Result<String, String> {
     Ok(format!("{name}, compute capability {major}.{minor}, {:.1} of {:.1} GiB free", gib(free), gib(total)))
 }
 
+/// Bytes that are free on a device.
+pub fn free_memory(device: &CudaDevice) -> Option<usize> {
+    device.cuda_stream().context().mem_get_info().ok().map(|(free, _)| free)
+}
+
 /// The kernels of a plan, as PTX.
 pub struct Module {
     /// The name under which the device keeps it: that of its text.

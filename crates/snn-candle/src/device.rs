@@ -99,6 +99,15 @@ fn cuda_count() -> Result<usize, String> {
     Err("this build has no CUDA".into())
 }
 
+/// Bytes that are free on a device, where it says so.
+pub(crate) fn free_memory(device: &Device) -> Option<usize> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(d) => crate::cuda::free_memory(d),
+        _ => None,
+    }
+}
+
 /// An error of candle's in one line; the rest is its back trace.
 pub(crate) fn first_line(e: &candle_core::Error) -> String {
     e.to_string().lines().next().unwrap_or_default().to_string()

@@ -40,6 +40,13 @@ impl Runnable {
     /// # Errors
     /// If a compiler refuses a kernel.
     pub fn new(graph: Graph, plan: Plan, device: Device, precision: Precision, plain: bool) -> Result<Runnable, CompileError> {
+        // What cannot fit is said before anything is copied.
+        let given = graph.inputs.iter().map(|v| graph.ty(*v)).chain(graph.parameters.iter().map(|p| &p.ty));
+        let given: usize = given.map(|ty| ty.sizes().map_or(0, |s| s.iter().product::<usize>() * ty.dtype.bytes())).sum();
+        let needed = plan.peak.saturating_add(given);
+        if let Some(free) = crate::device::free_memory(&device).filter(|free| *free < needed) {
+            return Err(CompileError::DeviceMemory { needed, free });
+        }
         let kernels = Kernels::new(&graph, &plan, &device)?;
         let read = plan.tasks.iter().flat_map(|t| &t.needs).copied().chain(graph.roots());
         let constants = read.filter_map(|v| if let Op::Constant(t) = graph.op(v) { Some((v, t)) } else { None });

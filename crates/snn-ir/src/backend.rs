@@ -14,6 +14,8 @@ pub enum CompileError {
     UnknownSize(#[from] crate::DimError),
     #[error("the tensors of this program are too large for this machine's addresses")]
     TooLarge,
+    #[error("the device has {free} bytes free and the program needs {needed}; use a smaller batch (`--batch N`)")]
+    DeviceMemory { needed: usize, free: usize },
     #[error("code generation failed: {0}")]
     CodeGeneration(String),
 }

@@ -18,10 +18,10 @@ struct Chosen {
     cost: f64,
 }
 
-/// The chosen term of each class that can be computed.
+/// The chosen term of each class that can be computed, for the sake of some roots.
 ///
 /// `cost` is that of a term by itself.
-pub fn extract(terms: &Terms, cost: impl Fn(&Term, Id) -> f64) -> BTreeMap<Id, Term> {
+pub fn extract(terms: &Terms, roots: &[Id], cost: impl Fn(&Term, Id) -> f64) -> BTreeMap<Id, Term> {
     let ids: Vec<Id> = terms.classes().map(|c| c.id).collect();
     let position: BTreeMap<Id, usize> = ids.iter().enumerate().map(|(i, id)| (*id, i)).collect();
     let words = ids.len().div_ceil(64);
@@ -67,7 +67,76 @@ pub fn extract(terms: &Terms, cost: impl Fn(&Term, Id) -> f64) -> BTreeMap<Id, T
             }
         }
     }
-    ids.iter().enumerate().filter_map(|(i, id)| Some((*id, terms[*id].nodes[best[i].as_ref()?.term].clone()))).collect()
+    let mut choice: Vec<Option<usize>> = best.iter().map(|b| b.as_ref().map(|c| c.term)).collect();
+    let roots: Vec<usize> = roots.iter().map(|r| position[&terms.find(*r)]).collect();
+    improve(&nodes, &roots, &mut choice);
+    ids.iter().enumerate().filter_map(|(i, id)| Some((*id, terms[*id].nodes[choice[i]?].clone()))).collect()
+}
+
+/// Steps over classes that looking for better choices may take.
+const MOST_STEPS: usize = 1 << 21;
+
+/// Each class was chosen for by itself. Where another term shares more with what the roots need anyway, it is taken: one class at a
+/// time, while the whole becomes cheaper.
+fn improve(nodes: &[Vec<(Vec<usize>, f64)>], roots: &[usize], choice: &mut [Option<usize>]) {
+    let mut steps = 0;
+    let Some((mut cost, mut order)) = whole(nodes, roots, choice) else { return };
+    loop {
+        let mut improved = false;
+        for class in order.clone() {
+            let before = choice[class];
+            for term in (0..nodes[class].len()).filter(|t| Some(*t) != before) {
+                steps += order.len();
+                if steps > MOST_STEPS {
+                    return;
+                }
+                let kept = choice[class];
+                choice[class] = Some(term);
+                match whole(nodes, roots, choice) {
+                    Some((new, reached)) if new < cost - 1e-9 => {
+                        (cost, order) = (new, reached);
+                        improved = true;
+                    }
+                    _ => choice[class] = kept,
+                }
+            }
+        }
+        if !improved {
+            return;
+        }
+    }
+}
+
+/// What all that the roots need costs, and which classes that are; `None` where a class would need itself.
+fn whole(nodes: &[Vec<(Vec<usize>, f64)>], roots: &[usize], choice: &[Option<usize>]) -> Option<(f64, Vec<usize>)> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum State {
+        New,
+        Open,
+        Done,
+    }
+    let mut state = vec![State::New; nodes.len()];
+    let (mut cost, mut order) = (0.0, Vec::new());
+    let mut stack: Vec<(usize, bool)> = roots.iter().map(|r| (*r, false)).collect();
+    while let Some((class, leaving)) = stack.pop() {
+        if leaving {
+            state[class] = State::Done;
+            order.push(class);
+            continue;
+        }
+        match state[class] {
+            State::Done => continue,
+            State::Open => return None,
+            State::New => {}
+        }
+        let (children, price) = &nodes[class][choice[class]?];
+        cost += price;
+        state[class] = State::Open;
+        stack.push((class, true));
+        // A child that is open is an ancestor; one that waits on the stack for another parent is new.
+        stack.extend(children.iter().filter(|c| state[**c] != State::Done).map(|c| (*c, false)));
+    }
+    Some((cost, order))
 }
 
 /// A term with the best sets of its children; `None` where one is missing or needs the class itself.

@@ -215,7 +215,8 @@ impl<'a> State<'a> {
             let prefer_new = self.options.prefer_new;
             let terms = &piece.terms;
             let read_whole = cost::read_whole(terms, wanted.iter().map(|v| piece.classes[v]));
-            let chosen = extract::extract(terms, |term, class| {
+            let roots: Vec<Id> = wanted.iter().map(|v| piece.classes[v]).collect();
+            let chosen = extract::extract(terms, &roots, |term, class| {
                 let penalty = prefer_new && terms[class].nodes.len() > 1 && original.contains(term);
                 term_cost(terms, term, class, &read_whole) + if penalty { 1e15 } else { 0.0 }
             });
