@@ -104,7 +104,10 @@ impl Lowerer<'_> {
                 (Val::Unknown, Val::Nothing) | (Val::Nothing, Val::Unknown) => Some(false),
                 _ => same(&a, &b).filter(|_| !a.is_tensor() && !b.is_tensor() || matches!(a, Val::Nothing) || matches!(b, Val::Nothing)),
             };
-            let lists = matches!((&a, &b), (Val::List(_), Val::List(_)));
+            // A list is compared element by element, with a number too.
+            let number = |v: &Val| matches!(v, Val::Int(_) | Val::Float(_) | Val::Bool(_));
+            let list = |v: &Val| matches!(v, Val::List(_));
+            let lists = list(&a) && (list(&b) || number(&b)) || number(&a) && list(&b);
             if let (Some(equal), false) = (decided, lists) {
                 return Ok(Val::Bool(equal == (op == B::Eq)));
             }
