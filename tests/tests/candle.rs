@@ -8,6 +8,7 @@ use insta::assert_snapshot;
 use snn_candle::text::{Dialect, module, name};
 use snn_cpu::plan::{Kernel, Plan, plan};
 use snn_cpu::step::Initial;
+use snn_tests::Dice;
 use snnc::{Backends, CompileOptions, DeviceName, Dims, Graph, Mode, Options, Precision, Program, Tensor};
 
 fn graph(text: &str, mode: Mode) -> Graph {
@@ -80,13 +81,8 @@ fn programs() -> Vec<(String, bool)> {
     list
 }
 
-fn numbers(n: usize, seed: &mut u64) -> Vec<f32> {
-    let special = [0.0, -0.0, 1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, 3e38];
-    let mut roll = |n: usize| {
-        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (*seed >> 33) as usize % n
-    };
-    (0..n).map(|_| if roll(12) == 0 { special[roll(special.len())] } else { (roll(4001) as f32 - 2000.0) / 500.0 }).collect()
+fn numbers(n: usize, dice: &mut Dice) -> Vec<f32> {
+    (0..n).map(|_| dice.wild()).collect()
 }
 
 /// A C++ function that runs the kernels of a plan in order, over arrays that it reads and writes one after the other.
@@ -146,7 +142,7 @@ fn generated_text_computes_what_the_interpreter_computes() {
     for (dialect, stand_ins) in STAND_INS {
         let mut text = format!("#include <cmath>\n#include <cstdio>\n#include <cstring>\n#include <vector>\n{stand_ins}");
         let (mut calls, mut input, mut expected) = (String::new(), Vec::new(), Vec::new());
-        let mut seed = 5;
+        let mut dice = Dice(5);
         let mut head = true;
         for (number, (source, differentiate)) in programs().iter().enumerate() {
             let mut graph = graph(source, Mode::Eval);
@@ -168,7 +164,7 @@ fn generated_text_computes_what_the_interpreter_computes() {
             let mut tensors = HashMap::new();
             for v in &graph.inputs {
                 let shape = graph.ty(*v).sizes().unwrap();
-                let data = numbers(shape.iter().product(), &mut seed);
+                let data = numbers(shape.iter().product(), &mut dice);
                 input.extend(data.iter().flat_map(|x| x.to_ne_bytes()));
                 tensors.insert(graph.input_name(*v).to_string(), Tensor::f32(shape, data));
             }
@@ -234,12 +230,12 @@ fn generated_text_compiles_to_ptx() {
 #[ignore = "needs an NVIDIA GPU"]
 fn kernels_on_cuda_equal_the_interpreter() {
     let cuda = Backends::Candle(DeviceName::Cuda(0), Precision::F32);
-    let mut seed = 3;
+    let mut dice = Dice(3);
     for (source, _) in programs().into_iter().filter(|(_, differentiate)| !differentiate) {
         let program = Program::parse("model.snn", &source).unwrap();
         let data = vec![
-            ("x".to_string(), Tensor::f32([7, 3, 5], numbers(105, &mut seed))),
-            ("k".to_string(), Tensor::f32([5], numbers(5, &mut seed))),
+            ("x".to_string(), Tensor::f32([7, 3, 5], numbers(105, &mut dice))),
+            ("k".to_string(), Tensor::f32([5], numbers(5, &mut dice))),
         ];
         let run = |backend| {
             let options = CompileOptions { backend, ..CompileOptions::default() };

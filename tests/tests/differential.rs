@@ -1,31 +1,10 @@
 //! Machine code and candle against the interpreter on generated programs: to the bit, whatever the number of threads. Inputs of
 //! products are small whole numbers and spikes, so that their sums are exact in every order.
 
+use snn_tests::Dice;
 use snnc::{Backends, CompileOptions, DType, DeviceName, Mode, Optimise, Precision, Program, Tensor};
 
 const CANDLE: Backends = Backends::Candle(DeviceName::Cpu, Precision::F32);
-
-/// A small generator of numbers, so that failures can be repeated from their seed.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % n
-    }
-
-    fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
-        list[self.roll(list.len())]
-    }
-
-    fn number(&mut self) -> f32 {
-        let special = [0.0, -0.0, 1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, f32::MIN_POSITIVE, 3e38];
-        match self.roll(12) {
-            0 => special[self.roll(special.len())],
-            _ => (self.roll(4001) as f32 - 2000.0) / 500.0,
-        }
-    }
-}
 
 /// A program over `x[T, B, C]` (any numbers), `s[T, B, C]` (spikes) and `k[C]`, of elementwise operations, neurons, delays,
 /// movement, products of spikes with whole weights, and sometimes a recurrent value.
@@ -100,7 +79,7 @@ fn check(seed: u64) {
     let (t, b) = ([1, 2, 5, 9][d.roll(4)], [1, 3, 50][d.roll(3)]);
     let n = t * b * 6;
     let data = vec![
-        ("x".to_string(), Tensor::f32([t, b, 6], (0..n).map(|_| d.number()).collect())),
+        ("x".to_string(), Tensor::f32([t, b, 6], (0..n).map(|_| d.wild()).collect())),
         ("s".to_string(), Tensor::f32([t, b, 6], (0..n).map(|_| (d.roll(3) == 0) as u8 as f32).collect())),
         ("k".to_string(), Tensor::f32([6], (0..6).map(|i| i as f32 * 0.4 - 1.0).collect())),
     ];

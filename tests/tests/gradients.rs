@@ -1,5 +1,6 @@
 //! Gradients against finite differences, machine code against the interpreter, and what has no gradient.
 
+use snn_tests::Dice;
 use snnc::{Backends, CompileOptions, Mode, Optimise, Program, Tensor};
 
 const INPUTS: &str = "x: f32[T, B, 4], y: f32[T, B, 4], k: f32[4], m: f32[4, 3], p: f32[B, 4, 7, 6], label: i64[B]";
@@ -84,22 +85,13 @@ fn program(e: &str) -> Program {
     Program::parse("gradients.snn", &text).unwrap_or_else(|e| panic!("{e}"))
 }
 
-struct Numbers(u64);
-
-impl Numbers {
-    fn float(&mut self) -> f32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 33) % 2001) as f32 / 1000.0 - 1.0
-    }
-}
-
 fn data(steps: usize, batch: usize) -> Vec<(String, Tensor)> {
-    let mut n = Numbers(steps as u64 + 3);
+    let mut n = Dice(steps as u64 + 3);
     let shapes: [(&str, Vec<usize>); 5] =
         [("x", vec![steps, batch, 4]), ("y", vec![steps, batch, 4]), ("k", vec![4]), ("m", vec![4, 3]), ("p", vec![batch, 4, 7, 6])];
     let mut all: Vec<(String, Tensor)> = shapes
         .into_iter()
-        .map(|(name, s)| (name.to_string(), Tensor::f32(s.clone(), (0..s.iter().product()).map(|_| n.float()).collect())))
+        .map(|(name, s)| (name.to_string(), Tensor::f32(s.clone(), (0..s.iter().product()).map(|_| n.tame()).collect())))
         .collect();
     all.push(("label".into(), Tensor::i64([batch], (0..batch).map(|i| (i * 2 % 4) as i64).collect())));
     all
@@ -133,16 +125,15 @@ fn gradients_are_the_slopes() {
             let found = gradient(&program, names, Backends::Interpreter, Optimise::Off, &data);
             let compiled = program.compile(Some("loss"), &options(Backends::Interpreter, None)).unwrap();
             let loss = |data: &[(String, Tensor)]| f64::from(compiled.run(data, &[]).unwrap().outputs[0].1.as_f32()[0]);
-            let mut dice = Numbers(9);
+            let mut dice = Dice(9);
             for name in names {
                 let slope = &found.iter().find(|(n, _)| *n == format!("grad.{name}")).unwrap().1;
                 let at = data.iter().position(|(n, _)| n == name).unwrap();
                 // Along a random direction, and along one axis.
                 for single in [true, false] {
                     let len = slope.len();
-                    let pick = (dice.float().abs() * len as f32) as usize % len;
-                    let direction: Vec<f32> =
-                        (0..len).map(|i| if single { f32::from(u8::from(i == pick)) } else { dice.float() }).collect();
+                    let pick = (dice.tame().abs() * len as f32) as usize % len;
+                    let direction: Vec<f32> = (0..len).map(|i| if single { f32::from(u8::from(i == pick)) } else { dice.tame() }).collect();
                     let step = 4e-3f32;
                     let moved = |sign: f32| {
                         let mut data = data.clone();
@@ -258,10 +249,10 @@ fn checkpoints_change_memory_and_nothing_else() {
     sum(izhikevich(a + x, a = 0.3, b = 0.2) * x) + sum(cuba_lif(a))
 }";
     let program = Program::parse("checkpoints.snn", text).unwrap();
-    let mut n = Numbers(1);
+    let mut n = Dice(1);
     let mut data = |steps: usize| {
-        let x = Tensor::f32([steps, 40], (0..steps * 40).map(|_| n.float()).collect());
-        vec![("x".to_string(), x), ("k".to_string(), Tensor::f32([40], (0..40).map(|_| n.float()).collect()))]
+        let x = Tensor::f32([steps, 40], (0..steps * 40).map(|_| n.tame()).collect());
+        vec![("x".to_string(), x), ("k".to_string(), Tensor::f32([40], (0..40).map(|_| n.tame()).collect()))]
     };
     for steps in [1, 7, 12, 60] {
         let data = data(steps);

@@ -1,5 +1,6 @@
 //! Bad input is an error that says what is wrong, or the right answer: never a panic, a hang or an overflow of the stack.
 
+use snn_tests::Dice;
 use snnc::{CompileOptions, Error, Program, Run, Tensor, load};
 
 fn run_with(text: &str, data: &[(&str, Tensor)], options: &CompileOptions) -> Result<Run, Error> {
@@ -158,14 +159,10 @@ fn random_text_never_panics() {
         "é",
         "//",
     ];
-    let mut state = 1u64;
-    let mut next = move |n: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % n
-    };
+    let mut dice = Dice(1);
     for _ in 0..4_000 {
-        let n = next(24);
-        let text: Vec<&str> = (0..n).map(|_| words[next(words.len())]).collect();
+        let n = dice.roll(24);
+        let text: Vec<&str> = (0..n).map(|_| dice.pick(&words)).collect();
         let body = text.join(" ");
         for text in [body.clone(), format!("net main(x: f32[T, N]) -> f32[T, N] {{ {body} }}")] {
             if let Ok(program) = Program::parse("fuzz", &text) {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use snn_ir::interpret::Randomness;
 use snn_ir::{Data, Dims, Graph, Tensor, interpret};
 use snn_opt::{Find, Options, Replace, Rule, Set, optimise_with, rules};
+use snn_tests::Dice;
 use snnc::{Mode, Program};
 
 /// A rule, the body of a net in which it fires, and bodies in which it must not.
@@ -158,26 +159,13 @@ fn graph(body: &str, steps: i64, batch: i64) -> Graph {
     program(body).lower(Some("main"), &options).unwrap_or_else(|e| panic!("{body}\n{e}")).bind(&dims)
 }
 
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 33
-    }
-
-    /// Any number in exact rules, tame ones in fast rules.
-    fn float(&mut self, set: Set) -> f32 {
-        let special = [0.0, -0.0, 1.0, -1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, -1e-45, f32::MIN_POSITIVE, 3e38];
-        if set == Set::Exact && self.next().is_multiple_of(4) {
-            return special[self.next() as usize % special.len()];
-        }
-        (self.next() % 4001) as f32 / 500.0 - 4.0
-    }
+/// Any number in exact rules, tame ones in fast rules.
+fn float(dice: &mut Dice, set: Set) -> f32 {
+    if set == Set::Exact { dice.wild() } else { dice.tame() * 4.0 }
 }
 
 fn inputs(graph: &Graph, set: Set, seed: u64) -> HashMap<String, Tensor> {
-    let mut n = Numbers(seed);
+    let mut n = Dice(seed);
     let given = graph.inputs.iter().map(|v| (graph.input_name(*v).to_string(), graph.ty(*v)));
     let all: Vec<(String, snn_ir::Type)> =
         given.map(|(n, t)| (n, t.clone())).chain(graph.parameters.iter().map(|p| (p.name.clone(), p.ty.clone()))).collect();
@@ -186,12 +174,12 @@ fn inputs(graph: &Graph, set: Set, seed: u64) -> HashMap<String, Tensor> {
         let shape = ty.sizes().expect("all sizes are bound");
         let len = shape.iter().product();
         let data = match (name.as_str(), ty.dtype) {
-            ("s", _) => Data::F32((0..len).map(|_| (n.next() % 2) as f32).collect::<Vec<_>>().into()),
-            ("label", _) => Data::I64((0..len).map(|_| (n.next() % 4) as i64).collect::<Vec<_>>().into()),
-            (_, snn_ir::DType::Bool) => Data::Bool((0..len).map(|_| (n.next() % 2) as u8).collect::<Vec<_>>().into()),
+            ("s", _) => Data::F32((0..len).map(|_| (n.next_number() % 2) as f32).collect::<Vec<_>>().into()),
+            ("label", _) => Data::I64((0..len).map(|_| (n.next_number() % 4) as i64).collect::<Vec<_>>().into()),
+            (_, snn_ir::DType::Bool) => Data::Bool((0..len).map(|_| (n.next_number() % 2) as u8).collect::<Vec<_>>().into()),
             // Parameters are finite: that is what rules may take them to be.
-            (name, _) if name.contains('.') => Data::F32((0..len).map(|_| n.float(Set::Fast)).collect::<Vec<_>>().into()),
-            _ => Data::F32((0..len).map(|_| n.float(set)).collect::<Vec<_>>().into()),
+            (name, _) if name.contains('.') => Data::F32((0..len).map(|_| float(&mut n, Set::Fast)).collect::<Vec<_>>().into()),
+            _ => Data::F32((0..len).map(|_| float(&mut n, set)).collect::<Vec<_>>().into()),
         };
         tensors.insert(name, Tensor::new(shape, data));
     }
