@@ -22,6 +22,7 @@ mod ops;
 mod products;
 mod run;
 pub mod text;
+mod values;
 
 use candle_core::Device;
 use snn_ir::backend::check_sizes;

@@ -1,6 +1,7 @@
 //! Runs a plan on a device.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,8 @@ use candle_core::{Device, Tensor as CandleTensor};
 use snn_cpu::loops::FoldPlan;
 use snn_cpu::plan::{Kernel, Plan, Task, describe_task};
 use snn_cpu::products::{Identity, ProductPlan};
-use snn_cpu::step::Elements;
+use snn_cpu::step::{Elements, Room, StepKernel};
+use snn_cpu::{Buffers, Machine};
 use snn_ir::interpret::{Randomness, checked, evaluate};
 use snn_ir::{
     CompileError, Contraction, DType, Data, Executable, Graph, Held, KernelTime, Loop, Op, Results, RuntimeError, Tensor, Type, Value,
@@ -17,7 +19,8 @@ use snn_ir::{
 use crate::Precision;
 use crate::convert::{candle_type, download, upload};
 use crate::device::first_line;
-use crate::kernels::{Kernels, elements, sizes};
+use crate::kernels::{Kernels, sizes};
+use crate::values::{Slot, Values};
 use crate::{ops, products};
 
 /// A program on a device.
@@ -31,7 +34,9 @@ pub struct Runnable {
     /// The parameters of the last run by name: where they came from and where they are now.
     weights: Mutex<HashMap<String, (Data, CandleTensor)>>,
     /// The constants that are read as tensors.
-    constants: HashMap<Value, CandleTensor>,
+    constants: Values,
+    /// Memory that earlier kernels and runs have left, on the CPU.
+    buffers: Buffers,
 }
 
 impl Runnable {
@@ -50,9 +55,13 @@ impl Runnable {
         let kernels = Kernels::new(&graph, &plan, &device)?;
         let read = plan.tasks.iter().flat_map(|t| &t.needs).copied().chain(graph.roots());
         let constants = read.filter_map(|v| if let Op::Constant(t) = graph.op(v) { Some((v, t)) } else { None });
-        let constants = constants.map(|(v, t)| Ok((v, upload(t, &device)?))).collect::<candle_core::Result<_>>();
-        let constants = constants.map_err(|e| CompileError::CodeGeneration(first_line(&e)))?;
-        Ok(Runnable { graph, plan, kernels, device, precision, plain, weights: Mutex::default(), constants })
+        let slot = |t: &Tensor| -> candle_core::Result<Slot> {
+            Ok(Slot { host: device.is_cpu().then(|| t.clone()), device: Some(upload(t, &device)?) })
+        };
+        let constants = constants.map(|(v, t)| Ok((v, slot(t)?))).collect::<candle_core::Result<_>>();
+        let constants = Values(constants.map_err(|e| CompileError::CodeGeneration(first_line(&e)))?);
+        let buffers = Buffers::default();
+        Ok(Runnable { graph, plan, kernels, device, precision, plain, weights: Mutex::default(), constants, buffers })
     }
 
     /// An error of candle's in our words.
@@ -82,7 +91,7 @@ impl Runnable {
         seed: u64,
         times: Option<&'a mut Vec<KernelTime>>,
     ) -> Result<(Run<'a>, Values), RuntimeError> {
-        let mut values = Values(self.constants.clone());
+        let mut values = self.constants.clone();
         for (id, node) in self.graph.nodes() {
             let value = Value { node: id, result: 0 };
             let (Op::Input(name) | Op::Parameter(name)) = &node.op else { continue };
@@ -92,11 +101,14 @@ impl Runnable {
             }
             let Some(tensor) = tensors.get(name) else { continue };
             let tensor = checked(name, tensor, &node.types[0])?;
-            let on_device = match &node.op {
-                Op::Parameter(_) => self.weight(name, &tensor),
-                _ => upload(&tensor, &self.device),
+            // On the CPU an input is read where it is, until an operation of candle's wants it.
+            let slot = match (&node.op, &self.device) {
+                (Op::Parameter(_), _) => self.weight(name, &tensor).map(Slot::device),
+                (_, Device::Cpu) => Ok(Slot::default()),
+                _ => upload(&tensor, &self.device).map(Slot::device),
             };
-            values.0.insert(value, on_device.map_err(|e| self.failed(&e))?);
+            let slot = slot.map_err(|e| self.failed(&e))?;
+            values.0.insert(value, Slot { host: self.device.is_cpu().then_some(tensor), ..slot });
         }
         let mut run = Run { runnable: self, seed, started: Instant::now(), times };
         run.plan(&self.graph, &self.plan, &mut values)?;
@@ -106,8 +118,8 @@ impl Runnable {
     /// Copies results to the host.
     fn fetch(&self, run: &Run<'_>, list: &[(String, Value)], values: &mut Values) -> Result<Vec<(String, Tensor)>, RuntimeError> {
         let mut copy = |v: &Value| {
-            let t = run.read(&self.graph, *v, values)?;
-            download(&t, self.graph.ty(*v).dtype).map_err(|e| self.failed(&e))
+            let slot = run.slot(&self.graph, *v, values)?;
+            slot.on_host(self.graph.ty(*v).dtype).map_err(|e| self.failed(&e))
         };
         list.iter().map(|(n, v)| Ok((n.clone(), copy(v)?))).collect()
     }
@@ -153,7 +165,7 @@ impl Executable for Runnable {
         let outputs = self.fetch(&run, &self.graph.outputs, &mut values)?;
         let mut new = held.map_or_else(Vec::new, |h| h.0.clone());
         for (name, v) in &self.graph.updates {
-            let tensor = (run.read(&self.graph, *v, &mut values)?, self.graph.ty(*v).dtype);
+            let tensor = (run.slot(&self.graph, *v, &mut values)?.clone(), self.graph.ty(*v).dtype);
             match new.iter_mut().find(|(n, _)| n == name) {
                 Some(slot) => slot.1 = tensor,
                 None => new.push((name.clone(), tensor)),
@@ -165,14 +177,18 @@ impl Executable for Runnable {
     fn memory(&self) -> usize {
         self.plan.peak
     }
+
+    fn recycle(&self, results: Results) {
+        results.outputs.into_iter().chain(results.updates).for_each(|(_, t)| self.buffers.keep(t));
+    }
 }
 
 /// What a training moves, on the device.
-struct Weights(Vec<(String, (CandleTensor, DType))>);
+struct Weights(Vec<(String, (Slot, DType))>);
 
 impl Held for Weights {
     fn fetch(&self) -> Result<Vec<(String, Tensor)>, RuntimeError> {
-        let copy = |(name, (t, dtype)): &(String, (CandleTensor, DType))| Ok((name.clone(), download(t, *dtype)?));
+        let copy = |(name, (slot, dtype)): &(String, (Slot, DType))| Ok((name.clone(), slot.on_host(*dtype)?));
         self.0.iter().map(copy).collect::<candle_core::Result<_>>().map_err(|e| RuntimeError::Device(first_line(&e)))
     }
 
@@ -180,9 +196,6 @@ impl Held for Weights {
         self
     }
 }
-
-/// The tensors that are on the device.
-struct Values(HashMap<Value, CandleTensor>);
 
 /// One run.
 struct Run<'a> {
@@ -194,21 +207,26 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// A value that has been computed or given; constants come to the device when they are first read.
+    /// A value that has been computed or given; constants are there from the first reading on.
+    fn slot<'v>(&self, graph: &Graph, v: Value, values: &'v mut Values) -> Result<&'v mut Slot, RuntimeError> {
+        match (values.0.entry(v), graph.op(v)) {
+            (Entry::Occupied(e), _) => Ok(e.into_mut()),
+            (Entry::Vacant(e), Op::Constant(t)) => Ok(e.insert(Slot::host(t.clone()))),
+            (_, Op::Parameter(n)) => Err(RuntimeError::MissingParameter(n.clone())),
+            (_, Op::Input(n)) => Err(RuntimeError::MissingInput(n.clone())),
+            (_, op) => unreachable!("the plan has computed {op:?} before its use"),
+        }
+    }
+
+    /// A value on the device.
     fn read(&self, graph: &Graph, v: Value, values: &mut Values) -> Result<CandleTensor, RuntimeError> {
-        if let Some(t) = values.0.get(&v) {
-            return Ok(t.clone());
-        }
-        match graph.op(v) {
-            Op::Constant(t) => {
-                let t = upload(t, &self.runnable.device).map_err(|e| self.runnable.failed(&e))?;
-                values.0.insert(v, t.clone());
-                Ok(t)
-            }
-            Op::Parameter(n) => Err(RuntimeError::MissingParameter(n.clone())),
-            Op::Input(n) => Err(RuntimeError::MissingInput(n.clone())),
-            op => unreachable!("the plan has computed {op:?} before its use"),
-        }
+        let slot = self.slot(graph, v, values)?;
+        slot.on_device(&self.runnable.device).map_err(|e| self.runnable.failed(&e))
+    }
+
+    /// Are values computed by the CPU's own kernels?
+    fn has_own_kernels(&self) -> bool {
+        self.runnable.device.is_cpu() && !self.runnable.plain
     }
 
     fn plan(&mut self, graph: &Graph, plan: &Plan, values: &mut Values) -> Result<(), RuntimeError> {
@@ -221,7 +239,9 @@ impl Run<'_> {
                 self.note(graph, task, started.elapsed());
             }
             for v in &task.frees {
-                values.0.remove(v);
+                if let Some(Slot { host: Some(t), .. }) = values.0.remove(v) {
+                    self.runnable.buffers.keep(t);
+                }
             }
         }
         Ok(())
@@ -239,26 +259,49 @@ impl Run<'_> {
     }
 
     fn task(&mut self, graph: &Graph, task: &Task, values: &mut Values) -> Result<(), RuntimeError> {
-        for v in &task.needs {
-            self.read(graph, *v, values)?;
-        }
         let node = graph.node(task.node);
         if let (Kernel::Loop(inner), Op::Loop(l)) = (&task.kernel, &node.op) {
-            let operands = node.operands.iter().map(|v| self.read(graph, *v, values)).collect::<Result<Vec<_>, _>>()?;
-            let results = self.repeat(l, inner, &operands, &node.types)?;
+            let mut operands = Vec::with_capacity(node.operands.len());
+            for v in &node.operands {
+                operands.push(self.slot(graph, *v, values)?.clone());
+            }
+            let results = self.repeat(l, inner, operands, &node.types)?;
             values.0.extend(graph.results(task.node).zip(results));
             return Ok(());
         }
         let failed = |e: candle_core::Error| self.runnable.failed(&e);
         if let Kernel::Step(kernel) = &task.kernel {
-            let read = |v: Value| &values.0[&v];
-            let results = self.runnable.kernels.run(graph, kernel, read).map_err(failed)?;
-            values.0.extend(results);
+            if let Some(machine) = self.runnable.kernels.machine() {
+                for v in kernel.sources() {
+                    self.slot(graph, v, values)?;
+                }
+                let results = self.on_cpu(machine, graph, kernel, values).map_err(failed)?;
+                values.0.extend(results);
+                return Ok(());
+            }
+            let mut operands: HashMap<Value, CandleTensor> = HashMap::new();
+            for v in kernel.sources() {
+                operands.insert(v, self.read(graph, v, values)?);
+            }
+            let results = self.runnable.kernels.run(graph, kernel, |v| &operands[&v]).map_err(failed)?;
+            values.0.extend(results.into_iter().map(|(v, t)| (v, Slot::device(t))));
             return Ok(());
         }
         let result = Value { node: task.node, result: 0 };
         let shape = sizes(graph, result);
+        if self.has_own_kernels()
+            && let Some(t) = self.own_kernel(graph, task, &shape, values)?
+        {
+            values.0.insert(result, Slot::host(t));
+            return Ok(());
+        }
         let on_device = match (&task.kernel, &node.op) {
+            (Kernel::Alias, _) if self.slot(graph, node.operands[0], values)?.host.is_some() => {
+                let slot = self.slot(graph, node.operands[0], values)?.clone();
+                let device = slot.device.map(|t| t.reshape(shape.as_slice())).transpose().map_err(failed)?;
+                values.0.insert(result, Slot { host: slot.host.map(|t| t.reshaped(shape)), device });
+                return Ok(());
+            }
             (Kernel::Product(p), Op::Contract(c)) => Some(self.product(graph, p, c, node.operands.as_slice(), &shape, values)?),
             (Kernel::Convolution(_), Op::Conv(c)) => {
                 let (x, w) = (self.read(graph, node.operands[0], values)?, self.read(graph, node.operands[1], values)?);
@@ -271,15 +314,20 @@ impl Run<'_> {
             _ => None,
         };
         if let Some(t) = on_device {
-            values.0.insert(result, t);
+            values.0.insert(result, Slot::device(t));
             return Ok(());
         }
         let operands = node.operands.iter().map(|v| self.read(graph, *v, values)).collect::<Result<Vec<_>, _>>()?;
         let dtypes: Vec<DType> = node.operands.iter().map(|v| graph.ty(*v).dtype).collect();
         let borrowed: Vec<&CandleTensor> = operands.iter().collect();
-        let computed = ops::evaluate(&node.op, &borrowed, &dtypes, &node.types[0], &self.runnable.device).map_err(failed)?;
+        let computed = match ops::evaluate(&node.op, &borrowed, &dtypes, &node.types[0], &self.runnable.device) {
+            // candle has not every operation for every type on every GPU. What is missing is done on the host, and what is
+            // broken fails there too.
+            Err(_) if !self.runnable.device.is_cpu() => None,
+            other => other.map_err(failed)?,
+        };
         if let Some(t) = computed {
-            values.0.insert(result, t);
+            values.0.insert(result, Slot::device(t));
             return Ok(());
         }
         // What no device operation serves, and what is an error, the interpreter says.
@@ -287,12 +335,70 @@ impl Run<'_> {
         let operands = operands.map_err(failed)?;
         let results = evaluate(&node.op, &operands.iter().collect::<Vec<_>>(), &node.types, &mut Randomness::Counter { seed: self.seed })?;
         for (v, t) in graph.results(task.node).zip(results) {
-            values.0.insert(v, upload(&t, &self.runnable.device).map_err(failed)?);
+            values.0.insert(v, Slot::host(t));
         }
         Ok(())
     }
 
-    /// A contraction: by the places of spikes on the CPU where the plan sees that, else candle's.
+    /// A step kernel as machine code.
+    fn on_cpu(&self, machine: &Machine, graph: &Graph, kernel: &StepKernel, values: &Values) -> candle_core::Result<Vec<(Value, Slot)>> {
+        let readings = kernel.sources().map(|v| Ok((v, values.0[&v].reading()?))).collect::<candle_core::Result<Vec<_>>>()?;
+        let slices = readings.iter().map(|(v, r)| Ok((*v, r.elements()?))).collect::<candle_core::Result<Vec<_>>>()?;
+        let of = |v: Value| slices.iter().find(|(w, _)| *w == v).map_or(Elements::Floats(&[]), |(_, e)| *e);
+        let results = kernel.execute(machine, of, |v, dtype| {
+            let n = sizes(graph, v).iter().product();
+            if dtype == DType::F32 { Room::Floats(self.runnable.buffers.take(n)) } else { Room::Bytes(vec![0; n]) }
+        });
+        let slot = |(v, room)| {
+            let shape = sizes(graph, v);
+            let tensor = match room {
+                Room::Floats(data) => Tensor::f32(shape, data),
+                Room::Bytes(data) => Tensor::bool(shape, data),
+            };
+            (v, Slot::host(tensor))
+        };
+        Ok(results.into_iter().map(slot).collect())
+    }
+
+    /// What the CPU has a faster form of than candle: products by the places of spikes, convolutions, pools and reductions.
+    fn own_kernel(&self, graph: &Graph, task: &Task, shape: &[usize], values: &mut Values) -> Result<Option<Tensor>, RuntimeError> {
+        let failed = |e: candle_core::Error| self.runnable.failed(&e);
+        let operands = &graph.node(task.node).operands;
+        let (x, w) = match &task.kernel {
+            Kernel::Product(p) if p.lhs.permutation.is_none() && p.rhs.permutation.is_none() => (p.lhs.source, p.rhs.source),
+            Kernel::Convolution(_) => (operands[0], operands[1]),
+            Kernel::Fold(f) => (f.source, f.source),
+            _ => return Ok(None),
+        };
+        self.slot(graph, x, values)?;
+        self.slot(graph, w, values)?;
+        let (x, w) = (&values.0[&x], &values.0[&w]);
+        let (a, b) = (x.reading().map_err(failed)?, w.reading().map_err(failed)?);
+        let (a, b) = (a.floats().map_err(failed)?, b.floats().map_err(failed)?);
+        let mut out = self.runnable.buffers.take(shape.iter().product());
+        let done = match &task.kernel {
+            Kernel::Product(p) => {
+                // Weights that are the same as last time are known by their memory.
+                let identity = || match (&w.host, &w.device) {
+                    (Some(t), _) if let Data::F32(v) = t.data() => Identity::Shared(v.clone()),
+                    (_, t) => Identity::Named(format!("{:?}", t.as_ref().map(CandleTensor::id))),
+                };
+                p.execute_spikes(a, b, identity, &mut out) || p.execute_spikes_of_rows(a, b, &mut out)
+            }
+            Kernel::Convolution(c) => {
+                c.execute(a, b, &mut out);
+                true
+            }
+            Kernel::Fold(f) => {
+                f.execute(a, &mut out);
+                true
+            }
+            _ => false,
+        };
+        if done { Ok(Some(Tensor::f32(shape, out))) } else { Ok(None) }
+    }
+
+    /// A contraction as candle's.
     fn product(
         &self,
         graph: &Graph,
@@ -303,12 +409,6 @@ impl Run<'_> {
         values: &mut Values,
     ) -> Result<CandleTensor, RuntimeError> {
         let failed = |e: candle_core::Error| self.runnable.failed(&e);
-        if self.runnable.device.is_cpu() && !self.runnable.plain && plan.lhs.permutation.is_none() && plan.rhs.permutation.is_none() {
-            let (x, w) = (self.read(graph, plan.lhs.source, values)?, self.read(graph, plan.rhs.source, values)?);
-            if let Some(t) = by_spikes(plan, &x, &w, shape).map_err(failed)? {
-                return Ok(t);
-            }
-        }
         // The plan reads a transposed operand where it is; here it is transposed as a view.
         let mut side = |v: Value, source: Value| -> Result<CandleTensor, RuntimeError> {
             let t = self.read(graph, source, values)?;
@@ -322,14 +422,6 @@ impl Run<'_> {
     }
 
     fn fold(&self, plan: &FoldPlan, x: &CandleTensor, op: &Op, shape: &[usize]) -> candle_core::Result<CandleTensor> {
-        if self.runnable.device.is_cpu() && !self.runnable.plain {
-            let mut out = vec![0f32; shape.iter().product()];
-            let storage = x.storage_and_layout().0;
-            if let Elements::Floats(v) = elements(&storage, x)? {
-                plan.execute(v, &mut out);
-            }
-            return CandleTensor::from_vec(out, shape, &Device::Cpu);
-        }
         if shape.contains(&0) || x.elem_count() == 0 {
             return CandleTensor::zeros(shape, candle_type(DType::F32), &self.runnable.device);
         }
@@ -341,37 +433,47 @@ impl Run<'_> {
     }
 
     /// A loop: the plan of its body once for each step.
-    fn repeat(&mut self, l: &Loop, plan: &Plan, operands: &[CandleTensor], types: &[Type]) -> Result<Vec<CandleTensor>, RuntimeError> {
+    fn repeat(&mut self, l: &Loop, plan: &Plan, mut operands: Vec<Slot>, types: &[Type]) -> Result<Vec<Slot>, RuntimeError> {
         let runnable = self.runnable;
         let failed = |e: candle_core::Error| runnable.failed(&e);
         let steps = l.steps.evaluate(&snn_ir::Dims::new())? as usize;
         let first_state = l.sequences + l.invariants;
-        let mut states: Vec<CandleTensor> = operands[first_state..].to_vec();
+        let mut states = operands.split_off(first_state);
+        let sequences = operands[..l.sequences].iter_mut().map(|s| s.on_device(&runnable.device));
+        let sequences = sequences.collect::<candle_core::Result<Vec<_>>>().map_err(failed)?;
         let mut rows: Vec<Vec<CandleTensor>> = vec![Vec::with_capacity(steps); l.outputs];
-        let mut constants = Values(HashMap::new());
+        let mut constants = Values::default();
         for (id, node) in l.body.nodes() {
             if let Op::Constant(t) = &node.op {
-                constants.0.insert(Value { node: id, result: 0 }, upload(t, &runnable.device).map_err(failed)?);
+                let device = upload(t, &runnable.device).map_err(failed)?;
+                constants.0.insert(Value { node: id, result: 0 }, Slot { host: Some(t.clone()), device: Some(device) });
             }
         }
         for step in 0..steps {
             let t = if l.reverse { steps - 1 - step } else { step };
-            let mut values = Values(constants.0.clone());
+            let mut values = constants.clone();
             for (i, v) in l.body.inputs.iter().enumerate() {
-                let tensor = if i < l.sequences {
-                    operands[i].narrow(0, t, 1).map_err(failed)?
+                let slot = if i < l.sequences {
+                    Slot::device(sequences[i].narrow(0, t, 1).map_err(failed)?)
                 } else if i < first_state {
                     operands[i].clone()
                 } else {
                     states[i - first_state].clone()
                 };
-                values.0.insert(*v, tensor);
+                values.0.insert(*v, slot);
             }
             self.plan(&l.body, plan, &mut values)?;
-            let results = l.body.outputs.iter().map(|(_, v)| self.read(&l.body, *v, &mut values));
-            let mut results = results.collect::<Result<Vec<_>, _>>()?;
-            states = results.split_off(l.outputs);
-            rows.iter_mut().zip(results).for_each(|(list, row)| list.push(row));
+            for (o, (_, v)) in l.body.outputs[..l.outputs].iter().enumerate() {
+                rows[o].push(self.read(&l.body, *v, &mut values)?);
+            }
+            let mut next = Vec::with_capacity(states.len());
+            for (_, v) in &l.body.outputs[l.outputs..] {
+                next.push(self.slot(&l.body, *v, &mut values)?.clone());
+            }
+            // What the step has left: its slices, and the states before it.
+            let old = std::mem::replace(&mut states, next);
+            let left = values.0.into_values().chain(old).filter_map(|slot| slot.host);
+            left.for_each(|t| runnable.buffers.keep(t));
         }
         let mut all = Vec::with_capacity(types.len());
         for (mut list, ty) in rows.into_iter().zip(types) {
@@ -384,19 +486,9 @@ impl Run<'_> {
             } else {
                 CandleTensor::cat(&list, 0)
             };
-            all.push(whole.map_err(failed)?);
+            all.push(Slot::device(whole.map_err(failed)?));
         }
         all.extend(states);
         Ok(all)
     }
-}
-
-/// A product by the places of spikes, if either operand holds few.
-fn by_spikes(plan: &ProductPlan, x: &CandleTensor, w: &CandleTensor, shape: &[usize]) -> candle_core::Result<Option<CandleTensor>> {
-    let (held_x, held_w) = (x.storage_and_layout().0, w.storage_and_layout().0);
-    let (Elements::Floats(a), Elements::Floats(b)) = (elements(&held_x, x)?, elements(&held_w, w)?) else { return Ok(None) };
-    let mut out = vec![0f32; shape.iter().product()];
-    let identity = || Identity::Named(format!("{:?}", w.id()));
-    let done = plan.execute_spikes(a, b, identity, &mut out) || plan.execute_spikes_of_rows(a, b, &mut out);
-    done.then(|| CandleTensor::from_vec(out, shape, &Device::Cpu)).transpose()
 }

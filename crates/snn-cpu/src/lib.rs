@@ -10,6 +10,7 @@
 //!
 //! Threads divide independent elements and never a sum, so a result does not depend on their number.
 
+mod buffers;
 mod emit;
 pub mod loops;
 mod moves;
@@ -56,6 +57,7 @@ impl Backend for Cranelift {
     }
 }
 
+pub use buffers::Buffers;
 pub use emit::Machine;
 
 /// Machine code for the step kernels of a plan.

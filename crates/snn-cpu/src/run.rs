@@ -1,19 +1,17 @@
 //! Running a plan.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use snn_ir::interpret::{Randomness, Results, RuntimeError, checked, evaluate, stacked};
 use snn_ir::tensor::element_count;
 use snn_ir::{CompileError, DType, Data, Executable, Graph, KernelTime, Loop, Op, Tensor, Type, Value};
 
+use crate::buffers::Buffers;
 use crate::emit::Machine;
 use crate::plan::{Kernel, Plan, Task};
 use crate::products::Identity;
 use crate::step::{Elements, Room};
-
-/// Memory that is kept for the next run, at most.
-const KEPT_BUFFERS: usize = 64;
 
 /// A plan with its machine code.
 pub struct Runnable {
@@ -22,14 +20,14 @@ pub struct Runnable {
     machine: Machine,
     pool: Arc<rayon::ThreadPool>,
     /// Buffers that earlier kernels and runs have left.
-    spare: Mutex<Vec<Vec<f32>>>,
+    spare: Buffers,
     large: bool,
 }
 
 impl Runnable {
     pub fn new(graph: Graph, plan: Plan, machine: Machine, pool: Arc<rayon::ThreadPool>) -> Result<Runnable, CompileError> {
         let large = plan.peak >= 1 << 15;
-        Ok(Runnable { graph, plan, machine, pool, spare: Mutex::new(Vec::new()), large })
+        Ok(Runnable { graph, plan, machine, pool, spare: Buffers::default(), large })
     }
 }
 
@@ -49,7 +47,7 @@ impl Executable for Runnable {
     }
 
     fn recycle(&self, results: Results) {
-        results.outputs.into_iter().chain(results.updates).for_each(|(_, t)| self.keep(t));
+        results.outputs.into_iter().chain(results.updates).for_each(|(_, t)| self.spare.keep(t));
     }
 }
 
@@ -77,20 +75,6 @@ impl Runnable {
         };
         // A small program is done before threads have woken up.
         if self.large { self.pool.install(go) } else { go() }
-    }
-
-    /// Keeps the memory of a tensor that nobody else holds.
-    fn keep(&self, tensor: Tensor) {
-        if let Data::F32(v) = tensor.data() {
-            let v = v.clone();
-            drop(tensor);
-            if let Ok(v) = Arc::try_unwrap(v) {
-                let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-                if spare.len() < KEPT_BUFFERS {
-                    spare.push(v);
-                }
-            }
-        }
     }
 }
 
@@ -127,16 +111,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn floats(&self, n: usize) -> Vec<f32> {
-        let mut spare = self.runnable.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = spare.iter().position(|v| v.capacity() >= n && v.capacity() <= n.saturating_mul(2).max(64));
-        match fits.map(|i| spare.swap_remove(i)) {
-            // What it holds does not matter: every kernel writes its whole result.
-            Some(mut v) => {
-                v.resize(n, 0.0);
-                v
-            }
-            None => vec![0.0; n],
-        }
+        self.runnable.spare.take(n)
     }
 
     fn plan(&mut self, graph: &Graph, plan: &Plan, values: &mut Values) -> Result<(), RuntimeError> {
@@ -150,7 +125,7 @@ impl Run<'_> {
             }
             for v in &task.frees {
                 if let Some(t) = values.0.remove(v) {
-                    self.runnable.keep(t);
+                    self.runnable.spare.keep(t);
                 }
             }
         }
@@ -316,7 +291,7 @@ impl Run<'_> {
                 }
             }
             // What the step has left: its slices, and the states before it.
-            values.0.into_values().chain(old).for_each(|t| self.runnable.keep(t));
+            values.0.into_values().chain(old).for_each(|t| self.runnable.spare.keep(t));
         }
         let mut all = Vec::new();
         for ((list, data), ty) in rows.into_iter().zip(whole).zip(types) {

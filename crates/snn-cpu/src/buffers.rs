@@ -1,0 +1,43 @@
+//! Memory that earlier kernels and runs have left.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use snn_ir::{Data, Tensor};
+
+/// More buffers than this are given back to the system.
+const KEPT_BUFFERS: usize = 64;
+
+/// Buffers of floats that nobody holds.
+#[derive(Debug, Default)]
+pub struct Buffers {
+    spare: Mutex<Vec<Vec<f32>>>,
+}
+
+impl Buffers {
+    /// A buffer of that many floats. What it holds does not matter: every kernel writes its whole result.
+    pub fn take(&self, n: usize) -> Vec<f32> {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = spare.iter().position(|v| v.capacity() >= n && v.capacity() <= n.saturating_mul(2).max(64));
+        match fits.map(|i| spare.swap_remove(i)) {
+            Some(mut v) => {
+                v.resize(n, 0.0);
+                v
+            }
+            None => vec![0.0; n],
+        }
+    }
+
+    /// Keeps the memory of a tensor that nobody else holds.
+    pub fn keep(&self, tensor: Tensor) {
+        if let Data::F32(v) = tensor.data() {
+            let v = v.clone();
+            drop(tensor);
+            if let Ok(v) = Arc::try_unwrap(v) {
+                let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+                if spare.len() < KEPT_BUFFERS {
+                    spare.push(v);
+                }
+            }
+        }
+    }
+}
