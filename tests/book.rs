@@ -100,7 +100,7 @@ fn answered(page: &str, text: &str, folder: &Path) -> String {
 }
 
 /// Commands that a page may name and that are not run here: they build, install or serve, or are other programs'.
-const OTHERS: [&str; 9] = ["cargo ", ".ci/run", "cd ", "npm ", "npx ", "code ", "mdbook ", "snnc lsp", "git "];
+const OTHERS: [&str; 10] = ["cargo ", ".ci/run", ".ci/gpu", "cd ", "npm ", "npx ", "code ", "mdbook ", "snnc lsp", "git "];
 
 fn commands(page: &str, lines: &[&str], folder: &Path) {
     for line in lines.iter().filter(|l| !l.trim().is_empty() && !l.starts_with('#')) {

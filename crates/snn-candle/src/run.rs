@@ -60,7 +60,7 @@ impl Runnable {
         };
         let constants = constants.map(|(v, t)| Ok((v, slot(t)?))).collect::<candle_core::Result<_>>();
         let constants = Values(constants.map_err(|e| CompileError::CodeGeneration(first_line(&e)))?);
-        let buffers = Buffers::default();
+        let buffers = Buffers::new(plan.peak);
         Ok(Runnable { graph, plan, kernels, device, precision, plain, weights: Mutex::default(), constants, buffers })
     }
 
@@ -119,7 +119,7 @@ impl Runnable {
     fn fetch(&self, run: &Run<'_>, list: &[(String, Value)], values: &mut Values) -> Result<Vec<(String, Tensor)>, RuntimeError> {
         let mut copy = |v: &Value| {
             let slot = run.slot(&self.graph, *v, values)?;
-            slot.on_host(self.graph.ty(*v).dtype).map_err(|e| self.failed(&e))
+            slot.on_host(self.graph.ty(*v).dtype, &self.buffers).map_err(|e| self.failed(&e))
         };
         list.iter().map(|(n, v)| Ok((n.clone(), copy(v)?))).collect()
     }
@@ -179,7 +179,10 @@ impl Executable for Runnable {
     }
 
     fn recycle(&self, results: Results) {
-        results.outputs.into_iter().chain(results.updates).for_each(|(_, t)| self.buffers.keep(t));
+        // What comes from another device is in memory of its own.
+        if self.device.is_cpu() {
+            results.outputs.into_iter().chain(results.updates).for_each(|(_, t)| self.buffers.keep(t));
+        }
     }
 }
 
@@ -188,7 +191,7 @@ struct Weights(Vec<(String, (Slot, DType))>);
 
 impl Held for Weights {
     fn fetch(&self) -> Result<Vec<(String, Tensor)>, RuntimeError> {
-        let copy = |(name, (slot, dtype)): &(String, (Slot, DType))| Ok((name.clone(), slot.on_host(*dtype)?));
+        let copy = |(name, (slot, dtype)): &(String, (Slot, DType))| Ok((name.clone(), slot.on_host(*dtype, &Buffers::new(0))?));
         self.0.iter().map(copy).collect::<candle_core::Result<_>>().map_err(|e| RuntimeError::Device(first_line(&e)))
     }
 
@@ -360,14 +363,25 @@ impl Run<'_> {
         Ok(results.into_iter().map(slot).collect())
     }
 
-    /// What the CPU has a faster form of than candle: products by the places of spikes, convolutions, pools and reductions.
+    /// What the CPU has a faster form of than candle: products by the places of spikes, convolutions, pools, reductions and movement.
     fn own_kernel(&self, graph: &Graph, task: &Task, shape: &[usize], values: &mut Values) -> Result<Option<Tensor>, RuntimeError> {
         let failed = |e: candle_core::Error| self.runnable.failed(&e);
-        let operands = &graph.node(task.node).operands;
+        let node = graph.node(task.node);
+        let operands = &node.operands;
+        if let Kernel::Move = &task.kernel {
+            for v in operands {
+                self.slot(graph, *v, values)?;
+            }
+            // What is in candle's memory stays there.
+            let hosts: Option<Vec<&Tensor>> = operands.iter().map(|v| values.0[v].host.as_ref()).collect();
+            let moved = hosts.map(|h| snn_cpu::moves::execute(&node.op, &h, shape.to_vec(), |n| self.runnable.buffers.take(n)));
+            return Ok(moved);
+        }
         let (x, w) = match &task.kernel {
             Kernel::Product(p) if p.lhs.permutation.is_none() && p.rhs.permutation.is_none() => (p.lhs.source, p.rhs.source),
             Kernel::Convolution(_) => (operands[0], operands[1]),
             Kernel::Fold(f) => (f.source, f.source),
+            Kernel::Delay(_) if node.types[0].dtype == DType::F32 => (operands[0], operands[0]),
             _ => return Ok(None),
         };
         self.slot(graph, x, values)?;
@@ -387,6 +401,13 @@ impl Run<'_> {
             }
             Kernel::Convolution(c) => {
                 c.execute(a, b, &mut out);
+                true
+            }
+            Kernel::Delay(steps) => {
+                let row: usize = shape[1..].iter().product();
+                let by = usize::try_from(*steps).unwrap_or(usize::MAX).min(shape[0]) * row;
+                out[..by].fill(0.0);
+                out[by..].copy_from_slice(&a[..a.len() - by]);
                 true
             }
             Kernel::Fold(f) => {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use candle_core::{CpuStorage, Device, Result, Storage, StorageRef, Tensor as CandleTensor};
+use snn_cpu::Buffers;
 use snn_cpu::step::Elements;
 use snn_ir::{DType, Tensor, Value};
 
@@ -43,9 +44,15 @@ impl Slot {
     ///
     /// # Errors
     /// If the device fails.
-    pub fn on_host(&self, dtype: DType) -> Result<Tensor> {
+    pub fn on_host(&self, dtype: DType, buffers: &Buffers) -> Result<Tensor> {
         match (&self.host, &self.device) {
             (Some(t), _) => Ok(t.clone()),
+            (None, Some(t)) if t.device().is_cpu() && dtype == DType::F32 => {
+                let reading = self.reading()?;
+                let mut data = buffers.take(t.elem_count());
+                data.copy_from_slice(reading.floats()?);
+                Ok(Tensor::f32(t.dims().to_vec(), data))
+            }
             (None, Some(t)) => download(t, dtype),
             (None, None) => candle_core::bail!("a value is nowhere"),
         }

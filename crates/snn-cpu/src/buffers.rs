@@ -7,13 +7,20 @@ use snn_ir::{Data, Tensor};
 /// More buffers than this are given back to the system.
 const KEPT_BUFFERS: usize = 64;
 
-/// Buffers of floats that nobody holds.
-#[derive(Debug, Default)]
+/// Buffers of floats that nobody holds, the oldest first.
+#[derive(Debug)]
 pub struct Buffers {
     spare: Mutex<Vec<Vec<f32>>>,
+    /// Bytes that are kept at most.
+    most: usize,
 }
 
 impl Buffers {
+    /// No buffers yet. `peak` is what a run holds at most: twice that is kept, for its results are held by others meanwhile.
+    pub fn new(peak: usize) -> Buffers {
+        Buffers { spare: Mutex::default(), most: peak.saturating_mul(2).max(1 << 16) }
+    }
+
     /// A buffer of that many floats. What it holds does not matter: every kernel writes its whole result.
     pub fn take(&self, n: usize) -> Vec<f32> {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
@@ -34,8 +41,11 @@ impl Buffers {
             drop(tensor);
             if let Ok(v) = Arc::try_unwrap(v) {
                 let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-                if spare.len() < KEPT_BUFFERS {
-                    spare.push(v);
+                spare.push(v);
+                // What is kept and never fits must not fill the memory.
+                let bytes = |spare: &[Vec<f32>]| spare.iter().map(|v| v.capacity() * 4).sum::<usize>();
+                while spare.len() > KEPT_BUFFERS || bytes(&spare) > self.most {
+                    spare.remove(0);
                 }
             }
         }

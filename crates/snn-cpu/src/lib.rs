@@ -13,7 +13,7 @@
 mod buffers;
 mod emit;
 pub mod loops;
-mod moves;
+pub mod moves;
 pub mod plan;
 pub mod products;
 mod run;

@@ -27,7 +27,8 @@ pub struct Runnable {
 impl Runnable {
     pub fn new(graph: Graph, plan: Plan, machine: Machine, pool: Arc<rayon::ThreadPool>) -> Result<Runnable, CompileError> {
         let large = plan.peak >= 1 << 15;
-        Ok(Runnable { graph, plan, machine, pool, spare: Buffers::default(), large })
+        let spare = Buffers::new(plan.peak);
+        Ok(Runnable { graph, plan, machine, pool, spare, large })
     }
 }
 
