@@ -10,6 +10,7 @@
 //! the host; [`describe`] says so where it happens.
 
 mod convert;
+mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod describe;

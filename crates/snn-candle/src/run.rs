@@ -6,11 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor as CandleTensor};
+use snn_cpu::Buffers;
 use snn_cpu::loops::FoldPlan;
 use snn_cpu::plan::{Kernel, Plan, Task, describe_task};
-use snn_cpu::products::{Identity, ProductPlan};
-use snn_cpu::step::{Elements, Room, StepKernel};
-use snn_cpu::{Buffers, Machine};
+use snn_cpu::products::ProductPlan;
 use snn_ir::interpret::{Randomness, checked, evaluate};
 use snn_ir::{
     CompileError, Contraction, DType, Data, Executable, Graph, Held, KernelTime, Loop, Op, Results, RuntimeError, Tensor, Type, Value,
@@ -27,16 +26,16 @@ use crate::{ops, products};
 pub struct Runnable {
     graph: Graph,
     plan: Plan,
-    kernels: Kernels,
-    device: Device,
-    precision: Precision,
-    plain: bool,
+    pub(crate) kernels: Kernels,
+    pub(crate) device: Device,
+    pub(crate) precision: Precision,
+    pub(crate) plain: bool,
     /// The parameters of the last run by name: where they came from and where they are now.
     weights: Mutex<HashMap<String, (Data, CandleTensor)>>,
     /// The constants that are read as tensors.
     constants: Values,
     /// Memory that earlier kernels and runs have left, on the CPU.
-    buffers: Buffers,
+    pub(crate) buffers: Buffers,
 }
 
 impl Runnable {
@@ -65,7 +64,7 @@ impl Runnable {
     }
 
     /// An error of candle's in our words.
-    fn failed(&self, e: &candle_core::Error) -> RuntimeError {
+    pub(crate) fn failed(&self, e: &candle_core::Error) -> RuntimeError {
         let needs = format!("; this program needs {} bytes on the device beside its inputs and parameters", self.plan.peak);
         RuntimeError::Device(format!("{}{needs}", first_line(e)))
     }
@@ -201,8 +200,8 @@ impl Held for Weights {
 }
 
 /// One run.
-struct Run<'a> {
-    runnable: &'a Runnable,
+pub(crate) struct Run<'a> {
+    pub(crate) runnable: &'a Runnable,
     seed: u64,
     started: Instant,
     /// Where the times of kernels go, if they are asked for.
@@ -211,7 +210,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// A value that has been computed or given; constants are there from the first reading on.
-    fn slot<'v>(&self, graph: &Graph, v: Value, values: &'v mut Values) -> Result<&'v mut Slot, RuntimeError> {
+    pub(crate) fn slot<'v>(&self, graph: &Graph, v: Value, values: &'v mut Values) -> Result<&'v mut Slot, RuntimeError> {
         match (values.0.entry(v), graph.op(v)) {
             (Entry::Occupied(e), _) => Ok(e.into_mut()),
             (Entry::Vacant(e), Op::Constant(t)) => Ok(e.insert(Slot::host(t.clone()))),
@@ -341,82 +340,6 @@ impl Run<'_> {
             values.0.insert(v, Slot::host(t));
         }
         Ok(())
-    }
-
-    /// A step kernel as machine code.
-    fn on_cpu(&self, machine: &Machine, graph: &Graph, kernel: &StepKernel, values: &Values) -> candle_core::Result<Vec<(Value, Slot)>> {
-        let readings = kernel.sources().map(|v| Ok((v, values.0[&v].reading()?))).collect::<candle_core::Result<Vec<_>>>()?;
-        let slices = readings.iter().map(|(v, r)| Ok((*v, r.elements()?))).collect::<candle_core::Result<Vec<_>>>()?;
-        let of = |v: Value| slices.iter().find(|(w, _)| *w == v).map_or(Elements::Floats(&[]), |(_, e)| *e);
-        let results = kernel.execute(machine, of, |v, dtype| {
-            let n = sizes(graph, v).iter().product();
-            if dtype == DType::F32 { Room::Floats(self.runnable.buffers.take(n)) } else { Room::Bytes(vec![0; n]) }
-        });
-        let slot = |(v, room)| {
-            let shape = sizes(graph, v);
-            let tensor = match room {
-                Room::Floats(data) => Tensor::f32(shape, data),
-                Room::Bytes(data) => Tensor::bool(shape, data),
-            };
-            (v, Slot::host(tensor))
-        };
-        Ok(results.into_iter().map(slot).collect())
-    }
-
-    /// What the CPU has a faster form of than candle: products by the places of spikes, convolutions, pools, reductions and movement.
-    fn own_kernel(&self, graph: &Graph, task: &Task, shape: &[usize], values: &mut Values) -> Result<Option<Tensor>, RuntimeError> {
-        let failed = |e: candle_core::Error| self.runnable.failed(&e);
-        let node = graph.node(task.node);
-        let operands = &node.operands;
-        if let Kernel::Move = &task.kernel {
-            for v in operands {
-                self.slot(graph, *v, values)?;
-            }
-            // What is in candle's memory stays there.
-            let hosts: Option<Vec<&Tensor>> = operands.iter().map(|v| values.0[v].host.as_ref()).collect();
-            let moved = hosts.map(|h| snn_cpu::moves::execute(&node.op, &h, shape.to_vec(), |n| self.runnable.buffers.take(n)));
-            return Ok(moved);
-        }
-        let (x, w) = match &task.kernel {
-            Kernel::Product(p) if p.lhs.permutation.is_none() && p.rhs.permutation.is_none() => (p.lhs.source, p.rhs.source),
-            Kernel::Convolution(_) => (operands[0], operands[1]),
-            Kernel::Fold(f) => (f.source, f.source),
-            Kernel::Delay(_) if node.types[0].dtype == DType::F32 => (operands[0], operands[0]),
-            _ => return Ok(None),
-        };
-        self.slot(graph, x, values)?;
-        self.slot(graph, w, values)?;
-        let (x, w) = (&values.0[&x], &values.0[&w]);
-        let (a, b) = (x.reading().map_err(failed)?, w.reading().map_err(failed)?);
-        let (a, b) = (a.floats().map_err(failed)?, b.floats().map_err(failed)?);
-        let mut out = self.runnable.buffers.take(shape.iter().product());
-        let done = match &task.kernel {
-            Kernel::Product(p) => {
-                // Weights that are the same as last time are known by their memory.
-                let identity = || match (&w.host, &w.device) {
-                    (Some(t), _) if let Data::F32(v) = t.data() => Identity::Shared(v.clone()),
-                    (_, t) => Identity::Named(format!("{:?}", t.as_ref().map(CandleTensor::id))),
-                };
-                p.execute_spikes(a, b, identity, &mut out) || p.execute_spikes_of_rows(a, b, &mut out)
-            }
-            Kernel::Convolution(c) => {
-                c.execute(a, b, &mut out);
-                true
-            }
-            Kernel::Delay(steps) => {
-                let row: usize = shape[1..].iter().product();
-                let by = usize::try_from(*steps).unwrap_or(usize::MAX).min(shape[0]) * row;
-                out[..by].fill(0.0);
-                out[by..].copy_from_slice(&a[..a.len() - by]);
-                true
-            }
-            Kernel::Fold(f) => {
-                f.execute(a, &mut out);
-                true
-            }
-            _ => false,
-        };
-        if done { Ok(Some(Tensor::f32(shape, out))) } else { Ok(None) }
     }
 
     /// A contraction as candle's.

@@ -79,6 +79,11 @@ pub(crate) fn standard_library() -> &'static Ast {
     })
 }
 
+/// Parses the standard library, if that has not been done: it takes some milliseconds, which the first program that needs it would wait.
+pub fn prepare() {
+    standard_library();
+}
+
 impl Module {
     /// Parses a file; `name` is what messages call it.
     ///

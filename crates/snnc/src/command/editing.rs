@@ -85,6 +85,17 @@ impl Highlighter for Colours {
     }
 }
 
+/// The names of arguments and settings of a signature such as `neuron lif(x; tau = 2.0)`.
+fn argument_names(signature: &str) -> Vec<&str> {
+    let inside = signature.split_once('(').map_or("", |(_, rest)| rest.trim_end_matches(')'));
+    let mut depth = 0;
+    let parts = inside.split(|c: char| {
+        depth += i32::from("([{".contains(c)) - i32::from(")]}".contains(c));
+        depth == 0 && (c == ',' || c == ';')
+    });
+    parts.filter_map(|p| p.split([':', '=']).next()).map(str::trim).filter(|n| !n.is_empty()).collect()
+}
+
 /// The signature of the call that the cursor is in: the innermost open bracket after the name of something known.
 pub fn signature_at(line: &str) -> Option<String> {
     let mut open: Vec<usize> = Vec::new();
@@ -142,8 +153,11 @@ impl Completer for Names {
         }
         let start = before.rfind(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').map_or(0, |i| i + 1);
         let word = &before[start..];
-        let fits = self.0.iter().filter(|n| !word.is_empty() && n.starts_with(word)).cloned().collect();
-        found(start, fits)
+        // Settings of the call first.
+        let signature = signature_at(before).unwrap_or_default();
+        let settings = argument_names(&signature).into_iter().map(|n| format!("{n} = "));
+        let all = settings.chain(self.0.iter().cloned());
+        found(start, all.filter(|n| !word.is_empty() && n.starts_with(word)).collect())
     }
 }
 
@@ -221,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_completed() {
+    fn names_settings_and_files_are_completed() {
         let mut names = Names(vec!["lif".into()]);
         let values = |r: CompletionResult| r.suggestions().iter().map(|s| s.value.clone()).collect::<Vec<_>>();
         let folder = tempfile::tempdir().unwrap();
@@ -229,5 +243,8 @@ mod tests {
         let line = format!(":load {}/wei", folder.path().display());
         assert!(values(names.complete(&line, line.len()))[0].ends_with("/weights.npz"));
         assert_eq!(values(names.complete("x |> li", 7)), ["lif"]);
+        assert_eq!(values(names.complete("x |> lif(ta", 11)), ["tau = "]);
+        assert_eq!(values(names.complete("lif(x, surrogate = atan(al", 26)), ["alpha = "]);
+        assert_eq!(values(names.complete("lif(x, v_t", 10)), ["v_threshold = "]);
     }
 }

@@ -22,7 +22,7 @@ net, neuron, surrogate, fn, layer, let rec, set_threshold_margin(...)   as in a 
 :ast E  :ir E     its syntax tree, its graph
 :opt E            its graph before and after the optimiser, and the rules that fired
 :clif E  :asm E   the generated code
-:dot E [FILE]     the graph for Graphviz
+:dot E [FILE]     the graph for Graphviz; with FILE.svg or .png a picture
 :time E           milliseconds to compile and to run
 :grad E wrt x, y  the value of a scalar and its gradients
 :load FILE        a program, or tensors: .snn .npz .safetensors
@@ -103,6 +103,8 @@ fn values_text(values: &[(String, Tensor)]) -> String {
 }
 
 pub fn repl(a: &ReplArguments) -> Result<(), Failure> {
+    // While the first entry is typed the library is read.
+    std::thread::spawn(snn_front::prepare);
     let mut session = session(a.seed);
     if let Some(file) = &a.file {
         session.load(&file.display().to_string())?;
@@ -211,10 +213,16 @@ fn run_command(session: &mut Session, command: &str) -> Result<String, Error> {
         "asm" => listing(session, snn_cpu::Listing::Assembly),
         "dot" => {
             let (expression, file) = match rest.rsplit_once(char::is_whitespace) {
-                Some((e, f)) if f.ends_with(".dot") => (e, Some(f)),
+                Some((e, f)) if [".dot", ".svg", ".png"].iter().any(|end| f.ends_with(end)) => (e, Some(f)),
                 _ => (rest, None),
             };
-            let text = snn_ir::dot::dot(&session.lowered(expression)?);
+            let graph = session.lowered(expression)?;
+            if let Some(f) = file.filter(|f| !f.ends_with(".dot")) {
+                let (after, _) = session.options.optimise.apply(graph.clone(), true)?;
+                snnc::plot::graphs(Path::new(f), &[("as written", &graph), ("optimised", &after)])?;
+                return Ok(String::new());
+            }
+            let text = snn_ir::dot::dot(&graph);
             match file {
                 Some(f) => std::fs::write(f, text).map(|()| String::new()).map_err(|e| Error::Data(format!("cannot write `{f}`: {e}"))),
                 None => Ok(text),

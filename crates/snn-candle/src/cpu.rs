@@ -1,0 +1,102 @@
+//! What the CPU computes by the kernels of `snn-cpu`: step kernels always, other kernels where they are faster than candle's.
+
+use candle_core::Tensor as CandleTensor;
+use snn_cpu::Machine;
+use snn_cpu::plan::{Kernel, Task};
+use snn_cpu::products::Identity;
+use snn_cpu::step::{Elements, Room, StepKernel};
+use snn_ir::{DType, Data, Graph, RuntimeError, Tensor, Value};
+
+use crate::kernels::sizes;
+use crate::run::Run;
+use crate::values::{Slot, Values};
+
+impl Run<'_> {
+    /// A step kernel as machine code.
+    pub(crate) fn on_cpu(
+        &self,
+        machine: &Machine,
+        graph: &Graph,
+        kernel: &StepKernel,
+        values: &Values,
+    ) -> candle_core::Result<Vec<(Value, Slot)>> {
+        let readings = kernel.sources().map(|v| Ok((v, values.0[&v].reading()?))).collect::<candle_core::Result<Vec<_>>>()?;
+        let slices = readings.iter().map(|(v, r)| Ok((*v, r.elements()?))).collect::<candle_core::Result<Vec<_>>>()?;
+        let of = |v: Value| slices.iter().find(|(w, _)| *w == v).map_or(Elements::Floats(&[]), |(_, e)| *e);
+        let results = kernel.execute(machine, of, |v, dtype| {
+            let n = sizes(graph, v).iter().product();
+            if dtype == DType::F32 { Room::Floats(self.runnable.buffers.take(n)) } else { Room::Bytes(vec![0; n]) }
+        });
+        let slot = |(v, room)| {
+            let shape = sizes(graph, v);
+            let tensor = match room {
+                Room::Floats(data) => Tensor::f32(shape, data),
+                Room::Bytes(data) => Tensor::bool(shape, data),
+            };
+            (v, Slot::host(tensor))
+        };
+        Ok(results.into_iter().map(slot).collect())
+    }
+
+    /// What the CPU has a faster form of than candle: products by the places of spikes, convolutions, pools, reductions and movement.
+    pub(crate) fn own_kernel(
+        &self,
+        graph: &Graph,
+        task: &Task,
+        shape: &[usize],
+        values: &mut Values,
+    ) -> Result<Option<Tensor>, RuntimeError> {
+        let failed = |e: candle_core::Error| self.runnable.failed(&e);
+        let node = graph.node(task.node);
+        let operands = &node.operands;
+        if let Kernel::Move = &task.kernel {
+            for v in operands {
+                self.slot(graph, *v, values)?;
+            }
+            // What is in candle's memory stays there.
+            let hosts: Option<Vec<&Tensor>> = operands.iter().map(|v| values.0[v].host.as_ref()).collect();
+            let moved = hosts.map(|h| snn_cpu::moves::execute(&node.op, &h, shape.to_vec(), |n| self.runnable.buffers.take(n)));
+            return Ok(moved);
+        }
+        let (x, w) = match &task.kernel {
+            Kernel::Product(p) if p.lhs.permutation.is_none() && p.rhs.permutation.is_none() => (p.lhs.source, p.rhs.source),
+            Kernel::Convolution(_) => (operands[0], operands[1]),
+            Kernel::Fold(f) => (f.source, f.source),
+            Kernel::Delay(_) if node.types[0].dtype == DType::F32 => (operands[0], operands[0]),
+            _ => return Ok(None),
+        };
+        self.slot(graph, x, values)?;
+        self.slot(graph, w, values)?;
+        let (x, w) = (&values.0[&x], &values.0[&w]);
+        let (a, b) = (x.reading().map_err(failed)?, w.reading().map_err(failed)?);
+        let (a, b) = (a.floats().map_err(failed)?, b.floats().map_err(failed)?);
+        let mut out = self.runnable.buffers.take(shape.iter().product());
+        let done = match &task.kernel {
+            Kernel::Product(p) => {
+                // Weights that are the same as last time are known by their memory.
+                let identity = || match (&w.host, &w.device) {
+                    (Some(t), _) if let Data::F32(v) = t.data() => Identity::Shared(v.clone()),
+                    (_, t) => Identity::Named(format!("{:?}", t.as_ref().map(CandleTensor::id))),
+                };
+                p.execute_spikes(a, b, identity, &mut out) || p.execute_spikes_of_rows(a, b, &mut out)
+            }
+            Kernel::Convolution(c) => {
+                c.execute(a, b, &mut out);
+                true
+            }
+            Kernel::Delay(steps) => {
+                let row: usize = shape[1..].iter().product();
+                let by = usize::try_from(*steps).unwrap_or(usize::MAX).min(shape[0]) * row;
+                out[..by].fill(0.0);
+                out[by..].copy_from_slice(&a[..a.len() - by]);
+                true
+            }
+            Kernel::Fold(f) => {
+                f.execute(a, &mut out);
+                true
+            }
+            _ => false,
+        };
+        if done { Ok(Some(Tensor::f32(shape, out))) } else { Ok(None) }
+    }
+}
