@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::op::BackpropOp;
 use candle_core::{MetalDevice, MetalStorage, Result, Storage, Tensor};
-use candle_metal_kernels::metal::ComputePipeline;
+use candle_metal_kernels::metal::{Buffer, ComputeCommandEncoder, ComputePipeline};
 use objc2_metal::{MTLCompileOptions, MTLSize};
 use snn_cpu::plan::{Kernel, Plan};
 use snn_cpu::step::{Initial, StepKernel};
@@ -64,7 +64,8 @@ impl Library {
         }
         let elements = kernel.elements();
         if elements > 0 {
-            let encoder = self.device.command_encoder()?;
+            let commands = self.device.command_encoder()?;
+            let encoder: &ComputeCommandEncoder = commands.as_ref();
             encoder.set_compute_pipeline_state(pipeline);
             let mut index = 0;
             for ((storage, layout), tensor) in guards.iter().zip(&sources) {
@@ -73,6 +74,7 @@ impl Library {
                 index += 1;
             }
             for (_, _, _, buffer) in &outputs {
+                let buffer: &Buffer = buffer;
                 encoder.set_output_buffer(index, Some(buffer), 0);
                 index += 1;
             }
