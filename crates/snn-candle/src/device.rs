@@ -74,7 +74,10 @@ impl DeviceName {
                 cuda_count().and_then(|count| among(n, count)).map_err(unusable)?;
                 Device::new_cuda(n).map_err(|e| unusable(first_line(&e)))
             }
-            DeviceName::Metal(n) => Device::new_metal(n).map_err(|e| unusable(first_line(&e))),
+            DeviceName::Metal(n) => {
+                among(n, metal_count()).map_err(unusable)?;
+                Device::new_metal(n).map_err(|e| unusable(first_line(&e)))
+            }
         }
     }
 }
@@ -106,6 +109,17 @@ pub(crate) fn free_memory(device: &Device) -> Option<usize> {
         Device::Cuda(d) => crate::cuda::free_memory(d),
         _ => None,
     }
+}
+
+/// How many Metal devices there are.
+#[cfg(feature = "metal")]
+fn metal_count() -> usize {
+    candle_metal_kernels::metal::Device::all().len()
+}
+
+#[cfg(not(feature = "metal"))]
+fn metal_count() -> usize {
+    0
 }
 
 /// An error of candle's in one line; the rest is its back trace.
@@ -142,4 +156,29 @@ fn cuda_description(n: usize) -> Result<String, String> {
 #[cfg(not(feature = "cuda"))]
 fn cuda_description(_: usize) -> Result<String, String> {
     cuda_count().map(|_| String::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_one_of_a_device() {
+        assert_eq!(among(0, 1), Ok(()));
+        assert_eq!(among(1, 2), Ok(()));
+        assert_eq!(among(0, 0).unwrap_err(), "the driver knows no device");
+        assert_eq!(among(3, 1).unwrap_err(), "there is one device, number 0");
+        assert_eq!(among(9, 2).unwrap_err(), "there are 2 devices, numbers 0 to 1");
+    }
+
+    #[test]
+    fn names_are_read_and_written() {
+        for name in ["cpu", "cuda:0", "cuda:3", "metal:1"] {
+            assert_eq!(name.parse::<DeviceName>().unwrap().to_string(), name);
+        }
+        assert_eq!("cuda".parse(), Ok(DeviceName::Cuda(0)));
+        for name in ["", "cpu:1", "cuda:", "cuda:-1", "tpu", "metal:x"] {
+            assert!(name.parse::<DeviceName>().is_err(), "{name}");
+        }
+    }
 }
