@@ -1,10 +1,9 @@
 //! What the CPU computes by the kernels of `snn-cpu`: step kernels always, other kernels where they are faster than candle's.
 
 use candle_core::Tensor as CandleTensor;
-use snn_cpu::Machine;
 use snn_cpu::plan::{Kernel, Task};
-use snn_cpu::products::Identity;
 use snn_cpu::step::{Elements, Room, StepKernel};
+use snn_cpu::{Identity, Machine};
 use snn_ir::{DType, Data, Graph, RuntimeError, Tensor, Value};
 
 use crate::kernels::sizes;
@@ -71,17 +70,15 @@ impl Run<'_> {
         let (a, b) = (x.reading().map_err(failed)?, w.reading().map_err(failed)?);
         let (a, b) = (a.floats().map_err(failed)?, b.floats().map_err(failed)?);
         let mut out = self.runnable.buffers.take(shape.iter().product());
+        // Weights that are the same as last time are known by their memory.
+        let identity = || match (&w.host, &w.device) {
+            (Some(t), _) if let Data::F32(v) = t.data() => Identity::Shared(v.clone()),
+            (_, t) => Identity::Named(format!("{:?}", t.as_ref().map(CandleTensor::id))),
+        };
         let done = match &task.kernel {
-            Kernel::Product(p) => {
-                // Weights that are the same as last time are known by their memory.
-                let identity = || match (&w.host, &w.device) {
-                    (Some(t), _) if let Data::F32(v) = t.data() => Identity::Shared(v.clone()),
-                    (_, t) => Identity::Named(format!("{:?}", t.as_ref().map(CandleTensor::id))),
-                };
-                p.execute_spikes(a, b, identity, &mut out) || p.execute_spikes_of_rows(a, b, &mut out)
-            }
+            Kernel::Product(p) => p.execute_spikes(a, b, identity, &mut out),
             Kernel::Convolution(c) => {
-                c.execute(a, b, &mut out);
+                c.execute(a, b, identity, &mut out);
                 true
             }
             Kernel::Delay(steps) => {

@@ -3,7 +3,7 @@
 //! A graph with known dimensions becomes a [`plan`]: a list of kernels over buffers. A *step kernel* ([`step`]) is every
 //! elementwise part with its scans, fused into one function that Cranelift generates ([`emit`]): one time step over a run of
 //! elements, with the state in a scratch that stays in the first cache. Products go through the `gemm` crate
-//! ([`products`]) or, where their operand is spikes, add rows of weights ([`spikes`]); pools and reductions are plain loops,
+//! ([`products`], [`convolution`]) or, where their operand is spikes, add rows of weights; pools and reductions are plain loops,
 //! and everything rare is evaluated as the interpreter does.
 //!
 //! The plan does not know who runs it: the candle backend runs the same one.
@@ -11,13 +11,16 @@
 //! Threads divide independent elements and never a sum, so a result does not depend on their number.
 
 mod buffers;
+pub mod convolution;
 mod emit;
 pub mod loops;
 pub mod moves;
+mod panels;
 pub mod plan;
 pub mod products;
 mod run;
 mod shared;
+mod spike_windows;
 mod spikes;
 pub mod step;
 
@@ -59,6 +62,7 @@ impl Backend for Cranelift {
 
 pub use buffers::Buffers;
 pub use emit::Machine;
+pub use panels::Identity;
 
 /// Machine code for the step kernels of a plan.
 ///

@@ -7,9 +7,10 @@ use snn_ir::{CompileError, DType, Graph, NodeId, Op, Value};
 
 use snn_ir::lanes::{supports, supports_graph};
 
+use crate::convolution::ConvolutionPlan;
 use crate::emit::Code;
 use crate::loops::{Fold, FoldPlan};
-use crate::products::{ConvolutionPlan, ProductPlan};
+use crate::products::ProductPlan;
 use crate::step::{StepKernel, build};
 
 /// What one task does.

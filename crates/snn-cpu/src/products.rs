@@ -1,14 +1,13 @@
-//! Contractions and convolutions through the `gemm` crate.
+//! Contractions: through the `gemm` crate, or by the places of spikes.
 #![allow(unsafe_code)]
-
-use std::sync::{Arc, Mutex, PoisonError};
 
 use gemm::Parallelism;
 use rayon::prelude::*;
 use snn_ir::tensor::row_major_strides;
-use snn_ir::{CompileError, Contraction, Convolution, Graph, Node, Op, Value};
+use snn_ir::{CompileError, Contraction, Graph, Node, Op, Value};
 
-use crate::spikes::{self, Events, Packed};
+use crate::panels::{Identity, Kept, Packed, product};
+use crate::spikes::{Spikes, WORD};
 
 /// One operand of a product: a matrix for each batch, read where it is.
 #[derive(Clone, Debug)]
@@ -37,29 +36,7 @@ pub struct ProductPlan {
     /// Summed.
     pub k: usize,
     /// May spikes be multiplied by their places? Then the packed weights of the last run are kept.
-    spikes: Option<Mutex<Kept>>,
-}
-
-/// Weights, and what they are packed into; `None` where they cannot be.
-type Kept = Option<(Identity, Option<Arc<Packed>>)>;
-
-/// By what a tensor is known again: elements that are shared, and so cannot have changed, or a name that is given once.
-#[derive(Clone, Debug)]
-pub enum Identity {
-    /// The elements themselves.
-    Shared(Arc<Vec<f32>>),
-    /// A name of a backend's own.
-    Named(String),
-}
-
-impl PartialEq for Identity {
-    fn eq(&self, other: &Identity) -> bool {
-        match (self, other) {
-            (Identity::Shared(a), Identity::Shared(b)) => Arc::ptr_eq(a, b),
-            (Identity::Named(a), Identity::Named(b)) => a == b,
-            _ => false,
-        }
-    }
+    spikes: Option<Kept>,
 }
 
 /// Smaller products than this are dense.
@@ -108,32 +85,22 @@ impl ProductPlan {
         let (m, n, k) = (size(&a, &free_a), size(&b, &free_b), size(&a, &c.lhs_sum));
         let rows = lhs.sum == 1 && (lhs.free == k || m == 1) && lhs.permutation.is_none() && rhs.permutation.is_none();
         let lasting = matches!(graph.op(rhs.source), Op::Parameter(_) | Op::Input(_));
-        let spikes = c.lhs_batch.is_empty() && rows && lasting && n * k >= SMALLEST_FOR_SPIKES && u32::try_from(k).is_ok();
+        let spikes = c.lhs_batch.is_empty() && rows && lasting && n * k >= SMALLEST_FOR_SPIKES;
         let batch = c.lhs_batch.iter().map(|i| a[*i]).collect();
-        Ok(ProductPlan { lhs, rhs, batch, m, n, k, spikes: spikes.then(|| Mutex::new(None)) })
+        Ok(ProductPlan { lhs, rhs, batch, m, n, k, spikes: spikes.then(Kept::default) })
     }
 
-    /// Computes the product by the places of spikes, if it is one of few spikes with lasting weights.
-    pub fn execute_spikes(&self, lhs: &[f32], weights: &[f32], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
+    /// Computes the product by the places of spikes, if either operand holds few of them and the other is finite.
+    pub fn execute_spikes(&self, lhs: &[f32], rhs: &[f32], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
+        self.m > 0 && (self.spikes_times_weights(lhs, rhs, identity, out) || self.spikes_of_rows(lhs, rhs, out))
+    }
+
+    fn spikes_times_weights(&self, lhs: &[f32], weights: &[f32], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
         let Some(kept) = &self.spikes else { return false };
-        if self.m == 0 {
-            return false;
-        }
-        let Some(events) = Events::find(&lhs[..self.m * self.k], self.k) else { return false };
-        let identity = identity();
-        let packed = {
-            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            match &*kept {
-                Some((old, packed)) if *old == identity => packed.clone(),
-                _ => {
-                    let packed = Packed::new(weights, self.k, self.n, self.rhs.sum, self.rhs.free).map(Arc::new);
-                    *kept = Some((identity, packed.clone()));
-                    packed
-                }
-            }
-        };
-        let Some(packed) = packed else { return false };
-        spikes::product(&events, &packed, out);
+        let Some(spikes) = Spikes::find(&lhs[..self.m * self.k], self.k) else { return false };
+        let pack = || Packed::new(weights, self.k, WORD, self.n, self.rhs.sum, self.rhs.free);
+        let Some(packed) = kept.packed(identity(), pack) else { return false };
+        product(&spikes, &packed, out);
         true
     }
 
@@ -143,23 +110,22 @@ impl ProductPlan {
         self.batch.is_empty() && whole(&self.lhs, self.m) && whole(&self.rhs, self.n) && self.m.min(self.n) >= 16 && self.k >= 16
     }
 
-    /// Computes the gradient of weights by the places of spikes, if it is one and either operand holds few spikes.
-    pub fn execute_spikes_of_rows(&self, lhs: &[f32], rhs: &[f32], out: &mut [f32]) -> bool {
+    fn spikes_of_rows(&self, lhs: &[f32], rhs: &[f32], out: &mut [f32]) -> bool {
         let (m, n, k) = (self.m, self.n, self.k);
         if !self.is_of_rows() {
             return false;
         }
         // Weights have the spikes' layer as the last axis more often than as the first.
-        if let Some(events) = Events::find(&rhs[..k * n], n).and_then(|e| e.transposed(n)) {
-            let Some(packed) = Packed::new(lhs, k, m, m, 1) else { return false };
+        if let Some(spikes) = Spikes::find(&rhs[..k * n], n) {
+            let Some(packed) = Packed::new(lhs, k, WORD, m, m, 1) else { return false };
             let mut turned = vec![0f32; m * n];
-            spikes::product(&events, &packed, &mut turned);
+            product(&spikes.transposed(n), &packed, &mut turned);
             crate::moves::transpose(&turned, n, m, out);
             return true;
         }
-        let Some(events) = Events::find(&lhs[..k * m], m).and_then(|e| e.transposed(m)) else { return false };
-        let Some(packed) = Packed::new(rhs, k, n, n, 1) else { return false };
-        spikes::product(&events, &packed, out);
+        let Some(spikes) = Spikes::find(&lhs[..k * m], m) else { return false };
+        let Some(packed) = Packed::new(rhs, k, WORD, n, n, 1) else { return false };
+        product(&spikes.transposed(m), &packed, out);
         true
     }
 
@@ -194,7 +160,7 @@ impl ProductPlan {
 
 /// `out[m, n] = a[m, k] b[k, n]`, with the strides of rows and columns of both operands.
 #[allow(clippy::too_many_arguments)]
-fn matrix_product(
+pub(crate) fn matrix_product(
     m: usize,
     n: usize,
     k: usize,
@@ -240,7 +206,7 @@ fn matrix_product(
 }
 
 /// `out[m, n] += a[m, k] b[n, k]`: rows of `a` are `a_row` apart, `b` and `out` are whole.
-fn add_matrix_product(m: usize, n: usize, k: usize, a: &[f32], a_row: usize, b: &[f32], out: &mut [f32]) {
+pub(crate) fn add_matrix_product(m: usize, n: usize, k: usize, a: &[f32], a_row: usize, b: &[f32], out: &mut [f32]) {
     if m * n * k == 0 {
         return;
     }
@@ -268,147 +234,5 @@ fn add_matrix_product(m: usize, n: usize, k: usize, a: &[f32], a_row: usize, b: 
             false,
             Parallelism::None,
         );
-    }
-}
-
-/// A convolution over one or two axes.
-#[derive(Clone, Debug)]
-pub struct ConvolutionPlan {
-    groups: usize,
-    channels: usize,
-    out_channels: usize,
-    input: [usize; 2],
-    output: [usize; 2],
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    padding: [usize; 2],
-    dilation: [usize; 2],
-}
-
-impl ConvolutionPlan {
-    /// Plans a convolution; over one axis it is one over two with a height of one.
-    pub fn new(graph: &Graph, node: &Node, c: &Convolution) -> Result<ConvolutionPlan, CompileError> {
-        let (x, w) = (graph.ty(node.operands[0]).sizes()?, graph.ty(node.operands[1]).sizes()?);
-        let out = node.types[0].sizes()?;
-        let n = c.stride.len();
-        let two = |v: &[usize], one: usize| if n == 1 { [one, v[0]] } else { [v[0], v[1]] };
-        let numbers = |v: &[i64]| v.iter().map(|x| *x as usize).collect::<Vec<_>>();
-        Ok(ConvolutionPlan {
-            groups: c.groups as usize,
-            channels: x[x.len() - n - 1],
-            out_channels: w[0],
-            input: two(&x[x.len() - n..], 1),
-            output: two(&out[out.len() - n..], 1),
-            kernel: two(&w[2..], 1),
-            stride: two(&numbers(&c.stride), 1),
-            padding: two(&numbers(&c.padding), 0),
-            dilation: two(&numbers(&c.dilation), 1),
-        })
-    }
-
-    /// Computes the convolution of all images in `x` into `out`.
-    pub fn execute(&self, x: &[f32], w: &[f32], out: &mut [f32]) {
-        let size = |d: [usize; 2]| d[0] * d[1];
-        let (plane, out_plane, taps) = (size(self.input), size(self.output), size(self.kernel));
-        let (image, out_image) = (self.channels * plane, self.out_channels * out_plane);
-        let per_group = (self.channels / self.groups, self.out_channels / self.groups);
-        let rows = per_group.0 * taps;
-        if out.is_empty() || out_image == 0 {
-            return;
-        }
-        if self.groups == 1 && out_plane * 8 <= taps && out_plane * self.channels > 0 {
-            return self.few_outputs(x, w, out);
-        }
-        out.par_chunks_mut(out_image).enumerate().for_each_init(
-            || vec![0f32; rows * out_plane],
-            |columns, (i, out)| {
-                let x = &x[i * image..(i + 1) * image];
-                for g in 0..self.groups {
-                    for c in 0..per_group.0 {
-                        let channel = g * per_group.0 + c;
-                        let part = &mut columns[c * taps * out_plane..(c + 1) * taps * out_plane];
-                        self.unroll(&x[channel * plane..(channel + 1) * plane], part);
-                    }
-                    let w = &w[g * per_group.1 * rows..(g + 1) * per_group.1 * rows];
-                    let out = &mut out[g * per_group.1 * out_plane..(g + 1) * per_group.1 * out_plane];
-                    matrix_product(per_group.1, out_plane, rows, w, rows, 1, columns, out_plane, 1, out, Parallelism::None);
-                }
-            },
-        );
-    }
-
-    /// Few outputs of a large kernel, as the gradient of weights is: channel by channel, the inputs that each output meets are
-    /// rows, and the sum over channels is one in the products.
-    fn few_outputs(&self, x: &[f32], w: &[f32], out: &mut [f32]) {
-        let size = |d: [usize; 2]| d[0] * d[1];
-        let (plane, out_plane, taps) = (size(self.input), size(self.output), size(self.kernel));
-        let images = out.len() / (self.out_channels * out_plane);
-        // The kernel and the outputs change places.
-        let turned =
-            ConvolutionPlan { kernel: self.output, output: self.kernel, stride: self.dilation, dilation: self.stride, ..self.clone() };
-        let some = images.div_ceil(rayon::current_num_threads().max(1)).clamp(1, 16);
-        out.par_chunks_mut(some * self.out_channels * out_plane).enumerate().for_each_init(
-            || (vec![0f32; some * out_plane * taps], vec![0f32; some * out_plane * self.out_channels]),
-            |(rows, sums), (chunk, out)| {
-                let count = out.len() / (self.out_channels * out_plane);
-                let n = count * out_plane;
-                sums.fill(0.0);
-                for channel in 0..self.channels {
-                    for i in 0..count {
-                        let image = chunk * some + i;
-                        let start = (image * self.channels + channel) * plane;
-                        turned.unroll(&x[start..start + plane], &mut rows[i * out_plane * taps..(i + 1) * out_plane * taps]);
-                    }
-                    let w = &w[channel * taps..];
-                    add_matrix_product(
-                        self.out_channels,
-                        n,
-                        taps,
-                        w,
-                        self.channels * taps,
-                        &rows[..n * taps],
-                        &mut sums[..n * self.out_channels],
-                    );
-                }
-                for (i, out) in out.chunks_exact_mut(self.out_channels * out_plane).enumerate() {
-                    for (o, out) in out.chunks_exact_mut(out_plane).enumerate() {
-                        out.copy_from_slice(&sums[o * n + i * out_plane..o * n + (i + 1) * out_plane]);
-                    }
-                }
-            },
-        );
-    }
-
-    /// One row for each tap of the kernel: the input elements that it meets.
-    fn unroll(&self, plane: &[f32], columns: &mut [f32]) {
-        let [height, width] = self.input;
-        let [out_height, out_width] = self.output;
-        for (tap, row) in columns.chunks_exact_mut(out_height * out_width).enumerate() {
-            let (ky, kx) = (tap / self.kernel[1] * self.dilation[0], tap % self.kernel[1] * self.dilation[1]);
-            for (oy, line) in row.chunks_exact_mut(out_width).enumerate() {
-                let y = (oy * self.stride[0] + ky).wrapping_sub(self.padding[0]);
-                if y >= height {
-                    line.fill(0.0);
-                    continue;
-                }
-                let source = &plane[y * width..(y + 1) * width];
-                if self.stride[1] == 1 {
-                    // x = ox + kx - padding: a run of the source between zeros.
-                    let low = self.padding[1].saturating_sub(kx).min(out_width);
-                    let high = (width + self.padding[1]).saturating_sub(kx).clamp(low, out_width);
-                    line[..low].fill(0.0);
-                    line[high..].fill(0.0);
-                    if high > low {
-                        let start = low + kx - self.padding[1];
-                        line[low..high].copy_from_slice(&source[start..start + high - low]);
-                    }
-                } else {
-                    for (ox, value) in line.iter_mut().enumerate() {
-                        let x = (ox * self.stride[1] + kx).wrapping_sub(self.padding[1]);
-                        *value = source.get(x).copied().unwrap_or(0.0);
-                    }
-                }
-            }
-        }
     }
 }

@@ -9,8 +9,9 @@ use snn_ir::{CompileError, DType, Data, Executable, Graph, KernelTime, Loop, Op,
 
 use crate::buffers::Buffers;
 use crate::emit::Machine;
+use crate::panels::Identity;
 use crate::plan::{Kernel, Plan, Task};
-use crate::products::Identity;
+
 use crate::step::{Elements, Room};
 
 /// A plan with its machine code.
@@ -188,17 +189,16 @@ impl Run<'_> {
                 let (lhs, rhs) = (self.side(graph, &p.lhs, values)?, self.side(graph, &p.rhs, values)?);
                 let mut out = self.floats(count(&shape));
                 let (Data::F32(x), Data::F32(w)) = (lhs.data(), rhs.data()) else { unreachable!("products are of floats") };
-                if !p.execute_spikes(x, w, || Identity::Shared(w.clone()), &mut out)
-                    && !p.execute_spikes_of_rows(lhs.as_f32(), rhs.as_f32(), &mut out)
-                {
-                    p.execute(lhs.as_f32(), rhs.as_f32(), &mut out);
+                if !p.execute_spikes(x, w, || Identity::Shared(w.clone()), &mut out) {
+                    p.execute(x, w, &mut out);
                 }
                 values.insert(result, Tensor::f32(shape, out));
             }
             Kernel::Convolution(c) => {
                 let shape = node.types[0].sizes()?;
                 let mut out = self.floats(count(&shape));
-                c.execute(operand(0)?.as_f32(), operand(1)?.as_f32(), &mut out);
+                let Data::F32(w) = operand(1)?.data() else { unreachable!("convolutions are of floats") };
+                c.execute(operand(0)?.as_f32(), w, || Identity::Shared(w.clone()), &mut out);
                 values.insert(result, Tensor::f32(shape, out));
             }
             Kernel::Fold(f) => {

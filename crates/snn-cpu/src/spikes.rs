@@ -1,321 +1,250 @@
-//! Products of spikes: the weight rows of the active inputs, added.
-//!
-//! A row of spikes times a matrix is the sum of the matrix rows where there is a spike. Weights are packed in panels of
-//! [`PANEL`] columns, which stay in the second cache while all rows of spikes pass over them, [`BLOCK`] inputs at a time; the
-//! sums of a panel stay in registers. Rows are added in the order of the inputs, so the result equals the interpreter's sum to
-//! the bit: spikes are exactly 0 and 1 and weights are finite, which is checked.
+//! Spikes as bits: found in a tensor of zeros and ones, a word for sixty-four inputs.
 #![allow(unsafe_code)]
 
 use rayon::prelude::*;
 
-use crate::shared::Shared;
-
-/// Columns of a panel.
-const PANEL: usize = 96;
-/// Inputs that are handled at a time.
-const BLOCK: usize = 1024;
+/// Inputs of a word.
+pub const WORD: usize = u64::BITS as usize;
+/// Rows that are handled together.
+const GROUP: usize = 128;
 /// Above this density the dense product is faster.
-const DENSEST: f64 = 0.2;
+pub const DENSEST: f64 = 0.6;
 /// Elements that are looked at before the density is believed.
 const SAMPLE: usize = 1 << 13;
+/// Fewer elements than this are not worth a second thread.
+const WORTH_A_THREAD: usize = 1 << 16;
 
-/// Weights in panels.
-#[derive(Debug)]
-pub struct Packed {
-    /// `[panel][input][PANEL]`, the last panel filled up with zeros.
-    data: Vec<f32>,
-    inputs: usize,
-    columns: usize,
+/// Which elements of a matrix `[rows, inputs]` are spikes.
+#[derive(Debug, Default)]
+pub struct Spikes {
+    /// `[group][word][row of the group]`, bit `i` of word `w` for input `w * per_word + i`.
+    pub bits: Vec<u64>,
+    /// How many rows there are.
+    pub rows: usize,
+    /// Rows of a group.
+    pub group: usize,
+    /// Words of a row.
+    pub words: usize,
+    /// How many spikes there are.
+    pub count: usize,
 }
 
-impl Packed {
-    /// Packs `w[input, column]` with the given strides; `None` where a weight is not finite.
-    pub fn new(w: &[f32], inputs: usize, columns: usize, input_stride: usize, column_stride: usize) -> Option<Packed> {
-        let panels = columns.div_ceil(PANEL);
-        let mut data = vec![0f32; panels * inputs * PANEL];
-        let finite = data.par_chunks_mut(inputs * PANEL).enumerate().map(|(p, panel)| {
-            let mut finite = true;
-            let width = PANEL.min(columns - p * PANEL);
-            for first in (0..inputs).step_by(16) {
-                for j in 0..width {
-                    let from = (p * PANEL + j) * column_stride;
-                    for i in first..(first + 16).min(inputs) {
-                        let x = w[from + i * input_stride];
-                        finite &= x.is_finite();
-                        panel[i * PANEL + j] = x;
-                    }
-                }
-            }
-            finite
-        });
-        finite.reduce(|| true, |a, b| a && b).then_some(Packed { data, inputs, columns })
-    }
-}
-
-/// The places of spikes, row by row.
-pub struct Events {
-    indices: Vec<u32>,
-    ends: Vec<usize>,
-}
-
-impl Events {
+impl Spikes {
     /// Finds the spikes of `x[rows, inputs]`; `None` where they are many, or a value is neither 0 nor 1.
-    pub fn find(x: &[f32], inputs: usize) -> Option<Events> {
-        // A few rows from all over tell whether it is worth looking at all of them.
-        let rows = x.len() / inputs;
-        let looked = (SAMPLE / inputs).clamp(1, rows);
-        let sampled = (0..looked).map(|i| &x[i * rows / looked * inputs..][..inputs]);
-        let active: usize = sampled.map(|row| row.iter().filter(|v| **v != 0.0).count()).sum();
-        if active as f64 > DENSEST * (looked * inputs) as f64 {
+    pub fn find(x: &[f32], inputs: usize) -> Option<Spikes> {
+        if !are_few(x, inputs) {
             return None;
         }
-        let parts: Vec<Option<(Vec<u32>, Vec<usize>)>> =
-            x.par_chunks(inputs * rows.div_ceil(rayon::current_num_threads() * 2)).map(|part| rows_of(part, inputs)).collect();
-        let mut events = Events { indices: Vec::new(), ends: Vec::with_capacity(rows) };
-        for part in parts {
-            let (indices, ends) = part?;
-            let start = events.indices.len();
-            events.ends.extend(ends.into_iter().map(|e| e + start));
-            events.indices.extend(indices);
-        }
-        (events.indices.len() as f64 <= 1.5 * DENSEST * x.len() as f64).then_some(events)
-    }
-
-    /// The same spikes column by column: for each of `inputs` the rows in which it fires, in order.
-    pub fn transposed(&self, inputs: usize) -> Option<Events> {
-        let mut ends = vec![0usize; inputs];
-        self.indices.iter().for_each(|i| ends[*i as usize] += 1);
-        let mut next = Vec::with_capacity(inputs);
-        let mut total = 0;
-        for end in &mut ends {
-            next.push(total);
-            total += *end;
-            *end = total;
-        }
-        let mut indices = vec![0u32; self.indices.len()];
-        for r in 0..self.ends.len() {
-            let row = u32::try_from(r).ok()?;
-            for i in self.row(r) {
-                indices[next[*i as usize]] = row;
-                next[*i as usize] += 1;
-            }
-        }
-        Some(Events { indices, ends })
-    }
-
-    fn row(&self, r: usize) -> &[u32] {
-        let start = if r == 0 { 0 } else { self.ends[r - 1] };
-        &self.indices[start..self.ends[r]]
-    }
-}
-
-/// Indices of ones and where each row's end; `None` where a value is neither 0 nor 1.
-fn rows_of(part: &[f32], inputs: usize) -> Option<(Vec<u32>, Vec<usize>)> {
-    let (mut indices, mut ends) = (Vec::new(), Vec::new());
-    let look = looker();
-    for row in part.chunks_exact(inputs) {
-        let (whole, rest) = row.as_chunks::<16>();
-        let mut last = [0f32; 16];
-        last[..rest.len()].copy_from_slice(rest);
-        // Sixteen at a time: most are silent.
-        for (c, chunk) in whole.iter().chain((!rest.is_empty()).then_some(&last)).enumerate() {
-            // SAFETY: `looker` has asked for the features.
-            let (mut ones, others) = unsafe { look(chunk) };
-            if others {
-                return None;
-            }
-            while ones != 0 {
-                indices.push((c * 16) as u32 + ones.trailing_zeros());
-                ones &= ones - 1;
-            }
-        }
-        ends.push(indices.len());
-    }
-    Some((indices, ends))
-}
-
-/// Which of sixteen values are 1, and whether any is neither 1 nor +0.
-type Look = unsafe fn(&[f32; 16]) -> (u32, bool);
-
-fn looker() -> Look {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx512f") {
-        return look_avx512;
-    }
-    look_plain
-}
-
-/// # Safety
-/// None is needed; it has the type of the other.
-unsafe fn look_plain(values: &[f32; 16]) -> (u32, bool) {
-    let one = 1f32.to_bits();
-    let flags = values.iter().enumerate().map(|(j, v)| (u32::from(v.to_bits() == one) << j, v.to_bits() != one && v.to_bits() != 0));
-    flags.fold((0, false), |(ones, others), (bit, other)| (ones | bit, others | other))
-}
-
-/// As [`look_plain`], with two comparisons.
-///
-/// # Safety
-/// The processor has AVX-512.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn look_avx512(values: &[f32; 16]) -> (u32, bool) {
-    use std::arch::x86_64::{_mm512_cmpeq_epi32_mask, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_test_epi32_mask};
-    // SAFETY: sixteen floats are read from an array of sixteen.
-    let v = unsafe { _mm512_loadu_si512(values.as_ptr().cast()) };
-    let ones = _mm512_cmpeq_epi32_mask(v, _mm512_set1_epi32(1f32.to_bits() as i32));
-    (u32::from(ones), _mm512_test_epi32_mask(v, v) != ones)
-}
-
-/// `out[rows, columns]` = spikes times weights.
-pub fn product(events: &Events, w: &Packed, out: &mut [f32]) {
-    let rows = events.ends.len();
-    assert_eq!(out.len(), rows * w.columns, "the output has a place for every sum");
-    let panels = w.columns.div_ceil(PANEL);
-    let threads = rayon::current_num_threads();
-    let parts = if panels >= threads { 1 } else { (threads * 2).min(rows) };
-    let per = rows.div_ceil(parts.max(1)).max(1);
-    let target = Shared(out.as_mut_ptr());
-    let add = fastest();
-    let task = |t: usize| {
-        let (p, part) = (t % panels, t / panels);
-        let width = PANEL.min(w.columns - p * PANEL);
-        let panel = &w.data[p * w.inputs * PANEL..(p + 1) * w.inputs * PANEL];
-        let mut sums = [0f32; PANEL];
-        for first in (0..w.inputs.max(1)).step_by(BLOCK) {
-            let end = first + BLOCK;
-            for r in part * per..((part + 1) * per).min(rows) {
-                let all = events.row(r);
-                let from = if first == 0 { 0 } else { all.partition_point(|i| (*i as usize) < first) };
-                let to = if end >= w.inputs { all.len() } else { all.partition_point(|i| (*i as usize) < end) };
-                // SAFETY: row `r` and this panel are inside of the output, whose length is asserted above.
-                let line = unsafe { target.get().add(r * w.columns + p * PANEL) };
-                if first == 0 {
-                    sums.fill(0.0);
-                } else {
-                    // SAFETY: `width` elements of row `r` from this panel on belong to this task.
-                    unsafe { std::ptr::copy_nonoverlapping(line, sums.as_mut_ptr(), width) };
+        let rows = x.len() / inputs;
+        let (group, words) = (rows.min(GROUP), inputs.div_ceil(WORD));
+        let mut bits = vec![0u64; rows.div_ceil(group) * words * group];
+        let look = looker();
+        let part = |(x, bits): (&[f32], &mut [u64])| -> Option<usize> {
+            let mut count = 0;
+            for (r, row) in x.chunks_exact(inputs).enumerate() {
+                for (w, values) in row.chunks(WORD).enumerate() {
+                    // SAFETY: `looker` has asked for the features.
+                    let word = unsafe { look(values) }?;
+                    bits[w * group + r] = word;
+                    count += word.count_ones() as usize;
                 }
-                // SAFETY: every index is below the number of inputs, and `fastest` has asked for the features.
-                unsafe { add(&all[from..to], panel, &mut sums) };
-                // SAFETY: as above.
-                unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), line, width) };
             }
-        }
-    };
-    let count = panels * rows.div_ceil(per);
-    if threads > 1 && events.indices.len() * w.columns > 1 << 16 {
-        (0..count).into_par_iter().for_each(task);
-    } else {
-        (0..count).for_each(task);
+            Some(count)
+        };
+        let per = words * group;
+        let count = if x.len() < WORTH_A_THREAD {
+            x.chunks(group * inputs).zip(bits.chunks_mut(per)).map(part).try_fold(0, |sum, n| Some(sum + n?))
+        } else {
+            x.par_chunks(group * inputs).zip(bits.par_chunks_mut(per)).map(part).try_reduce(|| 0, |a, b| Some(a + b))
+        }?;
+        (count as f64 <= 1.2 * DENSEST * x.len() as f64).then_some(Spikes { bits, rows, group, words, count })
+    }
+
+    /// Takes all spikes away; their places, in one group of rows, are to be set, and then counted.
+    pub fn clear(&mut self, rows: usize, words: usize) {
+        self.bits.clear();
+        self.bits.resize(rows * words, 0);
+        (self.rows, self.group, self.words, self.count) = (rows, rows, words, 0);
+    }
+
+    /// Counts the spikes.
+    pub fn recount(&mut self) {
+        self.count = self.bits.iter().map(|word| word.count_ones() as usize).sum();
+    }
+
+    /// The same spikes with rows and inputs exchanged.
+    pub fn transposed(&self, inputs: usize) -> Spikes {
+        let (group, words) = (inputs.min(GROUP), self.rows.div_ceil(WORD));
+        let mut bits = vec![0; inputs.div_ceil(group) * words * group];
+        bits.par_chunks_mut(words * group).enumerate().for_each(|(g, out)| {
+            let mut block = [0u64; WORD];
+            for (word, out) in out.chunks_exact_mut(group).enumerate() {
+                // Groups are whole blocks of rows, but for a single one of fewer.
+                let first = word * WORD;
+                let source = &self.bits[first / self.group * self.words * self.group..];
+                for (k, out) in out.chunks_mut(WORD).enumerate() {
+                    let w = g * group / WORD + k;
+                    if w >= self.words {
+                        break;
+                    }
+                    let rows = &source[w * self.group + first % self.group..][..WORD.min(self.group - first % self.group)];
+                    block[..rows.len()].copy_from_slice(rows);
+                    block[rows.len()..].fill(0);
+                    transpose(&mut block);
+                    out.copy_from_slice(&block[..out.len()]);
+                }
+            }
+        });
+        Spikes { bits, rows: inputs, group, words, count: self.count }
     }
 }
 
-type Add = unsafe fn(&[u32], &[f32], &mut [f32; PANEL]);
+/// Do a few rows from all over hold few enough spikes that it is worth looking at all of them?
+pub fn are_few(x: &[f32], inputs: usize) -> bool {
+    let rows = x.len() / inputs;
+    let looked = (SAMPLE / inputs).clamp(1, rows);
+    let active: usize = (0..looked).map(|i| x[i * rows / looked * inputs..][..inputs].iter().filter(|v| **v != 0.0).count()).sum();
+    active as f64 <= DENSEST * (looked * inputs) as f64
+}
 
-/// The widest vectors that this processor has.
-fn fastest() -> Add {
+/// Exchanges bit `j` of word `i` and bit `i` of word `j`: squares of half the size are exchanged, down to single bits.
+fn transpose(block: &mut [u64; WORD]) {
+    let (mut width, mut mask) = (WORD / 2, u64::from(u32::MAX));
+    while width > 0 {
+        let mut k = 0;
+        while k < WORD {
+            let exchanged = ((block[k] >> width) ^ block[k + width]) & mask;
+            block[k] ^= exchanged << width;
+            block[k + width] ^= exchanged;
+            k = (k + width + 1) & !width;
+        }
+        width /= 2;
+        mask ^= mask << width;
+    }
+}
+
+/// Which of up to sixty-four values are 1; `None` where one is neither 1 nor +0.
+pub type Look = unsafe fn(&[f32]) -> Option<u64>;
+
+/// The fastest [`Look`] of this processor.
+pub fn looker() -> Look {
     #[cfg(target_arch = "x86_64")]
     {
         if std::arch::is_x86_feature_detected!("avx512f") {
-            return add_avx512;
+            return look_avx512;
         }
         if std::arch::is_x86_feature_detected!("avx2") {
-            return add_avx2;
+            return look_avx2;
         }
     }
-    add_plain
+    look
 }
 
-/// Adds the rows of a panel, in order.
-///
-/// # Safety
-/// None is needed; it has the type of the others.
-unsafe fn add_plain(rows: &[u32], panel: &[f32], sums: &mut [f32; PANEL]) {
-    for i in rows {
-        let row = &panel[*i as usize * PANEL..][..PANEL];
-        sums.iter_mut().zip(row).for_each(|(s, w)| *s += w);
-    }
+fn look(values: &[f32]) -> Option<u64> {
+    let one = 1f32.to_bits();
+    let flags = values.iter().enumerate().map(|(j, v)| (u64::from(v.to_bits() == one) << j, v.to_bits() != one && v.to_bits() != 0));
+    let (ones, others) = flags.fold((0, false), |(ones, others), (bit, other)| (ones | bit, others | other));
+    (!others).then_some(ones)
 }
 
-/// As [`add_plain`], with the sums in twelve registers.
-///
-/// # Safety
-/// The processor has AVX2, and every row is inside of the panel.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn add_avx2(rows: &[u32], panel: &[f32], sums: &mut [f32; PANEL]) {
-    use std::arch::x86_64::{_mm256_add_ps, _mm256_loadu_ps, _mm256_storeu_ps};
-    // SAFETY: the caller's promise; `sums` has PANEL elements.
-    unsafe {
-        let mut s: [_; PANEL / 8] = std::array::from_fn(|k| _mm256_loadu_ps(sums.as_ptr().add(8 * k)));
-        for i in rows {
-            let row = panel.as_ptr().add(*i as usize * PANEL);
-            for (k, s) in s.iter_mut().enumerate() {
-                *s = _mm256_add_ps(*s, _mm256_loadu_ps(row.add(8 * k)));
-            }
+/// Looks at as many values at a time as a register holds: `ones` and `others` of these. Those that are left over are looked at one by one.
+macro_rules! look_with {
+    ($values:expr, $lanes:literal, $v:ident => $ones:expr, $others:expr) => {{
+        let (whole, rest) = $values.as_chunks::<$lanes>();
+        let (mut ones, mut others) = (0u64, 0u32);
+        for (k, $v) in whole.iter().enumerate() {
+            let found = $ones;
+            ones |= u64::from(found as u32) << ($lanes * k);
+            others |= $others ^ (found as u32);
         }
-        for (k, s) in s.iter().enumerate() {
-            _mm256_storeu_ps(sums.as_mut_ptr().add(8 * k), *s);
-        }
-    }
+        let left = look(rest)?;
+        (others == 0).then_some(if rest.is_empty() { ones } else { ones | left << ($lanes * whole.len()) })
+    }};
 }
 
-/// As [`add_plain`], with the sums in six registers.
-///
-/// # Safety
-/// The processor has AVX-512, and every row is inside of the panel.
+/// As [`look`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn add_avx512(rows: &[u32], panel: &[f32], sums: &mut [f32; PANEL]) {
-    use std::arch::x86_64::{_mm512_add_ps, _mm512_loadu_ps, _mm512_storeu_ps};
-    // SAFETY: the caller's promise; `sums` has PANEL elements.
-    unsafe {
-        let mut s: [_; PANEL / 16] = std::array::from_fn(|k| _mm512_loadu_ps(sums.as_ptr().add(16 * k)));
-        for i in rows {
-            let row = panel.as_ptr().add(*i as usize * PANEL);
-            for (k, s) in s.iter_mut().enumerate() {
-                *s = _mm512_add_ps(*s, _mm512_loadu_ps(row.add(16 * k)));
-            }
-        }
-        for (k, s) in s.iter().enumerate() {
-            _mm512_storeu_ps(sums.as_mut_ptr().add(16 * k), *s);
-        }
-    }
+fn look_avx512(values: &[f32]) -> Option<u64> {
+    use std::arch::x86_64::{_mm512_cmpeq_epi32_mask, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_test_epi32_mask};
+    let one = _mm512_set1_epi32(1f32.to_bits() as i32);
+    // SAFETY: sixteen floats are read from an array of sixteen.
+    let load = |v: &[f32; 16]| unsafe { _mm512_loadu_si512(v.as_ptr().cast()) };
+    look_with!(values, 16, v => _mm512_cmpeq_epi32_mask(load(v), one), u32::from(_mm512_test_epi32_mask(load(v), load(v))))
+}
+
+/// As [`look`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn look_avx2(values: &[f32]) -> Option<u64> {
+    use std::arch::x86_64::{
+        _mm256_castsi256_ps, _mm256_cmpeq_epi32, _mm256_loadu_si256, _mm256_movemask_ps, _mm256_set1_epi32, _mm256_setzero_si256,
+    };
+    let (one, zero) = (_mm256_set1_epi32(1f32.to_bits() as i32), _mm256_setzero_si256());
+    // SAFETY: eight floats are read from an array of eight.
+    let load = |v: &[f32; 8]| unsafe { _mm256_loadu_si256(v.as_ptr().cast()) };
+    let equal = |v, to| _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(load(v), to))) as u32;
+    look_with!(values, 8, v => equal(v, one), !equal(v, zero) & 0xff)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn sums_are_those_of_the_plain_order_to_the_bit() {
-        let mut state = 7u64;
-        let mut next = move || {
+    fn numbers(seed: u64) -> impl FnMut() -> f32 {
+        let mut state = seed;
+        move || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f32 / 16_777_216.0
-        };
-        for (rows, inputs, columns) in [(1, 40, 10), (5, 300, 96), (3, 2500, 200), (7, 1024, 97)] {
-            let x: Vec<f32> = (0..rows * inputs).map(|_| f32::from(u8::from(next() < 0.1))).collect();
-            let w: Vec<f32> = (0..columns * inputs).map(|_| next() - 0.5).collect();
-            let packed = Packed::new(&w, inputs, columns, 1, inputs).unwrap();
-            let events = Events::find(&x, inputs).unwrap();
-            let mut out = vec![f32::NAN; rows * columns];
-            product(&events, &packed, &mut out);
-            for r in 0..rows {
-                for c in 0..columns {
-                    let want = (0..inputs).fold(0f32, |s, i| s + x[r * inputs + i] * w[c * inputs + i]);
-                    assert_eq!(out[r * columns + c].to_bits(), want.to_bits(), "{rows} {inputs} {columns}");
+        }
+    }
+
+    /// Random spikes.
+    fn example(n: usize) -> Vec<f32> {
+        let mut next = numbers(n as u64);
+        (0..n).map(|_| f32::from(u8::from(next() < 0.3))).collect()
+    }
+
+    #[test]
+    fn every_way_of_looking_sees_the_same() {
+        let mut next = numbers(3);
+        for n in 0..=WORD {
+            let mut values: Vec<f32> = (0..n).map(|_| f32::from(u8::from(next() < 0.5))).collect();
+            for other in [None, Some(0.5), Some(-0.0), Some(f32::NAN)] {
+                if let (Some(other), Some(last)) = (other, values.last_mut()) {
+                    *last = other;
+                }
+                let want = look(&values);
+                assert_eq!(want.is_none(), other.is_some() && n > 0);
+                // SAFETY: `looker` and the condition ask for the features.
+                assert_eq!(unsafe { looker()(&values) }, want);
+                #[cfg(target_arch = "x86_64")]
+                if std::arch::is_x86_feature_detected!("avx2") {
+                    // SAFETY: the processor has just been asked.
+                    assert_eq!(unsafe { look_avx2(&values) }, want);
                 }
             }
         }
     }
 
     #[test]
+    fn rows_and_inputs_are_exchanged() {
+        for (rows, inputs) in [(1, 1), (3, 70), (64, 64), (130, 40), (300, 200), (129, 257)] {
+            let x = example(rows * inputs);
+            let turned = Spikes::find(&x, inputs).unwrap().transposed(inputs);
+            let want: usize = x.iter().map(|v| *v as usize).sum();
+            assert_eq!(turned.count, want);
+            for (i, r) in (0..inputs).flat_map(|i| (0..rows).map(move |r| (i, r))) {
+                let word = turned.bits[((i / turned.group) * turned.words + r / WORD) * turned.group + i % turned.group];
+                assert_eq!(word >> (r % WORD) & 1, x[r * inputs + i] as u64, "{rows} {inputs}: {r} {i}");
+            }
+            assert_eq!(turned.bits.iter().map(|b| b.count_ones() as usize).sum::<usize>(), want);
+        }
+    }
+
+    #[test]
     fn what_is_not_sparse_or_not_spikes_is_refused() {
-        assert!(Events::find(&[1.0; 64], 32).is_none());
-        assert!(Events::find(&[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5], 8).is_none());
-        assert!(Packed::new(&[1.0, f32::INFINITY], 2, 1, 1, 2).is_none());
-        assert!(Packed::new(&[1.0, f32::NAN], 2, 1, 1, 2).is_none());
+        assert!(Spikes::find(&[1.0; 64], 32).is_none());
+        assert!(Spikes::find(&[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5], 8).is_none());
     }
 }

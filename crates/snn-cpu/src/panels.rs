@@ -1,0 +1,278 @@
+//! Products of spikes: the weight rows of the active inputs, added.
+//!
+//! A row of spikes times a matrix is the sum of the matrix rows where there is a spike. [`Packed`] holds the weights in panels of up
+//! to [`WIDEST`] columns. A few words of a panel, which stay in the first cache, pass over a group of rows, whose sums stay in
+//! the second; the sums of a row are in registers meanwhile. Rows of weights are added in the order of the inputs, so the
+//! result equals the interpreter's sum to the bit: spikes are exactly 0 and 1 and weights are finite, which is checked.
+#![allow(unsafe_code)]
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use crate::shared::Shared;
+use crate::spikes::{Spikes, WORD};
+
+/// Floats that are added at a time: registers of every width divide it.
+pub const LANES: usize = 16;
+/// Columns of the widest panel.
+const WIDEST: usize = 4 * LANES;
+/// Fewer additions than this are not worth a second thread.
+const WORTH_A_THREAD: usize = 1 << 17;
+
+/// By what a tensor is known again: elements that are shared, and so cannot have changed, or a name that is given once.
+#[derive(Clone, Debug)]
+pub enum Identity {
+    /// The elements themselves.
+    Shared(Arc<Vec<f32>>),
+    /// A name of a backend's own.
+    Named(String),
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Identity) -> bool {
+        match (self, other) {
+            (Identity::Shared(a), Identity::Shared(b)) => Arc::ptr_eq(a, b),
+            (Identity::Named(a), Identity::Named(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+/// The weights of the last run, packed; `None` where they could not be.
+#[derive(Debug, Default)]
+pub struct Kept(Mutex<Option<(Identity, Option<Arc<Packed>>)>>);
+
+impl Kept {
+    /// The packed form of weights, made unless it is there.
+    pub fn packed(&self, identity: Identity, pack: impl FnOnce() -> Option<Packed>) -> Option<Arc<Packed>> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some((old, packed)) if *old == identity => packed.clone(),
+            _ => {
+                let packed = pack().map(Arc::new);
+                *kept = Some((identity, packed.clone()));
+                packed
+            }
+        }
+    }
+}
+
+/// Weights in panels.
+#[derive(Debug)]
+pub struct Packed {
+    /// `[panel][word][WORD inputs][lanes]`, filled up with zeros.
+    data: Vec<[f32; LANES]>,
+    words: usize,
+    /// How many columns there are.
+    pub columns: usize,
+    /// How many [`LANES`] a panel is wide.
+    pub lanes: usize,
+}
+
+impl Packed {
+    /// Packs `w[input, column]` with the given strides, `per_word` inputs to a word; `None` where a weight is not finite.
+    pub fn new(w: &[f32], inputs: usize, per_word: usize, columns: usize, input_stride: usize, column_stride: usize) -> Option<Packed> {
+        let cost = |lanes: usize| columns.div_ceil(lanes * LANES) * (2 * lanes + 1);
+        let lanes = (1..=WIDEST / LANES).rev().min_by_key(|lanes| cost(*lanes)).unwrap_or(1);
+        let (width, words) = (lanes * LANES, inputs.div_ceil(per_word));
+        let panels = columns.div_ceil(width);
+        let mut data = vec![[0f32; LANES]; panels * words * WORD * lanes];
+        let finite = data.par_chunks_mut(WORD * lanes).enumerate().map(|(i, panel)| {
+            let (first_column, first_input) = (i / words * width, i % words * per_word);
+            let panel = panel.as_flattened_mut();
+            let (across, down) = (width.min(columns - first_column), per_word.min(inputs - first_input));
+            let mut finite = true;
+            // Squares, so that both sides stay in cache.
+            for first in (0..down).step_by(LANES) {
+                for j in 0..across {
+                    let from = &w[first_input * input_stride + (first_column + j) * column_stride..];
+                    for i in first..(first + LANES).min(down) {
+                        let x = from[i * input_stride];
+                        finite &= x.is_finite();
+                        panel[i * width + j] = x;
+                    }
+                }
+            }
+            finite
+        });
+        finite.reduce(|| true, |a, b| a && b).then_some(Packed { data, words, columns, lanes })
+    }
+
+    /// The columns of a panel.
+    pub fn width(&self) -> usize {
+        self.lanes * LANES
+    }
+}
+
+/// `out[rows, columns]` = spikes times weights.
+pub fn product(spikes: &Spikes, w: &Packed, out: &mut [f32]) {
+    assert_eq!(out.len(), spikes.rows * w.columns, "the output has a place for every sum");
+    let panels = w.columns.div_ceil(w.width());
+    let groups = spikes.rows.div_ceil(spikes.group);
+    let target = Shared(out.as_mut_ptr());
+    let task = |sums: &mut Vec<[f32; LANES]>, t: usize| {
+        let (p, g) = (t / groups, t % groups);
+        let rows = spikes.group.min(spikes.rows - g * spikes.group);
+        let width = w.width().min(w.columns - p * w.width());
+        sums_of(spikes, g, w, p, sums);
+        for r in 0..rows {
+            let from = &sums[r * w.lanes..(r + 1) * w.lanes].as_flattened()[..width];
+            // SAFETY: this group and this panel are inside of the output, whose length is asserted above, and belong to this task.
+            unsafe {
+                let to = target.get().add((g * spikes.group + r) * w.columns + p * w.width());
+                std::ptr::copy_nonoverlapping(from.as_ptr(), to, width);
+            }
+        }
+    };
+    if rayon::current_num_threads() > 1 && spikes.count * w.columns > WORTH_A_THREAD {
+        (0..panels * groups).into_par_iter().for_each_init(Vec::new, task);
+    } else {
+        let mut sums = Vec::new();
+        (0..panels * groups).for_each(|t| task(&mut sums, t));
+    }
+}
+
+/// The sums of a group of rows in a panel, `[row][lanes]`.
+pub fn sums_of(spikes: &Spikes, group: usize, w: &Packed, panel: usize, sums: &mut Vec<[f32; LANES]>) {
+    assert_eq!(spikes.words, w.words, "spikes and weights have the same inputs");
+    sums.clear();
+    sums.resize(spikes.group * w.lanes, [0.0; LANES]);
+    let add = fastest(w.lanes);
+    let per = WORD * w.lanes;
+    // Enough words at a time to add to the sums what is worth loading them.
+    let span = match spikes.count as f64 / (spikes.rows * spikes.words * WORD) as f64 {
+        density if density >= 0.06 => 2,
+        density if density >= 0.03 => 4,
+        _ => 16,
+    };
+    for first in (0..w.words).step_by(span) {
+        let end = (first + span).min(w.words);
+        let bits = &spikes.bits[(group * spikes.words + first) * spikes.group..(group * spikes.words + end) * spikes.group];
+        let weights = &w.data[(panel * w.words + first) * per..(panel * w.words + end) * per];
+        // SAFETY: `fastest` has asked for the features.
+        unsafe { add(bits, weights, sums) };
+    }
+}
+
+/// Adds to the sums of each row, `[row][lanes]`, the weights, `[word][WORD inputs][lanes]`, of its spikes, `[word][row]`.
+type Add = unsafe fn(&[u64], &[[f32; LANES]], &mut [[f32; LANES]]);
+
+/// The widest vectors that this processor has.
+fn fastest(lanes: usize) -> Add {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("bmi1") {
+            return [add_avx512::<1>, add_avx512::<2>, add_avx512::<3>, add_avx512::<4>][lanes - 1];
+        }
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("bmi1") {
+            return [add_avx2::<1>, add_avx2::<2>, add_avx2::<3>, add_avx2::<4>][lanes - 1];
+        }
+    }
+    [add::<1>, add::<2>, add::<3>, add::<4>][lanes - 1]
+}
+
+/// The sums of a row are an array of a known size, which the compiler keeps in registers, however wide these are.
+#[inline(always)]
+fn add<const N: usize>(bits: &[u64], weights: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
+    let sums = sums.as_chunks_mut::<N>().0;
+    let words = weights.as_chunks::<N>().0.as_chunks::<WORD>().0;
+    let rows = sums.len();
+    for (r, line) in sums.iter_mut().enumerate() {
+        let mut sum = *line;
+        for (w, weights) in words.iter().enumerate() {
+            let mut ones = bits[w * rows + r];
+            while ones != 0 {
+                let row = &weights[ones.trailing_zeros() as usize % WORD];
+                ones &= ones - 1;
+                for (sum, x) in sum.iter_mut().zip(row) {
+                    sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+                }
+            }
+        }
+        *line = sum;
+    }
+}
+
+/// As [`add`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,bmi1")]
+fn add_avx512<const N: usize>(bits: &[u64], weights: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
+    add::<N>(bits, weights, sums);
+}
+
+/// As [`add`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1")]
+fn add_avx2<const N: usize>(bits: &[u64], weights: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
+    add::<N>(bits, weights, sums);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(seed: u64) -> impl FnMut() -> f32 {
+        let mut state = seed;
+        move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / 16_777_216.0
+        }
+    }
+
+    /// Random spikes `[rows, inputs]`, weights `[columns, inputs]`, and their product in the plain order.
+    fn example(rows: usize, inputs: usize, columns: usize, density: f32) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+        let mut next = numbers((rows * inputs + columns) as u64);
+        let x: Vec<f32> = (0..rows * inputs).map(|_| f32::from(u8::from(next() < density))).collect();
+        let w: Vec<f32> = (0..columns * inputs).map(|_| next() - 0.5).collect();
+        let sum = |i: usize| (0..inputs).fold(0f32, |s, k| s + x[i / columns * inputs + k] * w[i % columns * inputs + k]);
+        let product = (0..rows * columns).map(sum).collect();
+        (x, w, product)
+    }
+
+    #[test]
+    fn sums_are_those_of_the_plain_order_to_the_bit() {
+        for density in [0.0, 0.01, 0.04, 0.1, 0.5] {
+            for (rows, inputs, columns) in [(1, 40, 10), (5, 300, 96), (3, 2500, 200), (7, 1024, 97), (130, 64, 33), (257, 65, 17)] {
+                let (x, w, want) = example(rows, inputs, columns, density);
+                let packed = Packed::new(&w, inputs, WORD, columns, 1, inputs).unwrap();
+                let spikes = Spikes::find(&x, inputs).unwrap();
+                let mut out = vec![f32::NAN; rows * columns];
+                product(&spikes, &packed, &mut out);
+                let same = out.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{rows} {inputs} {columns} {density}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_width_of_vectors_gives_the_same() {
+        for lanes in 1..=4 {
+            let (x, w, _) = example(9, 128, lanes * LANES, 0.3);
+            let spikes = Spikes::find(&x, 128).unwrap();
+            let packed = Packed::new(&w, 128, WORD, lanes * LANES, 1, 128).unwrap();
+            assert_eq!(packed.lanes, lanes);
+            let plain = [add::<1>, add::<2>, add::<3>, add::<4>][lanes - 1];
+            let mut sums = [vec![[0f32; LANES]; 9 * lanes], vec![[0f32; LANES]; 9 * lanes]];
+            plain(&spikes.bits, &packed.data, &mut sums[0]);
+            // SAFETY: `fastest` has asked for the features.
+            unsafe { fastest(lanes)(&spikes.bits, &packed.data, &mut sums[1]) };
+            assert_eq!(sums[0], sums[1]);
+            #[cfg(target_arch = "x86_64")]
+            if std::arch::is_x86_feature_detected!("avx2") {
+                sums[1].fill([0.0; LANES]);
+                // SAFETY: the processor has just been asked.
+                unsafe {
+                    [add_avx2::<1>, add_avx2::<2>, add_avx2::<3>, add_avx2::<4>][lanes - 1](&spikes.bits, &packed.data, &mut sums[1])
+                };
+                assert_eq!(sums[0], sums[1]);
+            }
+        }
+    }
+
+    #[test]
+    fn weights_that_are_not_finite_are_refused() {
+        assert!(Packed::new(&[1.0, f32::INFINITY], 2, WORD, 1, 1, 2).is_none());
+        assert!(Packed::new(&[1.0, f32::NAN], 2, WORD, 1, 1, 2).is_none());
+    }
+}

@@ -1,0 +1,259 @@
+//! Convolutions of spikes: the windows of an image as bits, the weights of whose spikes are added.
+//!
+//! The rows of an image are words of bits. What an output meets in a row of the kernel is a run of such a word; runs are put side by
+//! side into words in the order channel, row, column, as [`crate::products`] has the inputs of a layer. So a convolution is a
+//! product of spikes whose rows are the outputs of an image, and the sums of an output are added in the interpreter's order.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::convolution::Windows;
+use crate::panels::{Identity, Kept, LANES, Packed, sums_of};
+use crate::spikes::{Look, Spikes, WORD, are_few, looker};
+
+/// Outputs that are computed together, of one image or of several small ones: their sums stay in the second cache.
+const OUTPUTS: usize = 256;
+/// Groups with fewer output channels than this leave too much of a panel empty.
+const FEWEST_CHANNELS: usize = 8;
+/// Smaller convolutions than this are dense.
+const SMALLEST: usize = 1 << 14;
+
+/// How the inputs that an output meets are divided into words.
+#[derive(Clone, Copy)]
+struct Runs {
+    /// Bits of a run: a row of the kernel, or, where its columns are apart, one element of it.
+    bits: usize,
+    /// Runs of a row of the kernel.
+    per_row: usize,
+    /// Runs of a word.
+    per_word: usize,
+}
+
+/// Memory of one thread.
+#[derive(Default)]
+struct Scratch {
+    /// The spikes of one channel of one image.
+    plane: Vec<u64>,
+    /// The padded rows of images, a whole number of words each: `[image][channel][row]`.
+    lines: Vec<u64>,
+    spikes: Spikes,
+    sums: Vec<[f32; LANES]>,
+}
+
+impl Windows {
+    /// Computes the convolution by the places of spikes; `false` where the input holds many of them, or other values, or a weight
+    /// is not finite.
+    pub fn by_spikes(&self, x: &[f32], w: &[f32], kept: &[Kept], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
+        let Some(runs) = self.runs() else { return false };
+        let (channels, out_channels) = self.per_group();
+        let rows = channels * self.kernel[0] * self.kernel[1];
+        let (plane, out_plane) = (self.input[0] * self.input[1], self.output[0] * self.output[1]);
+        let (image, out_image) = (self.channels * plane, self.out_channels * out_plane);
+        if out_channels < FEWEST_CHANNELS || out.len() * rows < SMALLEST || x.is_empty() || !are_few(x, self.input[1]) {
+            return false;
+        }
+        let identity = identity();
+        let pack = |g: usize| {
+            let w = &w[g * out_channels * rows..(g + 1) * out_channels * rows];
+            kept[g].packed(identity.clone(), || Packed::new(w, rows, runs.bits * runs.per_word, out_channels, 1, rows))
+        };
+        let Some(packed) = (0..self.groups).map(pack).collect::<Option<Vec<_>>>() else { return false };
+        let share = (out.len() / out_image).div_ceil(rayon::current_num_threads().max(1));
+        let together = (OUTPUTS / out_plane).clamp(1, share);
+        let some = |scratch: &mut Scratch, (x, out): (&[f32], &mut [f32])| self.images(runs, x, &packed, out, scratch).is_some();
+        x.par_chunks(together * image).zip(out.par_chunks_mut(together * out_image)).map_init(Scratch::default, some).all(|done| done)
+    }
+
+    fn runs(&self) -> Option<Runs> {
+        let (bits, per_row) = if self.dilation[1] == 1 { (self.kernel[1], 1) } else { (1, self.kernel[1]) };
+        (1..=WORD).contains(&bits).then(|| Runs { bits, per_row, per_word: WORD / bits })
+    }
+
+    /// The convolution of a few images; `None` where a value is not a spike.
+    fn images(&self, runs: Runs, x: &[f32], packed: &[Arc<Packed>], out: &mut [f32], scratch: &mut Scratch) -> Option<()> {
+        let look = looker();
+        let [height, width] = self.output;
+        let count = out.len() / (self.out_channels * height * width);
+        // One image at a time is computed band by band.
+        let band = if count == 1 { (OUTPUTS / width).clamp(1, height) } else { height };
+        let channels = self.per_group().0;
+        let words = (channels * self.kernel[0] * runs.per_row).div_ceil(runs.per_word);
+        for (g, packed) in packed.iter().enumerate() {
+            self.lines(look, x, g, scratch)?;
+            for first in (0..height).step_by(band) {
+                let lines = first..(first + band).min(height);
+                let outputs = lines.len() * width;
+                scratch.spikes.clear(count * outputs, words);
+                for i in 0..count {
+                    self.unroll_spikes(runs, i, lines.clone(), scratch);
+                }
+                scratch.spikes.recount();
+                for p in 0..packed.columns.div_ceil(packed.width()) {
+                    sums_of(&scratch.spikes, 0, packed, p, &mut scratch.sums);
+                    let first_channel = g * packed.columns + p * packed.width();
+                    let panel = packed.width().min(packed.columns - p * packed.width());
+                    for (i, sums) in scratch.sums.chunks_exact(outputs * packed.lanes).enumerate() {
+                        let from = (i * self.out_channels + first_channel) * height * width + lines.start * width;
+                        turned(sums, packed.lanes, panel, height * width, &mut out[from..]);
+                    }
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// Words of a padded row; one more, so that a run may begin anywhere.
+    fn line_words(&self) -> usize {
+        (self.input[1] + 2 * self.padding[1]).div_ceil(WORD) + 1
+    }
+
+    /// The rows of a group's channels as bits.
+    fn lines(&self, look: Look, x: &[f32], group: usize, scratch: &mut Scratch) -> Option<()> {
+        let [height, width] = self.input;
+        let (plane, words) = (height * width, self.line_words());
+        let channels = self.per_group().0;
+        let count = x.len() / (self.channels * plane);
+        scratch.lines.clear();
+        scratch.lines.resize(count * channels * height * words, 0);
+        for (i, lines) in scratch.lines.chunks_exact_mut(height * words).enumerate() {
+            let channel = i / channels * self.channels + group * channels + i % channels;
+            let values = &x[channel * plane..(channel + 1) * plane];
+            scratch.plane.clear();
+            for values in values.chunks(WORD) {
+                // SAFETY: `looker` has asked for the features.
+                #[allow(unsafe_code)]
+                scratch.plane.push(unsafe { look(values) }?);
+            }
+            scratch.plane.push(0);
+            for (y, line) in lines.chunks_exact_mut(words).enumerate() {
+                for from in (0..width).step_by(WORD) {
+                    let bits = fetch(&scratch.plane, y * width + from) & ones(WORD.min(width - from));
+                    let to = self.padding[1] + from;
+                    line[to / WORD] |= bits << (to % WORD);
+                    line[to / WORD + 1] |= (bits >> 1) >> (WORD - 1 - to % WORD);
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// What the outputs in `lines` of image `i` meet, as bits.
+    fn unroll_spikes(&self, runs: Runs, i: usize, lines: std::ops::Range<usize>, scratch: &mut Scratch) {
+        let (channels, words, width) = (self.per_group().0, self.line_words(), self.output[1]);
+        let (rows, outputs) = (scratch.spikes.rows, lines.len() * width);
+        let (mask, step) = (ones(runs.bits), self.stride[1]);
+        // So many outputs meet a word that is read at once.
+        let some = (WORD - runs.bits) / step + 1;
+        for run in 0..channels * self.kernel[0] * runs.per_row {
+            let (ky, kx) = (run / runs.per_row % self.kernel[0] * self.dilation[0], run % runs.per_row * self.dilation[1]);
+            let channel = i * channels + run / (runs.per_row * self.kernel[0]);
+            let shift = run % runs.per_word * runs.bits;
+            let target = &mut scratch.spikes.bits[run / runs.per_word * rows + i * outputs..][..outputs];
+            for (oy, target) in lines.clone().zip(target.chunks_exact_mut(width)) {
+                let y = (oy * self.stride[0] + ky).wrapping_sub(self.padding[0]);
+                if y >= self.input[0] {
+                    continue;
+                }
+                let line = &scratch.lines[(channel * self.input[0] + y) * words..][..words];
+                for (n, target) in target.chunks_mut(some).enumerate() {
+                    let mut window = fetch(line, n * some * step + kx);
+                    for word in target {
+                        *word |= (window & mask) << shift;
+                        // A step of a whole word or more has one output to a word.
+                        window = window.wrapping_shr(step as u32);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sixty-four bits from bit `at` on; there is a word after the last.
+fn fetch(words: &[u64], at: usize) -> u64 {
+    let (word, shift) = (at / WORD, at % WORD);
+    words[word] >> shift | (words[word + 1] << 1) << (WORD - 1 - shift)
+}
+
+/// That many ones.
+fn ones(n: usize) -> u64 {
+    u64::MAX >> (WORD - n)
+}
+
+/// Writes sums `[output][lanes]` as `width` channels, `plane` apart.
+fn turned(sums: &[[f32; LANES]], lanes: usize, width: usize, plane: usize, out: &mut [f32]) {
+    // Squares, so that both sides stay in the first cache.
+    for (block, sums) in sums.chunks(LANES * lanes).enumerate() {
+        for o in 0..width {
+            let out = &mut out[o * plane + block * LANES..][..sums.len() / lanes];
+            for (value, sums) in out.iter_mut().zip(sums.chunks_exact(lanes)) {
+                *value = sums[o / LANES][o % LANES];
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The convolution of one output, in the interpreter's order.
+    fn plain(c: &Windows, x: &[f32], w: &[f32], i: usize, o: usize, at: [usize; 2]) -> f32 {
+        let (channels, out_channels) = c.per_group();
+        let mut sum = 0f32;
+        for k in 0..channels * c.kernel[0] * c.kernel[1] {
+            let (channel, ky, kx) = (k / (c.kernel[0] * c.kernel[1]), k / c.kernel[1] % c.kernel[0], k % c.kernel[1]);
+            let y = (at[0] * c.stride[0] + ky * c.dilation[0]).wrapping_sub(c.padding[0]);
+            let z = (at[1] * c.stride[1] + kx * c.dilation[1]).wrapping_sub(c.padding[1]);
+            if y < c.input[0] && z < c.input[1] {
+                let channel = i * c.channels + o / out_channels * channels + channel;
+                sum += x[(channel * c.input[0] + y) * c.input[1] + z] * w[o * channels * c.kernel[0] * c.kernel[1] + k];
+            }
+        }
+        sum
+    }
+
+    #[test]
+    fn sums_are_those_of_the_plain_order_to_the_bit() {
+        // Images, groups, channels, output channels, input, kernel, stride, padding, dilation.
+        type Case = (usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], [usize; 2]);
+        let cases: [Case; 9] = [
+            (3, 1, 4, 8, [12, 12], [3, 3], [1, 1], [1, 1], [1, 1]),
+            (1, 1, 7, 70, [28, 28], [3, 3], [1, 1], [1, 1], [1, 1]),
+            (2, 2, 8, 32, [9, 11], [5, 4], [2, 3], [2, 0], [1, 1]),
+            (2, 1, 3, 16, [20, 40], [3, 3], [1, 2], [4, 4], [2, 3]),
+            (2, 1, 2, 16, [6, 150], [3, 5], [1, 1], [1, 2], [1, 1]),
+            (5, 1, 64, 8, [14, 14], [12, 12], [1, 1], [0, 0], [1, 1]),
+            (2, 1, 5, 9, [1, 300], [1, 64], [1, 70], [0, 3], [1, 1]),
+            (2, 1, 70, 24, [8, 8], [1, 1], [1, 1], [0, 0], [1, 1]),
+            (4, 1, 16, 16, [7, 64], [7, 7], [1, 1], [3, 64], [1, 1]),
+        ];
+        for (images, groups, channels, out_channels, input, kernel, stride, padding, dilation) in cases {
+            let size = |a: usize| (input[a] + 2 * padding[a] - dilation[a] * (kernel[a] - 1) - 1) / stride[a] + 1;
+            let output = [size(0), size(1)];
+            let c = Windows { groups, channels, out_channels, input, output, kernel, stride, padding, dilation };
+            let mut state = (channels * out_channels) as u64;
+            let mut next = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 40) as f32 / 16_777_216.0
+            };
+            let x: Vec<f32> = (0..images * channels * input[0] * input[1]).map(|_| f32::from(u8::from(next() < 0.3))).collect();
+            let w: Vec<f32> = (0..out_channels * channels / groups * kernel[0] * kernel[1]).map(|_| next() - 0.5).collect();
+            let (plane, mut out) = (output[0] * output[1], vec![f32::NAN; images * out_channels * output[0] * output[1]]);
+            let kept: Vec<Kept> = (0..groups).map(|_| Kept::default()).collect();
+            assert!(c.by_spikes(&x, &w, &kept, || Identity::Named("w".into()), &mut out));
+            for (at, value) in out.iter().enumerate() {
+                let (i, o, at) = (at / plane / out_channels, at / plane % out_channels, at % plane);
+                let want = plain(&c, &x, &w, i, o, [at / output[1], at % output[1]]);
+                assert_eq!(value.to_bits(), want.to_bits(), "{c:?}, image {i}, channel {o}, output {at}");
+            }
+            // One value that is no spike, and one weight that is not finite.
+            let mut other = x.clone();
+            other[x.len() / 2] = 0.5;
+            assert!(!c.by_spikes(&other, &w, &kept, || Identity::Named("w".into()), &mut out));
+            let mut infinite = w.clone();
+            infinite[0] = f32::INFINITY;
+            assert!(!c.by_spikes(&x, &infinite, &kept, || Identity::Named("other".into()), &mut out));
+        }
+    }
+}
