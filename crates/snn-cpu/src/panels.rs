@@ -18,7 +18,7 @@ pub const LANES: usize = 16;
 /// Columns of the widest panel.
 const WIDEST: usize = 4 * LANES;
 /// Fewer additions than this are not worth a second thread.
-const WORTH_A_THREAD: usize = 1 << 17;
+const WORTH_A_THREAD: usize = 1 << 19;
 
 /// By what a tensor is known again: elements that are shared, and so cannot have changed, or a name that is given once.
 #[derive(Clone, Debug)]
@@ -83,6 +83,14 @@ impl Packed {
             let panel = panel.as_flattened_mut();
             let (across, down) = (width.min(columns - first_column), per_word.min(inputs - first_input));
             let mut finite = true;
+            if column_stride == 1 {
+                for (i, row) in panel.chunks_exact_mut(width).enumerate().take(down) {
+                    let from = &w[(first_input + i) * input_stride + first_column..][..across];
+                    finite &= from.iter().all(|x| x.is_finite());
+                    row[..across].copy_from_slice(from);
+                }
+                return finite;
+            }
             // Squares, so that both sides stay in cache.
             for first in (0..down).step_by(LANES) {
                 for j in 0..across {
@@ -105,24 +113,22 @@ impl Packed {
     }
 }
 
-/// `out[rows, columns]` = spikes times weights.
-pub fn product(spikes: &Spikes, w: &Packed, out: &mut [f32]) {
+/// Spikes times weights: `out[rows, columns]`, or, `turned`, `out[columns, rows]`.
+pub fn product(spikes: &Spikes, w: &Packed, turned: bool, out: &mut [f32]) {
     assert_eq!(out.len(), spikes.rows * w.columns, "the output has a place for every sum");
     let panels = w.columns.div_ceil(w.width());
     let groups = spikes.rows.div_ceil(spikes.group);
     let target = Shared(out.as_mut_ptr());
     let task = |sums: &mut Vec<[f32; LANES]>, t: usize| {
         let (p, g) = (t / groups, t % groups);
-        let rows = spikes.group.min(spikes.rows - g * spikes.group);
-        let width = w.width().min(w.columns - p * w.width());
         sums_of(spikes, g, w, p, sums);
-        for r in 0..rows {
-            let from = &sums[r * w.lanes..(r + 1) * w.lanes].as_flattened()[..width];
-            // SAFETY: this group and this panel are inside of the output, whose length is asserted above, and belong to this task.
-            unsafe {
-                let to = target.get().add((g * spikes.group + r) * w.columns + p * w.width());
-                std::ptr::copy_nonoverlapping(from.as_ptr(), to, width);
-            }
+        let (first_row, first_column) = (g * spikes.group, p * w.width());
+        let rows = spikes.group.min(spikes.rows - first_row);
+        let (row, column) = if turned { (1, spikes.rows) } else { (w.columns, 1) };
+        // SAFETY: this group and this panel are inside of the output, whose length is asserted above, and belong to this task.
+        unsafe {
+            let to = target.get().add(first_row * row + first_column * column);
+            write(&sums[..rows * w.lanes], w.lanes, w.width().min(w.columns - first_column), to, row, column);
         }
     };
     if rayon::current_num_threads() > 1 && spikes.count * w.columns > WORTH_A_THREAD {
@@ -133,6 +139,37 @@ pub fn product(spikes: &Spikes, w: &Packed, out: &mut [f32]) {
     }
 }
 
+/// Writes sums `[row][lanes]` of `width` columns, with the distances of rows and columns.
+///
+/// # Safety
+/// All these elements are inside of what `to` points to, and nobody else reads or writes them.
+unsafe fn write(sums: &[[f32; LANES]], lanes: usize, width: usize, to: *mut f32, row: usize, column: usize) {
+    if column == 1 {
+        for (r, sums) in sums.chunks_exact(lanes).enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr().cast(), to.add(r * row), width) };
+        }
+        return;
+    }
+    // Squares, so that both sides stay in the first cache.
+    for (block, sums) in sums.chunks(LANES * lanes).enumerate() {
+        for o in 0..width {
+            for (r, sums) in sums.chunks_exact(lanes).enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe { *to.add((block * LANES + r) * row + o * column) = sums[o / LANES][o % LANES] };
+            }
+        }
+    }
+}
+
+/// Writes sums `[row][lanes]` as `out[column]`, `distance` apart.
+pub fn write_turned(sums: &[[f32; LANES]], lanes: usize, width: usize, distance: usize, out: &mut [f32]) {
+    let rows = sums.len() / lanes;
+    assert!(rows <= distance && (width - 1) * distance + rows <= out.len(), "the output has a place for every sum");
+    // SAFETY: the assertion above, and `out` belongs to the caller.
+    unsafe { write(sums, lanes, width, out.as_mut_ptr(), 1, distance) };
+}
+
 /// The sums of a group of rows in a panel, `[row][lanes]`.
 pub fn sums_of(spikes: &Spikes, group: usize, w: &Packed, panel: usize, sums: &mut Vec<[f32; LANES]>) {
     assert_eq!(spikes.words, w.words, "spikes and weights have the same inputs");
@@ -141,7 +178,7 @@ pub fn sums_of(spikes: &Spikes, group: usize, w: &Packed, panel: usize, sums: &m
     let add = fastest(w.lanes);
     let per = WORD * w.lanes;
     // Enough words at a time to add to the sums what is worth loading them.
-    let span = match spikes.count as f64 / (spikes.rows * spikes.words * WORD) as f64 {
+    let span = match spikes.density() {
         density if density >= 0.06 => 2,
         density if density >= 0.03 => 4,
         _ => 16,
@@ -238,9 +275,15 @@ mod tests {
                 let packed = Packed::new(&w, inputs, WORD, columns, 1, inputs).unwrap();
                 let spikes = Spikes::find(&x, inputs).unwrap();
                 let mut out = vec![f32::NAN; rows * columns];
-                product(&spikes, &packed, &mut out);
+                product(&spikes, &packed, false, &mut out);
                 let same = out.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same, "{rows} {inputs} {columns} {density}");
+                // The same weights the other way round, and the result too.
+                let w: Vec<f32> = (0..w.len()).map(|i| w[i % columns * inputs + i / columns]).collect();
+                let packed = Packed::new(&w, inputs, WORD, columns, columns, 1).unwrap();
+                product(&spikes, &packed, true, &mut out);
+                let same = out.iter().enumerate().all(|(i, a)| a.to_bits() == want[i % rows * columns + i / rows].to_bits());
+                assert!(same, "{rows} {inputs} {columns} {density}, turned");
             }
         }
     }

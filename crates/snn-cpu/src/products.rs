@@ -42,6 +42,12 @@ pub struct ProductPlan {
 /// Smaller products than this are dense.
 const SMALLEST_FOR_SPIKES: usize = 1 << 12;
 
+/// Are the additions for spikes in `k` rows so many fewer than the products that it pays to write sums only after all of them?
+fn worth_adding(spikes: &Spikes, k: usize) -> bool {
+    let density = spikes.density();
+    k as f64 * (1.0 - 1.4 * density) > 32.0
+}
+
 /// The single stride that walks over several axes in row-major order, if there is one.
 fn one_stride(sizes: &[usize], strides: &[usize], axes: &[usize]) -> Option<usize> {
     let long: Vec<usize> = axes.iter().copied().filter(|a| sizes[*a] != 1).collect();
@@ -100,7 +106,7 @@ impl ProductPlan {
         let Some(spikes) = Spikes::find(&lhs[..self.m * self.k], self.k) else { return false };
         let pack = || Packed::new(weights, self.k, WORD, self.n, self.rhs.sum, self.rhs.free);
         let Some(packed) = kept.packed(identity(), pack) else { return false };
-        product(&spikes, &packed, out);
+        product(&spikes, &packed, false, out);
         true
     }
 
@@ -116,16 +122,14 @@ impl ProductPlan {
             return false;
         }
         // Weights have the spikes' layer as the last axis more often than as the first.
-        if let Some(spikes) = Spikes::find(&rhs[..k * n], n) {
+        if let Some(spikes) = Spikes::find(&rhs[..k * n], n).filter(|s| worth_adding(s, k)) {
             let Some(packed) = Packed::new(lhs, k, WORD, m, m, 1) else { return false };
-            let mut turned = vec![0f32; m * n];
-            product(&spikes.transposed(n), &packed, &mut turned);
-            crate::moves::transpose(&turned, n, m, out);
+            product(&spikes.transposed(n), &packed, true, out);
             return true;
         }
-        let Some(spikes) = Spikes::find(&lhs[..k * m], m) else { return false };
+        let Some(spikes) = Spikes::find(&lhs[..k * m], m).filter(|s| worth_adding(s, k)) else { return false };
         let Some(packed) = Packed::new(rhs, k, WORD, n, n, 1) else { return false };
-        product(&spikes.transposed(m), &packed, out);
+        product(&spikes.transposed(m), &packed, false, out);
         true
     }
 

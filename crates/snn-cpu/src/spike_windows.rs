@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::convolution::Windows;
-use crate::panels::{Identity, Kept, LANES, Packed, sums_of};
+use crate::panels::{Identity, Kept, LANES, Packed, sums_of, write_turned};
 use crate::spikes::{Look, Spikes, WORD, are_few, looker};
 
 /// Outputs that are computed together, of one image or of several small ones: their sums stay in the second cache.
@@ -95,7 +95,7 @@ impl Windows {
                     let panel = packed.width().min(packed.columns - p * packed.width());
                     for (i, sums) in scratch.sums.chunks_exact(outputs * packed.lanes).enumerate() {
                         let from = (i * self.out_channels + first_channel) * height * width + lines.start * width;
-                        turned(sums, packed.lanes, panel, height * width, &mut out[from..]);
+                        write_turned(sums, packed.lanes, panel, height * width, &mut out[from..]);
                     }
                 }
             }
@@ -178,19 +178,6 @@ fn fetch(words: &[u64], at: usize) -> u64 {
 /// That many ones.
 fn ones(n: usize) -> u64 {
     u64::MAX >> (WORD - n)
-}
-
-/// Writes sums `[output][lanes]` as `width` channels, `plane` apart.
-fn turned(sums: &[[f32; LANES]], lanes: usize, width: usize, plane: usize, out: &mut [f32]) {
-    // Squares, so that both sides stay in the first cache.
-    for (block, sums) in sums.chunks(LANES * lanes).enumerate() {
-        for o in 0..width {
-            let out = &mut out[o * plane + block * LANES..][..sums.len() / lanes];
-            for (value, sums) in out.iter_mut().zip(sums.chunks_exact(lanes)) {
-                *value = sums[o / LANES][o % LANES];
-            }
-        }
-    }
 }
 
 #[cfg(test)]

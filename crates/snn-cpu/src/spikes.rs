@@ -72,6 +72,11 @@ impl Spikes {
         self.count = self.bits.iter().map(|word| word.count_ones() as usize).sum();
     }
 
+    /// Spikes of all places.
+    pub fn density(&self) -> f64 {
+        self.count as f64 / (self.rows * self.words * WORD) as f64
+    }
+
     /// The same spikes with rows and inputs exchanged.
     pub fn transposed(&self, inputs: usize) -> Spikes {
         let (group, words) = (inputs.min(GROUP), self.rows.div_ceil(WORD));
