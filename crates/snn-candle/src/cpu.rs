@@ -57,6 +57,21 @@ impl Run<'_> {
             let moved = hosts.map(|h| snn_cpu::moves::execute(&node.op, &h, shape.to_vec(), |n| self.runnable.buffers.take(n)));
             return Ok(moved);
         }
+        if let Kernel::FirstSpike(axis) = &task.kernel {
+            let host = self.slot(graph, operands[0], values)?.host.as_ref();
+            return Ok(host.filter(|x| snn_cpu::moves::first_spike_fits(x)).map(|x| snn_cpu::moves::first_spike(x, *axis)));
+        }
+        if let Kernel::Unpool(u) = &task.kernel {
+            let sources = [u.x, u.y, u.gradient];
+            for v in sources {
+                self.slot(graph, v, values)?;
+            }
+            let [x, y, gradient] = sources.map(|v| values.0[&v].reading());
+            let (x, y, gradient) = (x.map_err(failed)?, y.map_err(failed)?, gradient.map_err(failed)?);
+            let mut out = self.runnable.buffers.take(shape.iter().product());
+            u.execute(x.floats().map_err(failed)?, y.floats().map_err(failed)?, gradient.floats().map_err(failed)?, &mut out);
+            return Ok(Some(Tensor::f32(shape, out)));
+        }
         let (x, w) = match &task.kernel {
             Kernel::Product(p) if p.lhs.permutation.is_none() && p.rhs.permutation.is_none() => (p.lhs.source, p.rhs.source),
             Kernel::Convolution(_) => (operands[0], operands[1]),

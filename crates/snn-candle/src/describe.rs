@@ -15,7 +15,7 @@ use crate::text::{self, Dialect};
 /// If a size is unknown or too large.
 pub fn describe(graph: &Graph, device: DeviceName) -> Result<String, CompileError> {
     check_sizes(graph)?;
-    let graph = crate::lower::lower(&graph.pruned());
+    let graph = crate::lower::lower(&graph.pruned(), device == DeviceName::Cpu);
     let plan = plan(&graph)?;
     let mut out = String::new();
     let kind = match device {
@@ -55,6 +55,8 @@ fn tasks(graph: &Graph, plan: &Plan, device: &str, depth: usize, out: &mut Strin
             Kernel::Convolution(_) => "convolution".into(),
             Kernel::Fold(_) if device == "cpu" => "plain loops".into(),
             Kernel::Fold(f) => if f.kind == Reduction::Sum { "sum" } else { "max, min" }.into(),
+            Kernel::Unpool(_) => "gradient of a pool".into(),
+            Kernel::FirstSpike(_) if device == "cpu" => "first spike".into(),
             Kernel::Loop(_) => "a loop of".into(),
             Kernel::Delay(_) | Kernel::Move | Kernel::FirstSpike(_) | Kernel::Reference => {
                 let dtypes: Vec<DType> = node.operands.iter().map(|v| graph.ty(*v).dtype).collect();

@@ -76,7 +76,7 @@ impl Backend for Candle {
 
     fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>, CompileError> {
         check_sizes(graph)?;
-        let graph = lower::lower(&graph.pruned());
+        let graph = lower::lower(&graph.pruned(), self.device.is_cpu() && !self.plain);
         let plan = snn_cpu::plan::plan(&graph)?;
         Ok(Box::new(run::Runnable::new(graph, plan, self.device.clone(), self.precision, self.plain)?))
     }

@@ -1,23 +1,25 @@
 //! What candle has no operation for, said in operations that a device has: a running sum and a first spike are scans, a
-//! convolution that candle cannot do is windows and a contraction.
+//! convolution that candle cannot do is windows and a contraction. Where the CPU's own kernels run, they have the last two.
 
 use snn_ir::{BinaryOp, Build, Contraction, Convolution, DType, Dim, Graph, Loop, Op, Scan, Type, Value};
 
-/// Rewrites a graph with known dimensions, and the graphs of its loops.
-pub fn lower(graph: &Graph) -> Graph {
+/// Rewrites a graph with known dimensions, and the graphs of its loops; for the CPU's own kernels, or for candle's operations only.
+pub fn lower(graph: &Graph, own: bool) -> Graph {
     graph.rebuild(|new, id, mut node| {
         let types: Vec<Type> = node.operands.iter().map(|v| new.ty(*v).clone()).collect();
         let scannable = |ty: &Type| ty.dtype != DType::I64;
         let value = match &node.op {
             Op::CumSum { axis } if types[0].dtype == DType::F32 => Some(scanned(new, node.operands[0], *axis, &running_sum())),
-            Op::FirstSpike { axis } if scannable(&types[0]) => {
+            Op::FirstSpike { axis } if !own && scannable(&types[0]) => {
                 let x = Build(new).cast(node.operands[0], DType::F32);
                 let y = scanned(new, x, *axis, &first_spike());
                 Some(Build(new).cast(y, DType::Bool))
             }
-            Op::Conv(c) if !is_candles(c) => Some(unrolled(new, node.operands[0], node.operands[1], c, &node.types[0])),
+            Op::Conv(c) if !is_candles(c) && !(own && c.stride.len() <= 2) => {
+                Some(unrolled(new, node.operands[0], node.operands[1], c, &node.types[0]))
+            }
             Op::Loop(l) => {
-                node.op = Op::Loop(Box::new(Loop { body: lower(&l.body), ..(**l).clone() }));
+                node.op = Op::Loop(Box::new(Loop { body: lower(&l.body, own), ..(**l).clone() }));
                 None
             }
             _ => None,

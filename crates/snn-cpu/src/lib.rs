@@ -23,6 +23,8 @@ mod shared;
 mod spike_windows;
 mod spikes;
 pub mod step;
+pub mod unpool;
+mod wide;
 
 use std::sync::Arc;
 

@@ -4,6 +4,8 @@ use rayon::prelude::*;
 use snn_ir::math::{Lanes, Scalar};
 use snn_ir::{CompileError, Graph, NodeId, Op, Reduction, Value};
 
+use crate::wide::widest;
+
 /// A reduction over one block of axes, or over windows.
 #[derive(Clone, Debug)]
 pub struct FoldPlan {
@@ -127,6 +129,19 @@ impl FoldPlan {
                 if out_plane == 0 {
                     return;
                 }
+                let choose = match self.kind {
+                    Reduction::Max => Some(largest_of_squares as Squares),
+                    Reduction::Min => Some(smallest_of_squares as Squares),
+                    Reduction::Sum => None,
+                };
+                let squares = *size == [2, 2] && *stride == [2, 2] && [0, 1].iter().all(|a| input[*a] == 2 * output[*a]);
+                if let (Some(choose), true, 1..=PAIRS) = (choose, squares, 2 * output[1]) {
+                    // All rows of all planes follow each other.
+                    let some = (PAIRS / (2 * output[1])) * output[1];
+                    let work = |(out, x): (&mut [f32], &[f32])| choose(x, out, output[1]);
+                    out.par_chunks_mut(some).zip(x.par_chunks(4 * some)).with_min_len((1 << 13) / some + 1).for_each(work);
+                    return;
+                }
                 let work = |(out, x): (&mut [f32], &[f32])| self.pool(x, out, input[1], output[1], *size, *stride);
                 out.par_chunks_mut(out_plane).zip(x.par_chunks(plane)).with_min_len((1 << 13) / plane.max(1) + 1).for_each(work);
             }
@@ -227,6 +242,36 @@ impl FoldPlan {
     }
 }
 
+/// Floats of the rows of pairs that are held at once.
+const PAIRS: usize = 2048;
+
+/// A pool over squares of two by two: what is read, what is written, and how wide that is.
+type Squares = fn(&[f32], &mut [f32], usize);
+
+widest! {
+    fn largest_of_squares(x: &[f32], out: &mut [f32], out_width: usize) {
+        squares(x, out, out_width, |a, b| Scalar.max(a, b));
+    }
+}
+
+widest! {
+    fn smallest_of_squares(x: &[f32], out: &mut [f32], out_width: usize) {
+        squares(x, out, out_width, |a, b| Scalar.min(a, b));
+    }
+}
+
+/// First all pairs that lie side by side, in one long row, then those that lie one above the other.
+#[inline(always)]
+fn squares(x: &[f32], out: &mut [f32], out_width: usize, choose: impl Fn(f32, f32) -> f32) {
+    let mut pairs = [0f32; PAIRS];
+    let pairs = &mut pairs[..x.len() / 2];
+    pairs.iter_mut().zip(x.as_chunks::<2>().0).for_each(|(best, pair)| *best = choose(pair[0], pair[1]));
+    for (line, rows) in out.chunks_exact_mut(out_width).zip(pairs.chunks_exact(2 * out_width)) {
+        let (upper, lower) = rows.split_at(out_width);
+        line.iter_mut().zip(upper.iter().zip(lower)).for_each(|(value, (a, b))| *value = choose(*a, *b));
+    }
+}
+
 /// A pool of a choice: first over the rows of each window, element by element, then along them.
 fn pool_rows(
     x: &[f32],
@@ -245,13 +290,9 @@ fn pool_rows(
             let row = &x[first + y * width..][..width];
             best.iter_mut().zip(row).for_each(|(b, v)| *b = choose(*b, *v));
         }
-        if size[1] == 2 && stride[1] == 2 {
-            line.iter_mut().zip(best.as_chunks::<2>().0).for_each(|(value, pair)| *value = choose(pair[0], pair[1]));
-        } else {
-            for (ox, value) in line.iter_mut().enumerate() {
-                let window = &best[ox * stride[1]..][..size[1]];
-                *value = window[1..].iter().fold(window[0], |a, b| choose(a, *b));
-            }
+        for (ox, value) in line.iter_mut().enumerate() {
+            let window = &best[ox * stride[1]..][..size[1]];
+            *value = window[1..].iter().fold(window[0], |a, b| choose(a, *b));
         }
     }
 }

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use crate::shared::Shared;
 use crate::spikes::{Spikes, WORD};
+use crate::wide::widest;
 
 /// Floats that are added at a time: registers of every width divide it.
 pub const LANES: usize = 16;
@@ -175,7 +176,6 @@ pub fn sums_of(spikes: &Spikes, group: usize, w: &Packed, panel: usize, sums: &m
     assert_eq!(spikes.words, w.words, "spikes and weights have the same inputs");
     sums.clear();
     sums.resize(spikes.group * w.lanes, [0.0; LANES]);
-    let add = fastest(w.lanes);
     let per = WORD * w.lanes;
     // Enough words at a time to add to the sums what is worth loading them.
     let span = match spikes.density() {
@@ -187,62 +187,38 @@ pub fn sums_of(spikes: &Spikes, group: usize, w: &Packed, panel: usize, sums: &m
         let end = (first + span).min(w.words);
         let bits = &spikes.bits[(group * spikes.words + first) * spikes.group..(group * spikes.words + end) * spikes.group];
         let weights = &w.data[(panel * w.words + first) * per..(panel * w.words + end) * per];
-        // SAFETY: `fastest` has asked for the features.
-        unsafe { add(bits, weights, sums) };
+        match w.lanes {
+            1 => add::<1>(bits, weights, sums),
+            2 => add::<2>(bits, weights, sums),
+            3 => add::<3>(bits, weights, sums),
+            _ => add::<4>(bits, weights, sums),
+        }
     }
 }
 
-/// Adds to the sums of each row, `[row][lanes]`, the weights, `[word][WORD inputs][lanes]`, of its spikes, `[word][row]`.
-type Add = unsafe fn(&[u64], &[[f32; LANES]], &mut [[f32; LANES]]);
-
-/// The widest vectors that this processor has.
-fn fastest(lanes: usize) -> Add {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("bmi1") {
-            return [add_avx512::<1>, add_avx512::<2>, add_avx512::<3>, add_avx512::<4>][lanes - 1];
-        }
-        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("bmi1") {
-            return [add_avx2::<1>, add_avx2::<2>, add_avx2::<3>, add_avx2::<4>][lanes - 1];
-        }
-    }
-    [add::<1>, add::<2>, add::<3>, add::<4>][lanes - 1]
-}
-
-/// The sums of a row are an array of a known size, which the compiler keeps in registers, however wide these are.
-#[inline(always)]
-fn add<const N: usize>(bits: &[u64], weights: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
-    let sums = sums.as_chunks_mut::<N>().0;
-    let words = weights.as_chunks::<N>().0.as_chunks::<WORD>().0;
-    let rows = sums.len();
-    for (r, line) in sums.iter_mut().enumerate() {
-        let mut sum = *line;
-        for (w, weights) in words.iter().enumerate() {
-            let mut ones = bits[w * rows + r];
-            while ones != 0 {
-                let row = &weights[ones.trailing_zeros() as usize % WORD];
-                ones &= ones - 1;
-                for (sum, x) in sum.iter_mut().zip(row) {
-                    sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+widest! {
+    /// Adds to the sums of each row, `[row][lanes]`, the weights, `[word][WORD inputs][lanes]`, of its spikes, `[word][row]`.
+    ///
+    /// The sums of a row are an array of a known size, which the compiler keeps in registers, however wide these are.
+    fn add<const N: usize>(bits: &[u64], weights: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
+        let sums = sums.as_chunks_mut::<N>().0;
+        let words = weights.as_chunks::<N>().0.as_chunks::<WORD>().0;
+        let rows = sums.len();
+        for (r, line) in sums.iter_mut().enumerate() {
+            let mut sum = *line;
+            for (w, weights) in words.iter().enumerate() {
+                let mut ones = bits[w * rows + r];
+                while ones != 0 {
+                    let row = &weights[ones.trailing_zeros() as usize % WORD];
+                    ones &= ones - 1;
+                    for (sum, x) in sum.iter_mut().zip(row) {
+                        sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+                    }
                 }
             }
+            *line = sum;
         }
-        *line = sum;
     }
-}
-
-/// As [`add`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,bmi1")]
-fn add_avx512<const N: usize>(bits: &[u64], weights: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
-    add::<N>(bits, weights, sums);
-}
-
-/// As [`add`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,bmi1")]
-fn add_avx2<const N: usize>(bits: &[u64], weights: &[[f32; LANES]], sums: &mut [[f32; LANES]]) {
-    add::<N>(bits, weights, sums);
 }
 
 #[cfg(test)]
@@ -284,31 +260,6 @@ mod tests {
                 product(&spikes, &packed, true, &mut out);
                 let same = out.iter().enumerate().all(|(i, a)| a.to_bits() == want[i % rows * columns + i / rows].to_bits());
                 assert!(same, "{rows} {inputs} {columns} {density}, turned");
-            }
-        }
-    }
-
-    #[test]
-    fn every_width_of_vectors_gives_the_same() {
-        for lanes in 1..=4 {
-            let (x, w, _) = example(9, 128, lanes * LANES, 0.3);
-            let spikes = Spikes::find(&x, 128).unwrap();
-            let packed = Packed::new(&w, 128, WORD, lanes * LANES, 1, 128).unwrap();
-            assert_eq!(packed.lanes, lanes);
-            let plain = [add::<1>, add::<2>, add::<3>, add::<4>][lanes - 1];
-            let mut sums = [vec![[0f32; LANES]; 9 * lanes], vec![[0f32; LANES]; 9 * lanes]];
-            plain(&spikes.bits, &packed.data, &mut sums[0]);
-            // SAFETY: `fastest` has asked for the features.
-            unsafe { fastest(lanes)(&spikes.bits, &packed.data, &mut sums[1]) };
-            assert_eq!(sums[0], sums[1]);
-            #[cfg(target_arch = "x86_64")]
-            if std::arch::is_x86_feature_detected!("avx2") {
-                sums[1].fill([0.0; LANES]);
-                // SAFETY: the processor has just been asked.
-                unsafe {
-                    [add_avx2::<1>, add_avx2::<2>, add_avx2::<3>, add_avx2::<4>][lanes - 1](&spikes.bits, &packed.data, &mut sums[1])
-                };
-                assert_eq!(sums[0], sums[1]);
             }
         }
     }

@@ -12,6 +12,7 @@ use crate::emit::Code;
 use crate::loops::{Fold, FoldPlan};
 use crate::products::ProductPlan;
 use crate::step::{StepKernel, build};
+use crate::unpool::UnpoolPlan;
 
 /// What one task does.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub enum Kernel {
     Convolution(ConvolutionPlan),
     /// A reduction, over windows or axes, with plain loops.
     Fold(FoldPlan),
+    /// The gradient of a pool.
+    Unpool(UnpoolPlan),
     /// A copy of whole steps.
     Delay(i64),
     /// A strided copy.
@@ -73,6 +76,8 @@ pub(crate) struct Group {
 struct Planner<'a> {
     graph: &'a Graph,
     live: Vec<bool>,
+    /// Selections that are computed as the gradient of a pool.
+    unpools: HashMap<NodeId, UnpoolPlan>,
     groups: Vec<Group>,
     group_of: HashMap<NodeId, usize>,
     /// The first group that reads a value.
@@ -89,7 +94,10 @@ pub fn plan(graph: &Graph) -> Result<Plan, CompileError> {
 
 /// As [`plan`]; `kernels` counts the step kernels so far.
 fn plan_from(graph: &Graph, kernels: &mut usize) -> Result<Plan, CompileError> {
-    let mut p = Planner { graph, live: graph.live_nodes(), groups: vec![], group_of: HashMap::new(), readers: HashMap::new() };
+    let find = |(id, _)| UnpoolPlan::find(graph, id).map(|plan| (id, plan));
+    let unpools = graph.nodes().filter_map(find).collect();
+    let mut p = Planner { graph, live: vec![], unpools, groups: vec![], group_of: HashMap::new(), readers: HashMap::new() };
+    p.live = p.live();
     p.form_groups()?;
     let demanded = p.demanded();
     p.schedule(&demanded, kernels)
@@ -190,7 +198,25 @@ pub(crate) fn access(graph: &Graph, value: Value, shape: &[usize]) -> Result<Acc
 }
 
 impl Planner<'_> {
+    /// The nodes that something needs.
+    fn live(&self) -> Vec<bool> {
+        let mut live = vec![false; self.graph.nodes().len()];
+        let mut stack: Vec<NodeId> = self.graph.roots().map(|v| v.node).collect();
+        while let Some(id) = stack.pop() {
+            if !std::mem::replace(&mut live[id.index()], true) {
+                match self.unpools.get(&id) {
+                    Some(u) => stack.extend([u.x, u.y, u.gradient].map(|v| v.node)),
+                    None => stack.extend(self.graph.node(id).operands.iter().map(|v| v.node)),
+                }
+            }
+        }
+        live
+    }
+
     fn fusable(&self, id: NodeId) -> bool {
+        if self.unpools.contains_key(&id) {
+            return false;
+        }
         let node = self.graph.node(id);
         match &node.op {
             Op::Scan(s) => supports_graph(&s.body) && node.operands.iter().all(|v| self.graph.ty(*v).dtype == DType::F32),
@@ -290,6 +316,9 @@ impl Planner<'_> {
 
     /// What a node reads as a whole tensor.
     fn reads(&self, id: NodeId) -> Vec<Value> {
+        if let Some(u) = self.unpools.get(&id) {
+            return vec![u.x, u.y, u.gradient];
+        }
         let node = self.graph.node(id);
         if let Op::Reduce { .. } = &node.op
             && let Some((source, _)) = Fold::windows(self.graph, id)
@@ -427,6 +456,9 @@ impl Planner<'_> {
     fn single(&self, id: NodeId, kernels: &mut usize) -> Result<(Kernel, Vec<Value>), CompileError> {
         let node = self.graph.node(id);
         let none = vec![];
+        if let Some(u) = self.unpools.get(&id) {
+            return Ok((Kernel::Unpool(*u), none));
+        }
         Ok(match &node.op {
             Op::Reshape => (Kernel::Alias, none),
             Op::Contract(c) => (Kernel::Product(ProductPlan::new(self.graph, node, c)?), none),
@@ -515,6 +547,7 @@ pub fn operations(graph: &Graph, task: &Task) -> usize {
             2 * taps * elements(Value { node: task.node, result: 0 })
         }
         Kernel::Fold(f) => elements(f.source),
+        Kernel::Unpool(u) => elements(u.x),
         _ => 0,
     }
 }
@@ -529,6 +562,7 @@ pub fn describe_task(graph: &Graph, task: &Task) -> String {
         Kernel::Product(p) => format!("product {} x {} x {}", p.m, p.n, p.k),
         Kernel::Convolution(_) => "convolution".into(),
         Kernel::Fold(f) => format!("fold {:?}", f.kind).to_lowercase(),
+        Kernel::Unpool(_) => "gradient of a pool".into(),
         Kernel::Delay(d) => format!("delay {d}"),
         Kernel::Move => "move".into(),
         Kernel::FirstSpike(_) => "first spike".into(),

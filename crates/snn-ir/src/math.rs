@@ -356,28 +356,19 @@ impl Lanes for Scalar {
     fn round(&mut self, a: f32) -> f32 {
         a.round_ties_even()
     }
+    // Selections, and no branches: loops over them become vectors.
+    #[inline]
     fn max(&mut self, a: f32, b: f32) -> f32 {
-        if a.is_nan() || b.is_nan() {
-            f32::NAN
-        } else if a == b {
-            // Both zeros: +0 is the larger.
-            f32::from_bits(a.to_bits() & b.to_bits())
-        } else if a > b {
-            a
-        } else {
-            b
-        }
+        let larger = if a > b { a } else { b };
+        // Both zeros: +0 is the larger.
+        let best = if a == b { f32::from_bits(a.to_bits() & b.to_bits()) } else { larger };
+        if a.is_nan() | b.is_nan() { f32::NAN } else { best }
     }
+    #[inline]
     fn min(&mut self, a: f32, b: f32) -> f32 {
-        if a.is_nan() || b.is_nan() {
-            f32::NAN
-        } else if a == b {
-            f32::from_bits(a.to_bits() | b.to_bits())
-        } else if a < b {
-            a
-        } else {
-            b
-        }
+        let smaller = if a < b { a } else { b };
+        let best = if a == b { f32::from_bits(a.to_bits() | b.to_bits()) } else { smaller };
+        if a.is_nan() | b.is_nan() { f32::NAN } else { best }
     }
     fn lt(&mut self, a: f32, b: f32) -> bool {
         a < b

@@ -1,0 +1,63 @@
+//! Functions that are compiled for the widest vectors of the processor.
+#![allow(unsafe_code)]
+
+/// Makes of a function one that is compiled for each width of vectors, and calls the widest that the processor has. What it does
+/// is the same for all: no product is contracted and no sum re-associated.
+macro_rules! widest {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<const $n:ident: usize>)? ($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
+        $(#[$meta])*
+        #[allow(unsafe_code, clippy::too_many_arguments)]
+        $vis fn $name $(<const $n: usize>)? ($($arg: $ty),*) {
+            #[inline(always)]
+            fn plain $(<const $n: usize>)? ($($arg: $ty),*) $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,bmi1")]
+                fn avx512 $(<const $n: usize>)? ($($arg: $ty),*) {
+                    plain $(::<$n>)? ($($arg),*)
+                }
+                #[target_feature(enable = "avx2,bmi1")]
+                fn avx2 $(<const $n: usize>)? ($($arg: $ty),*) {
+                    plain $(::<$n>)? ($($arg),*)
+                }
+                match $crate::wide::Width::of_this_processor() {
+                    // SAFETY: the processor has been asked.
+                    $crate::wide::Width::Avx512 => return unsafe { avx512 $(::<$n>)? ($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::wide::Width::Avx2 => return unsafe { avx2 $(::<$n>)? ($($arg),*) },
+                    $crate::wide::Width::Plain => {}
+                }
+            }
+            plain $(::<$n>)? ($($arg),*)
+        }
+    };
+}
+pub(crate) use widest;
+
+/// The instructions of a function of [`widest`].
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// Those that every x86-64 processor has.
+    Plain,
+    /// AVX2 and BMI1.
+    Avx2,
+    /// AVX-512 with VL, DQ and BW, and BMI1.
+    Avx512,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Width {
+    /// The widest that this processor has.
+    #[inline]
+    pub fn of_this_processor() -> Width {
+        use std::arch::is_x86_feature_detected as has;
+        if !has!("bmi1") {
+            return Width::Plain;
+        }
+        if has!("avx512f") && has!("avx512vl") && has!("avx512dq") && has!("avx512bw") {
+            return Width::Avx512;
+        }
+        if has!("avx2") { Width::Avx2 } else { Width::Plain }
+    }
+}
