@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use crate::convolution::Windows;
 use crate::panels::{Identity, Kept, LANES, Packed, sums_of, write_turned};
 use crate::spikes::{Look, Spikes, WORD, are_few, looker};
+use crate::wide::widest;
 
 /// Outputs that are computed together, of one image or of several small ones: their sums stay in the second cache.
 const OUTPUTS: usize = 256;
@@ -86,7 +87,7 @@ impl Windows {
                 let outputs = lines.len() * width;
                 scratch.spikes.clear(count * outputs, words);
                 for i in 0..count {
-                    self.unroll_spikes(runs, i, lines.clone(), scratch);
+                    unroll(self, runs, i, lines.clone(), &scratch.lines, &mut scratch.spikes);
                 }
                 scratch.spikes.recount();
                 for p in 0..packed.columns.div_ceil(packed.width()) {
@@ -137,31 +138,31 @@ impl Windows {
         }
         Some(())
     }
+}
 
-    /// What the outputs in `lines` of image `i` meet, as bits.
-    fn unroll_spikes(&self, runs: Runs, i: usize, lines: std::ops::Range<usize>, scratch: &mut Scratch) {
-        let (channels, words, width) = (self.per_group().0, self.line_words(), self.output[1]);
-        let (rows, outputs) = (scratch.spikes.rows, lines.len() * width);
-        let (mask, step) = (ones(runs.bits), self.stride[1]);
+widest! {
+    /// What the outputs in `rows` of image `i` meet, as bits.
+    fn unroll(windows: &Windows, runs: Runs, i: usize, rows: std::ops::Range<usize>, lines: &[u64], spikes: &mut Spikes) {
+        let (channels, words, width) = (windows.per_group().0, windows.line_words(), windows.output[1]);
+        let outputs = rows.len() * width;
+        let (mask, step) = (ones(runs.bits), windows.stride[1]);
         // So many outputs meet a word that is read at once.
         let some = (WORD - runs.bits) / step + 1;
-        for run in 0..channels * self.kernel[0] * runs.per_row {
-            let (ky, kx) = (run / runs.per_row % self.kernel[0] * self.dilation[0], run % runs.per_row * self.dilation[1]);
-            let channel = i * channels + run / (runs.per_row * self.kernel[0]);
+        for run in 0..channels * windows.kernel[0] * runs.per_row {
+            let (ky, kx) = (run / runs.per_row % windows.kernel[0] * windows.dilation[0], run % runs.per_row * windows.dilation[1]);
+            let channel = i * channels + run / (runs.per_row * windows.kernel[0]);
             let shift = run % runs.per_word * runs.bits;
-            let target = &mut scratch.spikes.bits[run / runs.per_word * rows + i * outputs..][..outputs];
-            for (oy, target) in lines.clone().zip(target.chunks_exact_mut(width)) {
-                let y = (oy * self.stride[0] + ky).wrapping_sub(self.padding[0]);
-                if y >= self.input[0] {
+            let target = &mut spikes.bits[run / runs.per_word * spikes.rows + i * outputs..][..outputs];
+            for (oy, target) in rows.clone().zip(target.chunks_exact_mut(width)) {
+                let y = (oy * windows.stride[0] + ky).wrapping_sub(windows.padding[0]);
+                if y >= windows.input[0] {
                     continue;
                 }
-                let line = &scratch.lines[(channel * self.input[0] + y) * words..][..words];
+                let line = &lines[(channel * windows.input[0] + y) * words..][..words];
                 for (n, target) in target.chunks_mut(some).enumerate() {
-                    let mut window = fetch(line, n * some * step + kx);
-                    for word in target {
-                        *word |= (window & mask) << shift;
-                        // A step of a whole word or more has one output to a word.
-                        window = window.wrapping_shr(step as u32);
+                    let bits = fetch(line, n * some * step + kx);
+                    for (j, word) in target.iter_mut().enumerate() {
+                        *word |= ((bits >> (j * step % WORD)) & mask) << shift;
                     }
                 }
             }
@@ -170,6 +171,7 @@ impl Windows {
 }
 
 /// Sixty-four bits from bit `at` on; there is a word after the last.
+#[inline(always)]
 fn fetch(words: &[u64], at: usize) -> u64 {
     let (word, shift) = (at / WORD, at % WORD);
     words[word] >> shift | (words[word + 1] << 1) << (WORD - 1 - shift)
