@@ -13,8 +13,9 @@ use crate::emit::{KernelFunction, Machine, Shape};
 use crate::plan::{Access, Group, access, immediate};
 use crate::shared::Shared;
 
-/// Elements of a run that are handled at once: states and rows of this length stay in the first cache.
-const TILE: usize = 1024;
+/// Elements of a run that are handled at once, at least and at most: states of this length stay in the second cache, and rows are
+/// long enough for the processor to see that they are read in order.
+const TILE: [usize; 2] = [1024, 8192];
 /// Fewer elements than this are not worth a second thread.
 const WORTH_A_THREAD: usize = 1 << 15;
 /// More pointers than this and the table goes on the heap.
@@ -417,13 +418,15 @@ impl StepKernel {
             .collect();
         let row = self.elements();
         let outer: usize = self.outer.iter().product();
-        let tiles = self.run.div_ceil(TILE);
+        let threads = rayon::current_num_threads();
+        let size = (self.run * outer / (threads * 4)).next_multiple_of(64).clamp(TILE[0], TILE[1]);
+        let tiles = self.run.div_ceil(size);
         let count = outer * tiles;
         if row == 0 {
             return results;
         }
         let one = |range: std::ops::Range<usize>| {
-            let mut scratch = Scratch::new(self);
+            let mut scratch = Scratch::new(self, size.min(self.run));
             for task in range {
                 if snn_ir::interrupt::is_wanted() {
                     return;
@@ -433,7 +436,6 @@ impl StepKernel {
             }
         };
         let work = row * self.steps;
-        let threads = rayon::current_num_threads();
         if threads > 1 && work >= WORTH_A_THREAD && count > 1 {
             let per = count.div_ceil(threads * 4);
             (0..count.div_ceil(per)).into_par_iter().for_each(|i| one(i * per..((i + 1) * per).min(count)));
@@ -460,8 +462,9 @@ impl StepKernel {
         outputs: &[Shared<u8>],
         scratch: &mut Scratch,
     ) {
-        let first = tile * TILE;
-        let n = TILE.min(self.run - first);
+        let size = scratch.tile;
+        let first = tile * size;
+        let n = size.min(self.run - first);
         // The place of the tile along each outer axis.
         let mut rest = outer;
         for (size, at) in self.outer.iter().zip(&mut scratch.place).rev() {
@@ -474,15 +477,18 @@ impl StepKernel {
         };
         let own = outer * self.run + first;
         for (k, (initial, start)) in self.initial.iter().zip(starts).enumerate() {
-            let state = &mut scratch.states[k * TILE..k * TILE + n];
+            let state = &mut scratch.states[k * size..k * size + n];
             match (initial, start) {
                 (Initial::Constant(x), _) => state.fill(*x),
                 (Initial::Load(l), Some(p)) => {
                     // SAFETY: the offset and `n` elements after it (one, where uniform) lie inside the planned tensor.
-                    let from = unsafe { p.0.cast::<f32>().add(offset(l)) };
-                    for (i, s) in state.iter_mut().enumerate() {
-                        // SAFETY: as above.
-                        *s = unsafe { *from.add(if l.uniform { 0 } else { i }) };
+                    unsafe {
+                        let from = p.0.cast::<f32>().add(offset(l));
+                        if l.uniform {
+                            state.fill(*from);
+                        } else {
+                            std::ptr::copy_nonoverlapping(from, state.as_mut_ptr(), n);
+                        }
                     }
                 }
                 (Initial::Load(_), None) => {}
@@ -493,7 +499,7 @@ impl StepKernel {
         scratch.offsets.clear();
         scratch.offsets.extend(self.loads.iter().map(offset));
         for k in 0..states {
-            scratch.pointers[loads + k] = scratch.states[k * TILE..].as_mut_ptr().cast();
+            scratch.pointers[loads + k] = scratch.states[k * size..].as_mut_ptr().cast();
         }
         for step in 0..self.steps {
             let t = if self.reverse { self.steps - 1 - step } else { step };
@@ -514,7 +520,7 @@ impl StepKernel {
             unsafe { kernel(scratch.pointers.as_ptr(), n as i64) };
         }
         for ((state, _), p) in self.finals.iter().zip(&outputs[self.stores.len()..]) {
-            let from = &scratch.states[state * TILE..state * TILE + n];
+            let from = &scratch.states[state * size..state * size + n];
             // SAFETY: the last states have one row; this tile of it belongs to this thread.
             unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), p.0.cast::<f32>().add(own), n) };
         }
@@ -523,6 +529,8 @@ impl StepKernel {
 
 /// Memory of one thread.
 struct Scratch {
+    /// The elements of a tile.
+    tile: usize,
     states: Vec<f32>,
     zeros: Vec<f32>,
     pointers: Vec<*mut u8>,
@@ -531,12 +539,13 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(kernel: &StepKernel) -> Scratch {
+    fn new(kernel: &StepKernel, tile: usize) -> Scratch {
         let has_delay = kernel.loads.iter().any(|l| l.delay > 0);
         let count = kernel.loads.len() + kernel.initial.len() + kernel.stores.len();
         Scratch {
-            states: vec![0.0; kernel.initial.len() * TILE],
-            zeros: vec![0.0; if has_delay { TILE } else { 0 }],
+            tile,
+            states: vec![0.0; kernel.initial.len() * tile],
+            zeros: vec![0.0; if has_delay { tile } else { 0 }],
             pointers: vec![std::ptr::null_mut(); count.max(MOST_POINTERS)],
             offsets: Vec::with_capacity(count),
             place: vec![0; kernel.outer.len()],
