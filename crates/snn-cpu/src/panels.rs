@@ -87,7 +87,7 @@ impl Packed {
             if column_stride == 1 {
                 for (i, row) in panel.chunks_exact_mut(width).enumerate().take(down) {
                     let from = &w[(first_input + i) * input_stride + first_column..][..across];
-                    finite &= from.iter().all(|x| x.is_finite());
+                    finite &= from.iter().fold(true, |all, x| all & x.is_finite());
                     row[..across].copy_from_slice(from);
                 }
                 return finite;
