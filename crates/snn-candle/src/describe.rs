@@ -66,8 +66,8 @@ fn tasks(graph: &Graph, plan: &Plan, device: &str, depth: usize, out: &mut Strin
         let buffers: Vec<String> = task.gives.iter().map(|v| format!("{} bytes", bytes(graph, *v))).collect();
         let name = node.name.clone().unwrap_or_else(|| snn_ir::text::op_name(&node.op));
         let _ = writeln!(out, "// {pad}{name} -> {}: {what}, {}", node.types[0], buffers.join(" + "));
-        if let (Kernel::Loop(inner), Op::Loop(l)) = (&task.kernel, &node.op) {
-            tasks(&l.body, inner, device, depth + 1, out);
+        if let Kernel::Loop(l) = &task.kernel {
+            tasks(&l.body, &l.plan, device, depth + 1, out);
         }
     }
 }

@@ -15,7 +15,7 @@ pub fn lower(graph: &Graph, own: bool) -> Graph {
                 let y = scanned(new, x, *axis, &first_spike());
                 Some(Build(new).cast(y, DType::Bool))
             }
-            Op::Conv(c) if !is_candles(c) && !(own && c.stride.len() <= 2) => {
+            Op::Conv(c) if !(is_candles(c) || own && c.stride.len() <= 2) => {
                 Some(unrolled(new, node.operands[0], node.operands[1], c, &node.types[0]))
             }
             Op::Loop(l) => {

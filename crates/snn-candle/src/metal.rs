@@ -9,7 +9,7 @@ use candle_metal_kernels::metal::{Buffer, ComputeCommandEncoder, ComputePipeline
 use objc2_metal::{MTLCompileOptions, MTLSize};
 use snn_cpu::plan::{Kernel, Plan};
 use snn_cpu::step::{Initial, StepKernel};
-use snn_ir::{CompileError, DType, Graph, Op, Value};
+use snn_ir::{CompileError, DType, Graph, Value};
 
 use crate::convert::candle_type;
 use crate::kernels::sizes;
@@ -37,7 +37,7 @@ impl Library {
         options.setFastMathEnabled(false);
         let library = device.metal_device().new_library_with_source(&source, Some(&options)).map_err(|e| refused(&e))?;
         let mut numbers = Vec::new();
-        functions(graph, plan, &mut numbers);
+        functions(plan, &mut numbers);
         let mut pipelines = HashMap::new();
         for (number, name) in numbers {
             let function = library.get_function(&name, None).map_err(|e| refused(&e))?;
@@ -91,11 +91,11 @@ impl Library {
 }
 
 /// The step kernels of a plan, by number and name.
-fn functions(graph: &Graph, plan: &Plan, list: &mut Vec<(usize, String)>) {
+fn functions(plan: &Plan, list: &mut Vec<(usize, String)>) {
     for task in &plan.tasks {
-        match (&task.kernel, &graph.node(task.node).op) {
-            (Kernel::Step(k), _) => list.push((k.function, text::name(k))),
-            (Kernel::Loop(inner), Op::Loop(l)) => functions(&l.body, inner, list),
+        match &task.kernel {
+            Kernel::Step(k) => list.push((k.function, text::name(k))),
+            Kernel::Loop(l) => functions(&l.plan, list),
             _ => {}
         }
     }

@@ -267,7 +267,7 @@ impl Run<'_> {
             for v in &node.operands {
                 operands.push(self.slot(graph, *v, values)?.clone());
             }
-            let results = self.repeat(l, inner, operands, &node.types)?;
+            let results = self.repeat(l, &inner.plan, operands, &node.types)?;
             values.0.extend(graph.results(task.node).zip(results));
             return Ok(());
         }

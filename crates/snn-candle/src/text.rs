@@ -10,7 +10,7 @@ use snn_cpu::plan::{Kernel, Plan};
 use snn_cpu::step::{Initial, Load, StepKernel};
 use snn_ir::lanes::Lane;
 use snn_ir::math::Lanes;
-use snn_ir::{DType, Graph, Op};
+use snn_ir::{DType, Graph};
 
 /// In which language kernels are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,9 +69,9 @@ pub fn module(graph: &Graph, plan: &Plan, dialect: Dialect) -> Option<String> {
 
 fn collect(graph: &Graph, plan: &Plan, dialect: Dialect, text: &mut String) {
     for task in &plan.tasks {
-        match (&task.kernel, &graph.node(task.node).op) {
-            (Kernel::Step(k), _) => text.push_str(&function(graph, k, dialect)),
-            (Kernel::Loop(inner), Op::Loop(l)) => collect(&l.body, inner, dialect, text),
+        match &task.kernel {
+            Kernel::Step(k) => text.push_str(&function(graph, k, dialect)),
+            Kernel::Loop(l) => collect(&l.body, &l.plan, dialect, text),
             _ => {}
         }
     }

@@ -6,6 +6,7 @@ use snn_ir::{CompileError, Convolution, Graph, Node};
 
 use crate::panels::{Identity, Kept};
 use crate::products::{add_matrix_product, matrix_product};
+use crate::shared::threads;
 
 /// A convolution over one or two axes.
 #[derive(Debug)]
@@ -108,7 +109,7 @@ impl Windows {
         let images = out.len() / (self.out_channels * out_plane);
         // The kernel and the outputs change places.
         let turned = Windows { kernel: self.output, output: self.kernel, stride: self.dilation, dilation: self.stride, ..self.clone() };
-        let some = images.div_ceil(rayon::current_num_threads().max(1)).clamp(1, 16);
+        let some = images.div_ceil(threads().max(1)).clamp(1, 16);
         out.par_chunks_mut(some * self.out_channels * out_plane).enumerate().for_each_init(
             || (vec![0f32; some * out_plane * taps], vec![0f32; some * out_plane * self.out_channels]),
             |(rows, sums), (chunk, out)| {

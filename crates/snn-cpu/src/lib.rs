@@ -12,6 +12,7 @@
 
 mod buffers;
 pub mod convolution;
+mod divide;
 mod emit;
 pub mod loops;
 pub mod moves;
@@ -55,7 +56,7 @@ impl Backend for Cranelift {
         check_sizes(graph)?;
         let graph = graph.pruned();
         let mut code = emit::Code::for_this_machine()?;
-        let plan = plan::plan(&graph)?;
+        let plan = plan::plan_for_threads(&graph)?;
         plan::generate(&graph, &plan, &mut code)?;
         let machine = code.finish()?;
         Ok(Box::new(run::Runnable::new(graph, plan, machine, self.pool.clone())?))
@@ -94,7 +95,7 @@ pub fn listing(graph: &Graph, kind: Listing) -> Result<String, CompileError> {
     let graph = graph.pruned();
     let mut code = emit::Code::for_this_machine()?;
     code.keep_text(kind);
-    let plan = plan::plan(&graph)?;
+    let plan = plan::plan_for_threads(&graph)?;
     plan::generate(&graph, &plan, &mut code)?;
     let mut text = plan::describe(&graph, &plan, 0);
     text.push_str(&code.text());

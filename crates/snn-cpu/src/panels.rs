@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::shared::Shared;
+use crate::shared::{Shared, threads};
 use crate::spikes::{Spikes, WORD};
 use crate::wide::widest;
 
@@ -132,7 +132,7 @@ pub fn product(spikes: &Spikes, w: &Packed, turned: bool, out: &mut [f32]) {
             write(&sums[..rows * w.lanes], w.lanes, w.width().min(w.columns - first_column), to, row, column);
         }
     };
-    if rayon::current_num_threads() > 1 && spikes.count * w.columns > WORTH_A_THREAD {
+    if threads() > 1 && spikes.count * w.columns > WORTH_A_THREAD {
         (0..panels * groups).into_par_iter().for_each_init(Vec::new, task);
     } else {
         let mut sums = Vec::new();

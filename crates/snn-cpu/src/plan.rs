@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use snn_ir::tensor::row_major_strides;
-use snn_ir::{CompileError, DType, Graph, NodeId, Op, Value};
+use snn_ir::{CompileError, DType, Dims, Graph, NodeId, Op, Value};
 
 use snn_ir::lanes::{supports, supports_graph};
 
 use crate::convolution::ConvolutionPlan;
+use crate::divide::divide;
 use crate::emit::Code;
 use crate::loops::{Fold, FoldPlan};
 use crate::products::ProductPlan;
@@ -35,10 +36,23 @@ pub enum Kernel {
     Move,
     /// The first spike along an axis, where values are 0 and 1.
     FirstSpike(usize),
-    /// Recurrent connections: a plan for one step.
-    Loop(Box<Plan>),
+    /// Recurrent connections.
+    Loop(Box<LoopPlan>),
     /// As the interpreter does it.
     Reference,
+}
+
+/// A loop: its body, and a plan for one step.
+#[derive(Debug)]
+pub struct LoopPlan {
+    /// One step, of all samples or of a part of them.
+    pub body: Graph,
+    /// Its kernels.
+    pub plan: Plan,
+    /// How many parts there are.
+    pub parts: usize,
+    /// Along which axis of a step each operand is divided, where there are several parts.
+    pub divided: Vec<Option<usize>>,
 }
 
 /// A kernel with what it reads and writes.
@@ -78,25 +92,35 @@ struct Planner<'a> {
     live: Vec<bool>,
     /// Selections that are computed as the gradient of a pool.
     unpools: HashMap<NodeId, UnpoolPlan>,
+    /// Are loops divided?
+    divides: bool,
     groups: Vec<Group>,
     group_of: HashMap<NodeId, usize>,
     /// The first group that reads a value.
     readers: HashMap<Value, usize>,
 }
 
-/// Plans a graph.
+/// Plans a graph; loops are run as a whole.
 ///
 /// # Errors
 /// If a size is not known or too large.
 pub fn plan(graph: &Graph) -> Result<Plan, CompileError> {
-    plan_from(graph, &mut 0)
+    plan_from(graph, false, &mut 0)
+}
+
+/// Plans a graph for threads: each runs a part of a loop's samples through all steps, where samples do not meet.
+///
+/// # Errors
+/// If a size is not known or too large.
+pub fn plan_for_threads(graph: &Graph) -> Result<Plan, CompileError> {
+    plan_from(graph, true, &mut 0)
 }
 
 /// As [`plan`]; `kernels` counts the step kernels so far.
-fn plan_from(graph: &Graph, kernels: &mut usize) -> Result<Plan, CompileError> {
+fn plan_from(graph: &Graph, divides: bool, kernels: &mut usize) -> Result<Plan, CompileError> {
     let find = |(id, _)| UnpoolPlan::find(graph, id).map(|plan| (id, plan));
     let unpools = graph.nodes().filter_map(find).collect();
-    let mut p = Planner { graph, live: vec![], unpools, groups: vec![], group_of: HashMap::new(), readers: HashMap::new() };
+    let mut p = Planner { graph, live: vec![], unpools, divides, groups: vec![], group_of: HashMap::new(), readers: HashMap::new() };
     p.live = p.live();
     p.form_groups()?;
     let demanded = p.demanded();
@@ -109,9 +133,9 @@ fn plan_from(graph: &Graph, kernels: &mut usize) -> Result<Plan, CompileError> {
 /// If code generation fails.
 pub(crate) fn generate(graph: &Graph, plan: &Plan, code: &mut Code) -> Result<(), CompileError> {
     for task in &plan.tasks {
-        match (&task.kernel, &graph.node(task.node).op) {
-            (Kernel::Step(k), _) => code.kernel(&k.name, &k.shape(), &|e, loads, states| k.step(graph, e, loads, states))?,
-            (Kernel::Loop(inner), Op::Loop(l)) => generate(&l.body, inner, code)?,
+        match &task.kernel {
+            Kernel::Step(k) => code.kernel(&k.name, &k.shape(), &|e, loads, states| k.step(graph, e, loads, states))?,
+            Kernel::Loop(l) => generate(&l.body, &l.plan, code)?,
             _ => {}
         }
     }
@@ -477,7 +501,15 @@ impl Planner<'_> {
             }
             Op::FirstSpike { axis } => (Kernel::FirstSpike(*axis), none),
             op if crate::moves::supports(op) => (Kernel::Move, none),
-            Op::Loop(l) => (Kernel::Loop(Box::new(plan_from(&l.body, kernels)?)), none),
+            Op::Loop(l) => {
+                let steps = l.steps.evaluate(&Dims::new())? as usize;
+                let (body, parts, divided) = match divide(l, steps).filter(|_| self.divides) {
+                    Some(d) => (d.body, d.parts, d.operands),
+                    None => (l.body.clone(), 1, vec![]),
+                };
+                let plan = plan_from(&body, self.divides, kernels)?;
+                (Kernel::Loop(Box::new(LoopPlan { body, plan, parts, divided })), none)
+            }
             _ => (Kernel::Reference, none),
         })
     }
@@ -518,7 +550,7 @@ impl Planner<'_> {
                 }
             }
             if let Kernel::Loop(inner) = &task.kernel {
-                plan.peak = plan.peak.max(held.saturating_add(now).saturating_add(inner.peak));
+                plan.peak = plan.peak.max(held.saturating_add(now).saturating_add(inner.plan.peak.saturating_mul(inner.parts)));
             }
             held = held.checked_add(now).ok_or(CompileError::TooLarge)?;
             plan.peak = plan.peak.max(held);
@@ -566,6 +598,7 @@ pub fn describe_task(graph: &Graph, task: &Task) -> String {
         Kernel::Delay(d) => format!("delay {d}"),
         Kernel::Move => "move".into(),
         Kernel::FirstSpike(_) => "first spike".into(),
+        Kernel::Loop(l) if l.parts > 1 => format!("loop in {} parts", l.parts),
         Kernel::Loop(_) => "loop".into(),
         Kernel::Reference => "reference".into(),
     };
@@ -580,10 +613,9 @@ pub fn describe(graph: &Graph, plan: &Plan, depth: usize) -> String {
         text.push_str(&format!("; plan of {}: {} kernels, {} bytes at most\n", graph.name, plan.tasks.len(), plan.peak));
     }
     for task in &plan.tasks {
-        let node = graph.node(task.node);
         text.push_str(&format!("; {pad}{}\n", describe_task(graph, task)));
-        if let (Kernel::Loop(inner), Op::Loop(l)) = (&task.kernel, &node.op) {
-            text.push_str(&describe(&l.body, inner, depth + 1));
+        if let Kernel::Loop(l) = &task.kernel {
+            text.push_str(&describe(&l.body, &l.plan, depth + 1));
         }
     }
     text

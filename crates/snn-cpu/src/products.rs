@@ -140,7 +140,7 @@ impl ProductPlan {
             return;
         }
         let count = out.len() / (m * n);
-        let threads = rayon::current_num_threads();
+        let threads = crate::shared::threads();
         let at = |strides: &[usize], mut i: usize| {
             let mut offset = 0;
             for (size, stride) in self.batch.iter().zip(strides).rev() {

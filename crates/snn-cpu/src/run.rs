@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use snn_ir::interpret::{Randomness, Results, RuntimeError, checked, evaluate, stacked};
 use snn_ir::tensor::element_count;
 use snn_ir::{CompileError, DType, Data, Executable, Graph, KernelTime, Loop, Op, Tensor, Type, Value};
@@ -10,7 +11,8 @@ use snn_ir::{CompileError, DType, Data, Executable, Graph, KernelTime, Loop, Op,
 use crate::buffers::Buffers;
 use crate::emit::Machine;
 use crate::panels::Identity;
-use crate::plan::{Kernel, Plan, Task};
+use crate::plan::{Kernel, LoopPlan, Plan, Task};
+use crate::shared::alone;
 
 use crate::step::{Elements, Room};
 
@@ -260,23 +262,94 @@ impl Run<'_> {
         Ok(crate::moves::execute(&op, &[t], shape, |n| self.floats(n)))
     }
 
-    /// A loop: the plan of its body once for each step.
-    fn repeat(&mut self, l: &Loop, plan: &Plan, operands: &[Tensor], types: &[Type]) -> Result<Vec<Tensor>, RuntimeError> {
-        let steps = l.steps.evaluate(&snn_ir::Dims::new())? as usize;
-        let first_state = l.sequences + l.invariants;
-        let mut states: Vec<Tensor> = operands[first_state..].to_vec();
+    /// A loop: each part of its samples through all steps.
+    fn repeat(&mut self, l: &Loop, plan: &LoopPlan, operands: &[Tensor], types: &[Type]) -> Result<Vec<Tensor>, RuntimeError> {
         // Outputs of floats are written in place, so that the memory of a step serves the next.
         let mut whole: Vec<Vec<f32>> = Vec::with_capacity(l.outputs);
-        let mut rows: Vec<Vec<Tensor>> = vec![Vec::new(); l.outputs];
         for ty in &types[..l.outputs] {
             whole.push(if ty.dtype == DType::F32 { self.floats(count(&ty.sizes()?)) } else { Vec::new() });
         }
+        let steps = l.steps.evaluate(&snn_ir::Dims::new())? as usize;
+        let mut rows: Vec<Vec<&mut [f32]>> = (0..plan.parts).map(|_| Vec::with_capacity(steps * l.outputs)).collect();
+        for data in whole.iter_mut().filter(|data| !data.is_empty()) {
+            let n = data.len() / (steps * plan.parts);
+            for (i, row) in data.chunks_exact_mut(n).enumerate() {
+                rows[i % plan.parts].push(row);
+            }
+        }
+        let results: Vec<(Vec<Tensor>, Vec<Tensor>)> = if plan.parts == 1 {
+            rows.into_iter().map(|rows| self.part(l, plan, 0, steps, operands, types, rows)).collect::<Result<_, _>>()?
+        } else {
+            let (runnable, seed, started, timed) = (self.runnable, self.seed, self.started, self.times.is_some());
+            let part = |(p, rows)| {
+                let mut times = Vec::new();
+                let mut run = Run { runnable, seed, started, times: timed.then_some(&mut times) };
+                let results = alone(|| run.part(l, plan, p, steps, operands, types, rows))?;
+                Ok((results, times))
+            };
+            let parts = rows.into_par_iter().enumerate().map(part).collect::<Result<Vec<_>, RuntimeError>>()?;
+            let mut results = Vec::with_capacity(plan.parts);
+            for (result, times) in parts {
+                results.push(result);
+                if let Some(all) = self.times.as_deref_mut() {
+                    times.into_iter().for_each(|time| KernelTime::add(all, time));
+                }
+            }
+            results
+        };
+        let mut all = Vec::new();
+        let (outputs, states): (Vec<_>, Vec<_>) = results.into_iter().unzip();
+        let mut outputs = outputs.into_iter().next().unwrap_or_default().into_iter();
+        for (data, ty) in whole.into_iter().zip(types) {
+            let output = if ty.dtype == DType::F32 { Some(Tensor::f32(ty.sizes()?, data)) } else { outputs.next() };
+            all.extend(output);
+        }
+        if let [states] = states.as_slice() {
+            all.extend(states.iter().cloned());
+            return Ok(all);
+        }
+        for (i, ty) in types[l.outputs..].iter().enumerate() {
+            let axis = plan.divided[l.sequences + l.invariants + i].unwrap_or(0);
+            let parts: Vec<&Tensor> = states.iter().map(|part| &part[i]).collect();
+            all.push(crate::moves::execute(&Op::Concat { axis }, &parts, ty.sizes()?, |n| self.floats(n)));
+        }
+        Ok(all)
+    }
+
+    /// One part of a loop's samples: the plan of its body once for each step. `rows` has the memory of the outputs of floats, output
+    /// by output, step by step. The other outputs, and the last states.
+    #[allow(clippy::too_many_arguments)]
+    fn part(
+        &mut self,
+        l: &Loop,
+        plan: &LoopPlan,
+        part: usize,
+        steps: usize,
+        operands: &[Tensor],
+        types: &[Type],
+        mut rows: Vec<&mut [f32]>,
+    ) -> Result<(Vec<Tensor>, Vec<Tensor>), RuntimeError> {
+        let body = &plan.body;
+        let first_state = l.sequences + l.invariants;
+        let shape = |i: usize| body.ty(body.inputs[i]).sizes();
+        let mut states = Vec::with_capacity(l.states);
+        for (i, state) in operands.iter().enumerate().skip(first_state) {
+            states.push(match plan.divided.get(i).copied().flatten() {
+                Some(axis) => {
+                    let shape = shape(i)?;
+                    let slice = Op::Slice { axis, start: ((part * shape[axis]) as i64).into(), step: 1 };
+                    crate::moves::execute(&slice, &[state], shape, |n| self.floats(n))
+                }
+                None => state.clone(),
+            });
+        }
+        let mut others: Vec<Vec<Tensor>> = vec![Vec::new(); l.outputs];
         for step in 0..steps {
             let t = if l.reverse { steps - 1 - step } else { step };
             let mut values = Values::new();
-            for (i, v) in l.body.inputs.iter().enumerate() {
+            for (i, v) in body.inputs.iter().enumerate() {
                 let tensor = if i < l.sequences {
-                    self.row(&operands[i], t)
+                    self.row(&operands[i], t * plan.parts + part, shape(i)?)
                 } else if i < first_state {
                     operands[i].clone()
                 } else {
@@ -284,36 +357,30 @@ impl Run<'_> {
                 };
                 values.insert(*v, tensor);
             }
-            self.plan(&l.body, plan, &mut values)?;
-            let results = l.body.outputs.iter().map(|(_, v)| values.get(&l.body, *v).cloned());
+            self.plan(body, &plan.plan, &mut values)?;
+            let results = body.outputs.iter().map(|(_, v)| values.get(body, *v).cloned());
             let mut results = results.collect::<Result<Vec<_>, _>>()?;
             let old = std::mem::replace(&mut states, results.split_off(l.outputs));
+            let mut floats = 0;
             for (o, row) in results.into_iter().enumerate() {
-                if row.dtype() == DType::F32 {
-                    let n = row.len();
-                    whole[o][t * n..(t + 1) * n].copy_from_slice(row.as_f32());
-                    drop(row);
-                } else {
-                    rows[o].push(row);
+                if row.dtype() != DType::F32 {
+                    others[o].push(row);
+                } else if !row.is_empty() {
+                    rows[floats * steps + t].copy_from_slice(row.as_f32());
+                    floats += 1;
                 }
             }
             // What the step has left: its slices, and the states before it.
             values.0.into_values().chain(old).for_each(|t| self.runnable.spare.keep(t));
         }
-        let mut all = Vec::new();
-        for ((list, data), ty) in rows.into_iter().zip(whole).zip(types) {
-            all.push(if ty.dtype == DType::F32 { Tensor::f32(ty.sizes()?, data) } else { stacked(list, l.reverse, ty)? });
-        }
-        all.extend(states);
-        Ok(all)
+        let stack = |(rows, ty): (Vec<Tensor>, &Type)| (ty.dtype != DType::F32).then(|| stacked(rows, l.reverse, ty));
+        Ok((others.into_iter().zip(types).filter_map(stack).collect::<Result<_, _>>()?, states))
     }
 
-    /// One step of a sequence.
-    fn row(&self, x: &Tensor, t: usize) -> Tensor {
-        let mut shape = x.shape().to_vec();
-        shape[0] = 1;
-        let n: usize = shape.iter().product();
-        let range = t * n..(t + 1) * n;
+    /// Piece `i` of a sequence, in a shape: a step, or a part of its samples.
+    fn row(&self, x: &Tensor, i: usize, shape: Vec<usize>) -> Tensor {
+        let n = count(&shape);
+        let range = i * n..(i + 1) * n;
         match x.data() {
             Data::F32(v) => {
                 let mut data = self.floats(n);

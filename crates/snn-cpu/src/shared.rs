@@ -1,5 +1,29 @@
-//! A pointer that the threads of one kernel share.
+//! What the threads of one kernel share: a pointer, and how many they are.
 #![allow(unsafe_code)]
+
+use std::cell::Cell;
+
+thread_local! {
+    /// Does this thread do a part of something by itself?
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// How many threads a kernel may divide its work among.
+pub fn threads() -> usize {
+    if ALONE.get() { 1 } else { rayon::current_num_threads() }
+}
+
+/// Does something whose kernels do not divide their work, because other threads do other parts of the same.
+pub fn alone<R>(work: impl FnOnce() -> R) -> R {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            ALONE.set(self.0);
+        }
+    }
+    let _before = Before(ALONE.replace(true));
+    work()
+}
 
 /// A pointer into memory of which each thread reads what all may and writes only elements of its own: tiles, panels or rows.
 #[derive(Clone, Copy)]

@@ -10,7 +10,8 @@ use rayon::prelude::*;
 
 use crate::convolution::Windows;
 use crate::panels::{Identity, Kept, LANES, Packed, sums_of, write_turned};
-use crate::spikes::{Look, Spikes, WORD, are_few, looker};
+use crate::shared::threads;
+use crate::spikes::{Looker, Spikes, WORD, are_few};
 use crate::wide::widest;
 
 /// Outputs that are computed together, of one image or of several small ones: their sums stay in the second cache.
@@ -60,7 +61,7 @@ impl Windows {
             kept[g].packed(identity.clone(), || Packed::new(w, rows, runs.bits * runs.per_word, out_channels, 1, rows))
         };
         let Some(packed) = (0..self.groups).map(pack).collect::<Option<Vec<_>>>() else { return false };
-        let share = (out.len() / out_image).div_ceil(rayon::current_num_threads().max(1));
+        let share = (out.len() / out_image).div_ceil(threads().max(1));
         let together = (OUTPUTS / out_plane).clamp(1, share);
         let some = |scratch: &mut Scratch, (x, out): (&[f32], &mut [f32])| self.images(runs, x, &packed, out, scratch).is_some();
         x.par_chunks(together * image).zip(out.par_chunks_mut(together * out_image)).map_init(Scratch::default, some).all(|done| done)
@@ -73,7 +74,7 @@ impl Windows {
 
     /// The convolution of a few images; `None` where a value is not a spike.
     fn images(&self, runs: Runs, x: &[f32], packed: &[Arc<Packed>], out: &mut [f32], scratch: &mut Scratch) -> Option<()> {
-        let look = looker();
+        let looker = Looker::new();
         let [height, width] = self.output;
         let count = out.len() / (self.out_channels * height * width);
         // One image at a time is computed band by band.
@@ -81,7 +82,7 @@ impl Windows {
         let channels = self.per_group().0;
         let words = (channels * self.kernel[0] * runs.per_row).div_ceil(runs.per_word);
         for (g, packed) in packed.iter().enumerate() {
-            self.lines(look, x, g, scratch)?;
+            self.lines(looker, x, g, scratch)?;
             for first in (0..height).step_by(band) {
                 let lines = first..(first + band).min(height);
                 let outputs = lines.len() * width;
@@ -110,7 +111,7 @@ impl Windows {
     }
 
     /// The rows of a group's channels as bits.
-    fn lines(&self, look: Look, x: &[f32], group: usize, scratch: &mut Scratch) -> Option<()> {
+    fn lines(&self, looker: Looker, x: &[f32], group: usize, scratch: &mut Scratch) -> Option<()> {
         let [height, width] = self.input;
         let (plane, words) = (height * width, self.line_words());
         let channels = self.per_group().0;
@@ -122,9 +123,7 @@ impl Windows {
             let values = &x[channel * plane..(channel + 1) * plane];
             scratch.plane.clear();
             for values in values.chunks(WORD) {
-                // SAFETY: `looker` has asked for the features.
-                #[allow(unsafe_code)]
-                scratch.plane.push(unsafe { look(values) }?);
+                scratch.plane.push(looker.look(values)?);
             }
             scratch.plane.push(0);
             for (y, line) in lines.chunks_exact_mut(words).enumerate() {

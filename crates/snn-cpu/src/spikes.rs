@@ -38,13 +38,12 @@ impl Spikes {
         let rows = x.len() / inputs;
         let (group, words) = (rows.min(GROUP), inputs.div_ceil(WORD));
         let mut bits = vec![0u64; rows.div_ceil(group) * words * group];
-        let look = looker();
+        let looker = Looker::new();
         let part = |(x, bits): (&[f32], &mut [u64])| -> Option<usize> {
             let mut count = 0;
             for (r, row) in x.chunks_exact(inputs).enumerate() {
                 for (w, values) in row.chunks(WORD).enumerate() {
-                    // SAFETY: `looker` has asked for the features.
-                    let word = unsafe { look(values) }?;
+                    let word = looker.look(values)?;
                     bits[w * group + r] = word;
                     count += word.count_ones() as usize;
                 }
@@ -129,20 +128,33 @@ fn transpose(block: &mut [u64; WORD]) {
 }
 
 /// Which of up to sixty-four values are 1; `None` where one is neither 1 nor +0.
-pub type Look = unsafe fn(&[f32]) -> Option<u64>;
+type Look = unsafe fn(&[f32]) -> Option<u64>;
 
 /// The fastest [`Look`] of this processor.
-pub fn looker() -> Look {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if std::arch::is_x86_feature_detected!("avx512f") {
-            return look_avx512;
+#[derive(Clone, Copy)]
+pub struct Looker(Look);
+
+impl Looker {
+    /// Asks the processor.
+    pub fn new() -> Looker {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if std::arch::is_x86_feature_detected!("avx512f") {
+                return Looker(look_avx512);
+            }
+            if std::arch::is_x86_feature_detected!("avx2") {
+                return Looker(look_avx2);
+            }
         }
-        if std::arch::is_x86_feature_detected!("avx2") {
-            return look_avx2;
-        }
+        Looker(look)
     }
-    look
+
+    /// Looks at up to sixty-four values.
+    #[inline]
+    pub fn look(self, values: &[f32]) -> Option<u64> {
+        // SAFETY: `new` has asked for the features.
+        unsafe { (self.0)(values) }
+    }
 }
 
 fn look(values: &[f32]) -> Option<u64> {
@@ -221,8 +233,7 @@ mod tests {
                 }
                 let want = look(&values);
                 assert_eq!(want.is_none(), other.is_some() && n > 0);
-                // SAFETY: `looker` and the condition ask for the features.
-                assert_eq!(unsafe { looker()(&values) }, want);
+                assert_eq!(Looker::new().look(&values), want);
                 #[cfg(target_arch = "x86_64")]
                 if std::arch::is_x86_feature_detected!("avx2") {
                     // SAFETY: the processor has just been asked.

@@ -418,7 +418,7 @@ impl StepKernel {
             .collect();
         let row = self.elements();
         let outer: usize = self.outer.iter().product();
-        let threads = rayon::current_num_threads();
+        let threads = crate::shared::threads();
         let size = (self.run * outer / (threads * 4)).next_multiple_of(64).clamp(TILE[0], TILE[1]);
         let tiles = self.run.div_ceil(size);
         let count = outer * tiles;

@@ -1,7 +1,7 @@
-//! Removing what nobody uses: nodes, outputs of scans and loops, and states that only feed themselves.
+//! Removing what nobody uses: nodes, outputs of scans and loops, and states that only feed themselves or never change.
 
 use crate::graph::{Graph, Node, Value};
-use crate::op::Op;
+use crate::op::{Loop, Op};
 
 /// See [`Graph::pruned`].
 pub(crate) fn prune(graph: &Graph) -> Graph {
@@ -20,6 +20,13 @@ pub(crate) fn prune(graph: &Graph) -> Graph {
                     (scan.invariants, scan.states, scan.outputs) = kept.counts(&layout);
                     scan.body = kept.body(&s.body);
                     kept.replace(new, node, Op::Scan(Box::new(scan)))
+                }
+                // A state that never changes ends as it began.
+                Op::Loop(ref l) if (l.outputs..counts.len()).any(|i| counts[i] > 0 && stays(l, i)) => {
+                    changed = true;
+                    let begins = |i: usize| node.operands[l.sequences + l.invariants + i - l.outputs];
+                    let ends: Vec<Option<Value>> = (0..counts.len()).map(|i| (i >= l.outputs && stays(l, i)).then(|| begins(i))).collect();
+                    copy(new, node).into_iter().zip(ends).map(|(v, end)| end.unwrap_or(v)).collect()
                 }
                 Op::Loop(ref l) if counts.contains(&0) => {
                     let layout = Layout { sequences: l.sequences, invariants: l.invariants, states: l.states, outputs: l.outputs };
@@ -44,6 +51,11 @@ pub(crate) fn prune(graph: &Graph) -> Graph {
 fn copy(graph: &mut Graph, node: Node) -> Vec<Value> {
     let id = graph.push(node);
     graph.results(id).collect()
+}
+
+/// Is result `i` of a loop a state that each step leaves as it is?
+fn stays(l: &Loop, i: usize) -> bool {
+    l.body.outputs[i].1 == l.body.inputs[l.sequences + l.invariants + i - l.outputs]
 }
 
 struct Layout {

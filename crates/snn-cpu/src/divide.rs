@@ -1,0 +1,185 @@
+//! Loops over independent samples: the body for a part of the samples, so that threads run through all time steps by themselves.
+//!
+//! Each value of a body either is the same for all samples, or has an axis of samples. An operation that mixes samples (a sum
+//! over that axis, a shift along it) ends the attempt: then the loop is run as a whole, and its kernels divide their work.
+
+use std::collections::HashMap;
+
+use snn_ir::{DType, Graph, Loop, Node, Op, Type, Value};
+
+/// Samples of a part, at most and at least. They do not depend on the number of threads, so that no result does.
+const SHARE: std::ops::RangeInclusive<usize> = 4..=16;
+/// Loops that compute fewer numbers than this in all are not divided.
+const SMALLEST: usize = 1 << 16;
+
+/// A body for some of the samples.
+#[derive(Debug)]
+pub struct Divided {
+    /// It computes one part.
+    pub body: Graph,
+    /// How many parts there are.
+    pub parts: usize,
+    /// Along which axis each of the loop's operands is divided (a sequence has time before it); others are the same for all samples.
+    pub operands: Vec<Option<usize>>,
+}
+
+/// How many samples a slice of a sequence has: they lie one after the other along its first axis of more than one element.
+fn samples(ty: &Type) -> Option<usize> {
+    ty.sizes().ok()?.into_iter().find(|n| *n != 1)
+}
+
+/// The first axis of that many samples.
+fn axis_of(ty: &Type, count: usize) -> Option<usize> {
+    ty.sizes().ok()?.into_iter().position(|n| n == count)
+}
+
+/// Divides a loop of that many steps, if it has enough samples and they do not meet.
+pub fn divide(l: &Loop, steps: usize) -> Option<Divided> {
+    let whole = &l.body;
+    let (first_state, ty) = (l.sequences + l.invariants, |v: Value| whole.ty(v));
+    let sequences = || whole.inputs[..l.sequences].iter().chain(whole.outputs[..l.outputs].iter().map(|(_, v)| v));
+    let count = samples(ty(*sequences().next()?))?;
+    let share = SHARE.rev().find(|n| *n < count && count.is_multiple_of(*n))?;
+    let elements = |v: &Value| ty(*v).sizes().map_or(0, |s| s.iter().product::<usize>());
+    let numbers = steps * whole.outputs.iter().map(|(_, v)| elements(v)).sum::<usize>();
+    let floats = whole.outputs.iter().all(|(_, v)| ty(*v).dtype == DType::F32);
+    if !floats || numbers < SMALLEST || sequences().any(|v| samples(ty(*v)) != Some(count)) {
+        return None;
+    }
+    let mut d = Divider { whole, body: Graph::new(whole.name.clone()), share: share as i64, known: HashMap::new() };
+    d.body.parameters = whole.parameters.clone();
+    let mut operands = Vec::with_capacity(whole.inputs.len());
+    for (i, v) in whole.inputs.iter().enumerate() {
+        let varies = i < l.sequences || i >= first_state;
+        let axis = if varies { Some(axis_of(ty(*v), count)?) } else { None };
+        let mut node = whole.node(v.node).clone();
+        node.types[0] = d.part_of(&node.types[0], axis);
+        let input = Value { node: d.body.push(node), result: 0 };
+        d.known.insert(*v, (input, axis));
+        d.body.inputs.push(input);
+        operands.push(axis);
+    }
+    let live = whole.live_nodes();
+    for (id, node) in whole.nodes() {
+        if live[id.index()] && !whole.inputs.iter().any(|v| v.node == id) {
+            let (node, axes) = d.node(node)?;
+            let new = d.body.push(node);
+            for (v, axis) in whole.results(id).zip(axes) {
+                d.known.insert(v, (Value { node: new, result: v.result }, axis));
+            }
+        }
+    }
+    for (i, (name, v)) in whole.outputs.iter().enumerate() {
+        let axis = if i < l.outputs { axis_of(ty(*v), count) } else { operands[first_state + i - l.outputs] };
+        let part = d.part(*v, axis?)?;
+        d.body.outputs.push((name.clone(), part));
+    }
+    Some(Divided { body: d.body, parts: count / share, operands })
+}
+
+/// A value of the new body, and its axis of samples.
+type Known = (Value, Option<usize>);
+
+struct Divider<'a> {
+    whole: &'a Graph,
+    body: Graph,
+    /// The samples of a part.
+    share: i64,
+    known: HashMap<Value, Known>,
+}
+
+impl Divider<'_> {
+    fn part_of(&self, ty: &Type, axis: Option<usize>) -> Type {
+        let mut ty = ty.clone();
+        if let Some(axis) = axis {
+            ty.shape[axis] = self.share.into();
+        }
+        ty
+    }
+
+    /// A value with its samples along `axis`: divided already, or the same thing repeated for each of them, of which fewer will do.
+    fn part(&mut self, v: Value, axis: usize) -> Option<Value> {
+        let (new, known) = self.known[&v];
+        if let Some(known) = known {
+            return (known == axis).then_some(new);
+        }
+        let node = self.body.node(new.node).clone();
+        let Op::Broadcast { axes } = &node.op else { return None };
+        let source = self.body.ty(node.operands[0]).sizes().ok()?;
+        let repeated = axes.iter().position(|a| *a == axis).is_none_or(|i| source[i] == 1);
+        repeated.then(|| {
+            let types = vec![self.part_of(&node.types[0], Some(axis))];
+            Value { node: self.body.push(Node { types, ..node }), result: 0 }
+        })
+    }
+
+    /// An operation on parts: with its operands in the new body, and the axis of samples of each result.
+    fn node(&mut self, node: &Node) -> Option<(Node, Vec<Option<usize>>)> {
+        let known: Vec<Known> = node.operands.iter().map(|v| self.known[v]).collect();
+        let mut new = Node { operands: known.iter().map(|(v, _)| *v).collect(), ..node.clone() };
+        let Some(axis) = known.iter().find_map(|(_, axis)| *axis) else {
+            let same = !matches!(node.op, Op::Random { .. } | Op::Input(_));
+            return same.then(|| (new, vec![None; node.types.len()]));
+        };
+        let shape_of = |v: Value| self.whole.ty(v).sizes().ok();
+        let mut results = vec![Some(axis)];
+        match &node.op {
+            Op::Concat { axis: along } if *along == axis => return None,
+            op if op.is_elementwise() || matches!(op, Op::Concat { .. }) => {
+                for (to, v) in new.operands.iter_mut().zip(&node.operands) {
+                    *to = self.part(*v, axis)?;
+                }
+            }
+            Op::Scan(s) => {
+                let axis = known[..s.sequences].iter().find_map(|(_, axis)| *axis).filter(|a| *a > 0)?;
+                let rank = self.whole.ty(node.operands[0]).rank();
+                for (i, (to, v)) in new.operands.iter_mut().zip(&node.operands).enumerate() {
+                    // What does not change over time is aligned with the last axes.
+                    let own = if i < s.sequences { Some(axis) } else { (axis + self.whole.ty(*v).rank()).checked_sub(rank) };
+                    let varies = own.is_some_and(|a| shape_of(*v).is_some_and(|s| s[a] != 1));
+                    match own.filter(|_| varies) {
+                        Some(own) => *to = self.part(*v, own)?,
+                        None if self.known[v].1.is_some() => return None,
+                        None => {}
+                    }
+                }
+                results = (0..node.types.len()).map(|r| Some(if r < s.outputs { axis } else { axis - 1 })).collect();
+            }
+            Op::Reshape => {
+                let (from, to) = (shape_of(node.operands[0])?, node.types[0].sizes().ok()?);
+                let before = |shape: &[usize], axis: usize| shape[..axis].iter().product::<usize>();
+                let same = |a: &usize| to[*a] == from[axis] && before(&to, *a) == before(&from, axis);
+                results = vec![Some((0..to.len()).find(same)?)];
+            }
+            Op::Transpose { permutation } => results = vec![Some(permutation.iter().position(|a| *a == axis)?)],
+            Op::Broadcast { axes } => results = vec![Some(axes[axis])],
+            Op::Reduce { axes, .. } if !axes.contains(&axis) => results = vec![Some(axis - axes.iter().filter(|a| **a < axis).count())],
+            Op::Contract(c) => {
+                let rank = |i: usize| self.whole.ty(node.operands[i]).rank();
+                let (lhs, rhs) = c.free_axes(rank(0), rank(1));
+                let place = |list: &[usize], axis: usize| list.iter().position(|a| *a == axis);
+                let at = match (known[0].1, known[1].1) {
+                    (Some(a), None) => c.lhs_batch.len() + place(&lhs, a)?,
+                    (None, Some(b)) => c.lhs_batch.len() + lhs.len() + place(&rhs, b)?,
+                    (Some(a), Some(b)) => place(&c.lhs_batch, a).filter(|i| place(&c.rhs_batch, b) == Some(*i))?,
+                    (None, None) => return None,
+                };
+                results = vec![Some(at)];
+            }
+            Op::Conv(c) => {
+                let images = self.whole.ty(node.operands[0]).rank().checked_sub(c.stride.len() + 1)?;
+                if known[0].1 != Some(axis) || known[1].1.is_some() || axis >= images {
+                    return None;
+                }
+            }
+            Op::Window { axis: along, .. } | Op::CumSum { axis: along } | Op::FirstSpike { axis: along } if *along != axis => {}
+            Op::Slice { axis: along, .. } | Op::Pad { axis: along, .. } if *along != axis => {}
+            Op::Delay { .. } if axis != 0 => {}
+            _ => return None,
+        }
+        for (ty, axis) in new.types.iter_mut().zip(&results) {
+            *ty = self.part_of(ty, *axis);
+        }
+        Some((new, results))
+    }
+}

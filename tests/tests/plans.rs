@@ -1,0 +1,141 @@
+//! What the planner of the CPU recognises, and that it changes no bit of a result: loops over samples that do not meet, gradients of
+//! pools, convolutions of spikes.
+
+use snn_tests::Dice;
+use snnc::{Backends, CompileOptions, DeviceName, Dims, Mode, Optimise, Options, Precision, Program, Tensor};
+
+const CANDLE: Backends = Backends::Candle(DeviceName::Cpu, Precision::F32);
+
+fn plan(text: &str, net: &str, wrt: Option<&[&str]>, dims: &[(&str, i64)]) -> String {
+    let dims: Dims = dims.iter().map(|(n, v)| (n.to_string(), *v)).collect();
+    let program = Program::parse("model.snn", text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let options = Options { mode: Mode::Eval, dims: dims.clone(), rest: None };
+    let graph = program.lower(Some(net), &options).unwrap_or_else(|e| panic!("{e}\n{text}")).bind(&dims);
+    let graph = match wrt {
+        Some(wrt) => snnc::gradients(&graph, &wrt.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap().graph,
+        None => graph,
+    };
+    let listing = snn_cpu::listing(&graph, snn_cpu::Listing::Clif).unwrap();
+    listing.lines().filter(|l| l.starts_with("; ")).collect::<Vec<_>>().join("\n")
+}
+
+/// The outputs of a net, or its gradients, on the interpreter, and the same on all CPU backends with one thread and with three.
+fn agrees(text: &str, net: &str, wrt: Option<&[&str]>, data: &[(String, Tensor)], weights: &[(String, Tensor)]) {
+    let program = Program::parse("model.snn", text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let run = |backend, threads| {
+        let gradients = wrt.map(|wrt| wrt.iter().map(ToString::to_string).collect());
+        let options =
+            CompileOptions { backend, threads, gradients, optimise: Optimise::Off, mode: Mode::Eval, ..CompileOptions::default() };
+        let run = program.compile(Some(net), &options).and_then(|c| c.run(data, weights));
+        run.unwrap_or_else(|e| panic!("{e}\n{text}")).outputs
+    };
+    let expected = run(Backends::Interpreter, 1);
+    for (backend, threads) in [(Backends::Cranelift, 1), (Backends::Cranelift, 3), (CANDLE, 1), (Backends::CandleOperations, 1)] {
+        for ((name, got), (_, want)) in run(backend, threads).iter().zip(&expected) {
+            assert!(got.same_bits(want), "{name}, {backend:?}, {threads} threads\n{text}\n{got}\n{want}");
+        }
+    }
+}
+
+fn spikes(d: &mut Dice, shape: &[usize]) -> Tensor {
+    let n = shape.iter().product();
+    Tensor::f32(shape.to_vec(), (0..n).map(|_| f32::from(u8::from(d.roll(3) == 0))).collect())
+}
+
+fn whole_numbers(d: &mut Dice, shape: &[usize]) -> Tensor {
+    let n = shape.iter().product();
+    Tensor::f32(shape.to_vec(), (0..n).map(|_| d.roll(7) as f32 - 3.0).collect())
+}
+
+/// Recurrent nets over `s[T, B, 24]`, and whether their samples are independent.
+const RECURRENT: [(&str, bool); 8] = [
+    ("let rec h = lif(s + fc(delay(h, 1)), v_threshold = 1.5)", true),
+    ("let rec h = if_node(s + fc(delay(h, 3)), v_threshold = 1.5)", true),
+    ("let rec h = if_node(fc(s) + fc(delay(h, 1)), v_threshold = abs(k) + 2.0)", true),
+    ("let rec h = if_node(s + reshape(fc(reshape(delay(h, 1), [T, 1, B, 24])), [T, B, 24]), v_threshold = 1.5)", true),
+    ("let rec h = if_node(s + permute(permute(fc(delay(h, 1)), [0, 2, 1]), [0, 2, 1]) - mean(delay(h, 1), axis = 2, keep = true))", true),
+    // These mix samples.
+    ("let rec h = if_node(s + fc(delay(h, 1)) - sum(delay(h, 1), axis = 1, keep = true))", false),
+    ("let rec h = if_node(s + fc(delay(h, 1)) - delay(h, 1)[:, 0:1])", false),
+    ("let rec h = if_node(s + cumsum(delay(h, 1), axis = 1), v_threshold = 9.0)", false),
+];
+
+#[test]
+fn loops_over_independent_samples_are_divided() {
+    for (line, divides) in RECURRENT {
+        let text = format!(
+            "net main(s: f32[T, B, 24], k: f32[24]) -> f32[T, B, 24] {{\n    layer fc = linear(24, 24, bias = false)\n    {line}\n    h\n}}"
+        );
+        let mut d = Dice(7);
+        let (steps, samples) = (60, 48);
+        let plan = plan(&text, "main", None, &[("T", steps as i64), ("B", samples as i64)]);
+        assert_eq!(plan.contains("loop in 3 parts"), divides, "{line}\n{plan}");
+        let data = [
+            ("s".to_string(), spikes(&mut d, &[steps, samples, 24])),
+            ("k".to_string(), Tensor::f32([24], (0..24).map(|i| i as f32 * 0.25 - 3.0).collect())),
+        ];
+        let weights = [("fc.weight".to_string(), whole_numbers(&mut d, &[24, 24]))];
+        agrees(&text, "main", None, &data, &weights);
+    }
+}
+
+#[test]
+fn the_backward_of_a_loop_is_divided() {
+    let text = "net loss(s: f32[T, B, 24]) -> f32[] {
+    layer fc = linear(24, 24, bias = false)
+    let rec h = if_node(s + fc(delay(h, 1)), v_threshold = 1.5, surrogate = erf(), detach_reset = true)
+    sum(h * s)
+}";
+    let plan = plan(text, "loss", Some(&["fc.weight", "s"]), &[("T", 60), ("B", 48)]);
+    assert_eq!(plan.matches("loop in 3 parts").count(), 2, "{plan}");
+    let mut d = Dice(11);
+    let data = [("s".to_string(), spikes(&mut d, &[60, 48, 24]))];
+    let weights = [("fc.weight".to_string(), Tensor::f32([24, 24], (0..576).map(|_| d.tame() * 0.4).collect()))];
+    let program = Program::parse("t", text).unwrap();
+    let run = |backend, threads| {
+        let gradients = Some(vec!["fc.weight".to_string(), "s".to_string()]);
+        let options = CompileOptions { backend, threads, gradients, ..CompileOptions::default() };
+        program.compile(None, &options).and_then(|c| c.run(&data, &weights)).unwrap_or_else(|e| panic!("{e}")).outputs
+    };
+    let (want, one, three) = (run(Backends::Interpreter, 1), run(Backends::Cranelift, 1), run(Backends::Cranelift, 3));
+    for (((name, want), (_, one)), (_, three)) in want.iter().zip(&one).zip(&three) {
+        assert!(one.same_bits(three), "{name}");
+        let largest = want.as_f32().iter().fold(1.0f32, |m, x| m.max(x.abs()));
+        assert!(want.as_f32().iter().zip(one.as_f32()).all(|(a, b)| (a - b).abs() <= 1e-5 * largest), "{name}");
+    }
+}
+
+#[test]
+fn gradients_of_pools_are_one_kernel() {
+    for (pool, one) in [("max_pool2d(2)", true), ("max_pool2d(3)", true), ("max_pool2d(2, stride = 1)", false)] {
+        let text = format!("net loss(x: f32[T, B, 3, 12, 6], k: f32[]) -> f32[] {{ let y = x |> {pool}\n sum(y * (y + k)) }}");
+        let plan = plan(&text, "loss", Some(&["x"]), &[("T", 4), ("B", 2)]);
+        assert_eq!(plan.contains("gradient of a pool"), one, "{plan}");
+        let mut d = Dice(3);
+        // Ties, zeros of both signs, and what is no number.
+        let x = (0..4 * 2 * 3 * 12 * 6).map(|_| [0.0, -0.0, 1.0, 1.0, 2.0, -1.0, f32::NAN, f32::INFINITY][d.roll(8)]).collect();
+        let data = [("x".to_string(), Tensor::f32([4, 2, 3, 12, 6], x)), ("k".to_string(), Tensor::f32([], vec![0.5]))];
+        agrees(&text, "loss", Some(&["x"]), &data, &[]);
+    }
+}
+
+#[test]
+fn convolutions_of_spikes_add_in_order() {
+    for conv in [
+        "conv2d(8, 24, 3, padding = 1, bias = false)",
+        "conv2d(8, 32, 3, stride = 2, groups = 2, bias = false)",
+        "conv2d(8, 16, [2, 5], padding = [0, 2], dilation = [2, 1], bias = false)",
+    ] {
+        let text = format!("net main(x: f32[T, B, 8, 13, 17]) {{ layer c = {conv}\n c(x) }}");
+        let mut d = Dice(5);
+        let program = Program::parse("t", &text).unwrap_or_else(|e| panic!("{e}"));
+        let data = [("x".to_string(), spikes(&mut d, &[3, 4, 8, 13, 17]))];
+        let run = |backend| {
+            let options = CompileOptions { backend, ..CompileOptions::default() };
+            program.compile(None, &options).and_then(|c| c.run(&data, &[])).unwrap_or_else(|e| panic!("{e}\n{text}")).outputs
+        };
+        // Weights are drawn, any numbers: the sums are equal because they are made in the same order.
+        let (got, want) = (run(Backends::Cranelift), run(Backends::Interpreter));
+        assert!(got[0].1.same_bits(&want[0].1), "{conv}");
+    }
+}
