@@ -350,3 +350,28 @@ impl Accumulator {
         if self.kind == Reduction::Sum { self.sum as f32 } else { self.best }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_width_of_vectors_gives_the_same() {
+        let numbers = [0.0, -0.0, 1.5, f32::NAN, f32::INFINITY, -3.0, 1e-40, f32::NEG_INFINITY, 2.0];
+        let x: Vec<f32> = (0..8 * 76).map(|i| numbers[(i * i + i / 7) % numbers.len()]).collect();
+        for (choose, plain) in [
+            (largest_of_squares as Squares, (|a, b| Scalar.max(a, b)) as fn(f32, f32) -> f32),
+            (smallest_of_squares, |a, b| Scalar.min(a, b)),
+        ] {
+            let found = crate::wide::of_every_width(|| {
+                let mut out = vec![0f32; 4 * 38];
+                choose(&x, &mut out, 38);
+                out.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+            });
+            let mut want = vec![0f32; 4 * 38];
+            pool_rows(&x, &mut want, 76, 38, [2, 2], [2, 2], plain);
+            let want: Vec<u32> = want.into_iter().map(f32::to_bits).collect();
+            assert!(found.iter().all(|f| *f == want));
+        }
+    }
+}

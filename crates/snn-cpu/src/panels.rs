@@ -265,6 +265,22 @@ mod tests {
     }
 
     #[test]
+    fn every_width_of_vectors_gives_the_same() {
+        for lanes in 1..=WIDEST / LANES {
+            let (x, w, _) = example(9, 128, lanes * LANES, 0.3);
+            let spikes = Spikes::find(&x, 128).unwrap();
+            let packed = Packed::new(&w, 128, WORD, lanes * LANES, 1, 128).unwrap();
+            assert_eq!(packed.lanes, lanes);
+            let sums = crate::wide::of_every_width(|| {
+                let mut sums = Vec::new();
+                sums_of(&spikes, 0, &packed, 0, &mut sums);
+                sums
+            });
+            assert!(sums.iter().all(|s| *s == sums[0]));
+        }
+    }
+
+    #[test]
     fn weights_that_are_not_finite_are_refused() {
         assert!(Packed::new(&[1.0, f32::INFINITY], 2, WORD, 1, 1, 2).is_none());
         assert!(Packed::new(&[1.0, f32::NAN], 2, WORD, 1, 1, 2).is_none());

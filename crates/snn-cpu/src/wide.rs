@@ -36,7 +36,7 @@ pub(crate) use widest;
 
 /// The instructions of a function of [`widest`].
 #[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Width {
     /// Those that every x86-64 processor has.
     Plain,
@@ -51,6 +51,14 @@ impl Width {
     /// The widest that this processor has.
     #[inline]
     pub fn of_this_processor() -> Width {
+        #[cfg(test)]
+        return Width::detected().min(AT_MOST.get());
+        #[cfg(not(test))]
+        Width::detected()
+    }
+
+    #[inline]
+    fn detected() -> Width {
         use std::arch::is_x86_feature_detected as has;
         if !has!("bmi1") {
             return Width::Plain;
@@ -60,4 +68,27 @@ impl Width {
         }
         if has!("avx2") { Width::Avx2 } else { Width::Plain }
     }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+thread_local! {
+    /// What a test allows on its thread.
+    static AT_MOST: std::cell::Cell<Width> = const { std::cell::Cell::new(Width::Avx512) };
+}
+
+/// The results of something for each width of vectors that this processor has.
+#[cfg(test)]
+pub fn of_every_width<R>(mut work: impl FnMut() -> R) -> Vec<R> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let one = |width| {
+            AT_MOST.set(width);
+            let result = work();
+            AT_MOST.set(Width::Avx512);
+            result
+        };
+        [Width::Plain, Width::Avx2, Width::Avx512].map(one).into()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    vec![work()]
 }
