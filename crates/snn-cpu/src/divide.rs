@@ -74,6 +74,7 @@ pub fn divide(l: &Loop, steps: usize) -> Option<Divided> {
         let part = d.part(*v, axis?)?;
         d.body.outputs.push((name.clone(), part));
     }
+    debug_assert!(snn_ir::verify(&d.body).is_ok(), "a part is well-typed: {:?}", snn_ir::verify(&d.body));
     Some(Divided { body: d.body, parts: count / share, operands })
 }
 
