@@ -26,15 +26,7 @@ impl Run<'_> {
             let n = sizes(graph, v).iter().product();
             if dtype == DType::F32 { Room::Floats(self.runnable.buffers.take(n)) } else { Room::Bytes(vec![0; n]) }
         });
-        let slot = |(v, room)| {
-            let shape = sizes(graph, v);
-            let tensor = match room {
-                Room::Floats(data) => Tensor::f32(shape, data),
-                Room::Bytes(data) => Tensor::bool(shape, data),
-            };
-            (v, Slot::host(tensor))
-        };
-        Ok(results.into_iter().map(slot).collect())
+        Ok(results.into_iter().map(|(v, room)| (v, Slot::host(room.tensor(sizes(graph, v))))).collect())
     }
 
     /// What the CPU has a faster form of than candle: products by the places of spikes, convolutions, pools, reductions and movement.
@@ -97,10 +89,7 @@ impl Run<'_> {
                 true
             }
             Kernel::Delay(steps) => {
-                let row: usize = shape[1..].iter().product();
-                let by = usize::try_from(*steps).unwrap_or(usize::MAX).min(shape[0]) * row;
-                out[..by].fill(0.0);
-                out[by..].copy_from_slice(&a[..a.len() - by]);
+                snn_cpu::moves::delay(a, *steps, shape[1..].iter().product(), &mut out);
                 true
             }
             Kernel::Fold(f) => {

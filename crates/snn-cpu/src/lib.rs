@@ -24,6 +24,8 @@ mod shared;
 mod spike_windows;
 mod spikes;
 pub mod step;
+#[cfg(test)]
+mod testing;
 pub mod unpool;
 mod wide;
 

@@ -203,6 +203,13 @@ fn collected<T: Copy + Send + Sync>(
     out
 }
 
+/// The rows of `x`, that many steps later, with zeros before the first.
+pub fn delay(x: &[f32], steps: i64, row: usize, out: &mut [f32]) {
+    let by = usize::try_from(steps).unwrap_or(usize::MAX).saturating_mul(row).min(x.len());
+    out[..by].fill(0.0);
+    out[by..].copy_from_slice(&x[..x.len() - by]);
+}
+
 /// `out[columns, rows]` from `x[rows, columns]`.
 pub fn transpose(x: &[f32], rows: usize, columns: usize, out: &mut [f32]) {
     let side = 16;

@@ -224,14 +224,7 @@ widest! {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn numbers(seed: u64) -> impl FnMut() -> f32 {
-        let mut state = seed;
-        move || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / 16_777_216.0
-        }
-    }
+    use crate::testing::numbers;
 
     /// Random spikes `[rows, inputs]`, weights `[columns, inputs]`, and their product in the plain order.
     fn example(rows: usize, inputs: usize, columns: usize, density: f32) -> (Vec<f32>, Vec<f32>, Vec<f32>) {

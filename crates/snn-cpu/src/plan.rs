@@ -503,7 +503,7 @@ impl Planner<'_> {
             op if crate::moves::supports(op) => (Kernel::Move, none),
             Op::Loop(l) => {
                 let steps = l.steps.evaluate(&Dims::new())? as usize;
-                let (body, parts, divided) = match divide(l, steps).filter(|_| self.divides) {
+                let (body, parts, divided) = match self.divides.then(|| divide(l, steps)).flatten() {
                     Some(d) => (d.body, d.parts, d.operands),
                     None => (l.body.clone(), 1, vec![]),
                 };

@@ -172,14 +172,7 @@ impl Run<'_> {
                     if dtype == DType::F32 { Room::Floats(self.floats(n)) } else { Room::Bytes(vec![0; n]) }
                 });
                 for (v, room) in results {
-                    let shape = sizes(v);
-                    values.insert(
-                        v,
-                        match room {
-                            Room::Floats(data) => Tensor::f32(shape, data),
-                            Room::Bytes(data) => Tensor::bool(shape, data),
-                        },
-                    );
+                    values.insert(v, room.tensor(sizes(v)));
                 }
             }
             Kernel::Alias => {
@@ -218,12 +211,8 @@ impl Run<'_> {
             Kernel::Delay(steps) if node.types[0].dtype == DType::F32 => {
                 let x = operand(0)?;
                 let shape = x.shape().to_vec();
-                let row: usize = shape[1..].iter().product();
-                let by = usize::try_from(*steps).unwrap_or(usize::MAX).min(shape[0]) * row;
                 let mut out = self.floats(x.len());
-                out[..by].fill(0.0);
-                let kept = x.len() - by;
-                out[by..].copy_from_slice(&x.as_f32()[..kept]);
+                crate::moves::delay(x.as_f32(), *steps, shape[1..].iter().product(), &mut out);
                 values.insert(result, Tensor::f32(shape, out));
             }
             Kernel::Loop(inner) => {

@@ -220,11 +220,7 @@ mod tests {
             let size = |a: usize| (input[a] + 2 * padding[a] - dilation[a] * (kernel[a] - 1) - 1) / stride[a] + 1;
             let output = [size(0), size(1)];
             let c = Windows { groups, channels, out_channels, input, output, kernel, stride, padding, dilation };
-            let mut state = (channels * out_channels) as u64;
-            let mut next = || {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (state >> 40) as f32 / 16_777_216.0
-            };
+            let mut next = crate::testing::numbers((channels * out_channels) as u64);
             let x: Vec<f32> = (0..images * channels * input[0] * input[1]).map(|_| f32::from(u8::from(next() < 0.3))).collect();
             let w: Vec<f32> = (0..out_channels * channels / groups * kernel[0] * kernel[1]).map(|_| next() - 0.5).collect();
             let (plane, mut out) = (output[0] * output[1], vec![f32::NAN; images * out_channels * output[0] * output[1]]);

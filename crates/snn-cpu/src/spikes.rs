@@ -3,6 +3,9 @@
 
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use crate::wide::Width;
+
 /// Inputs of a word.
 pub const WORD: usize = u64::BITS as usize;
 /// Rows that are handled together.
@@ -135,16 +138,13 @@ type Look = unsafe fn(&[f32]) -> Option<u64>;
 pub struct Looker(Look);
 
 impl Looker {
-    /// Asks the processor.
+    /// For the widest vectors of this processor.
     pub fn new() -> Looker {
         #[cfg(target_arch = "x86_64")]
-        {
-            if std::arch::is_x86_feature_detected!("avx512f") {
-                return Looker(look_avx512);
-            }
-            if std::arch::is_x86_feature_detected!("avx2") {
-                return Looker(look_avx2);
-            }
+        match Width::of_this_processor() {
+            Width::Avx512 => return Looker(look_avx512),
+            Width::Avx2 => return Looker(look_avx2),
+            Width::Plain => {}
         }
         Looker(look)
     }
@@ -152,7 +152,7 @@ impl Looker {
     /// Looks at up to sixty-four values.
     #[inline]
     pub fn look(self, values: &[f32]) -> Option<u64> {
-        // SAFETY: `new` has asked for the features.
+        // SAFETY: `new` takes what the processor has.
         unsafe { (self.0)(values) }
     }
 }
@@ -207,14 +207,7 @@ fn look_avx2(values: &[f32]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn numbers(seed: u64) -> impl FnMut() -> f32 {
-        let mut state = seed;
-        move || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / 16_777_216.0
-        }
-    }
+    use crate::testing::numbers;
 
     /// Random spikes.
     fn example(n: usize) -> Vec<f32> {
@@ -233,11 +226,8 @@ mod tests {
                 }
                 let want = look(&values);
                 assert_eq!(want.is_none(), other.is_some() && n > 0);
-                assert_eq!(Looker::new().look(&values), want);
-                #[cfg(target_arch = "x86_64")]
-                if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: the processor has just been asked.
-                    assert_eq!(unsafe { look_avx2(&values) }, want);
+                for found in crate::wide::of_every_width(|| Looker::new().look(&values)) {
+                    assert_eq!(found, want);
                 }
             }
         }

@@ -320,6 +320,16 @@ pub enum Room {
     Bytes(Vec<u8>),
 }
 
+impl Room {
+    /// What has been written, as a tensor.
+    pub fn tensor(self, shape: Vec<usize>) -> Tensor {
+        match self {
+            Room::Floats(data) => Tensor::f32(shape, data),
+            Room::Bytes(data) => Tensor::bool(shape, data),
+        }
+    }
+}
+
 impl StepKernel {
     /// The elements of each step.
     pub fn elements(&self) -> usize {
@@ -419,7 +429,7 @@ impl StepKernel {
         let row = self.elements();
         let outer: usize = self.outer.iter().product();
         let threads = crate::shared::threads();
-        let size = (self.run * outer / (threads * 4)).next_multiple_of(64).clamp(TILE[0], TILE[1]);
+        let size = (row / (threads * 4)).next_multiple_of(64).clamp(TILE[0], TILE[1]);
         let tiles = self.run.div_ceil(size);
         let count = outer * tiles;
         if row == 0 {
