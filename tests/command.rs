@@ -128,7 +128,7 @@ fn a_net_is_trained_stopped_by_nothing_and_used() {
         snnc(&[&common[..], more].concat())
     };
     let checkpointed = ["--checkpoint-dir", &checkpoints, "--log", &log, "--validate", "examples/digits/test.npz"];
-    let out = train(&[&checkpointed[..], &["--epochs", "1"]].concat());
+    let out = train(&[&checkpointed[..], &["--epochs", "1", "--weights-out", &weights]].concat());
     assert!(out.status.success(), "{}", text(&out.stderr));
     assert!(
         text(&out.stderr).contains("epoch 1/1: loss 0.") && text(&out.stderr).contains("validation accuracy 0."),
@@ -154,6 +154,9 @@ fn a_net_is_trained_stopped_by_nothing_and_used() {
         (&["--weights", &file("nothing.npz")][..], "nothing.npz"),
         (&["--weights-out", "no/such/folder/w.safetensors"][..], "there is no folder `no/such/folder`"),
         (&["--lr=-1"][..], "`--lr` is -1"),
+        (&["--schedule", "step", "--gamma", "nan"][..], "`--gamma` at least 0"),
+        (&["--checkpoint-dir", &checkpoints][..], "is there already"),
+        (&["--resume", "--checkpoint-dir", &checkpoints, "--lr", "0.5"][..], "its learning_rate is 0.001"),
         (&["--validate", "examples/digits/test.npz", "--predict", "nobody"][..], "there is no net `nobody`"),
     ] {
         let all: Vec<&str> = if more[0] == "--batch" {
@@ -161,6 +164,8 @@ fn a_net_is_trained_stopped_by_nothing_and_used() {
         } else {
             [&["train", "examples/train_digits/mlp.snn", "--data", "examples/digits/test.npz", "--batch", "100"], more].concat()
         };
+        let kept = if more.contains(&"--weights-out") { vec![] } else { vec!["--weights-out", &weights] };
+        let all = [all, kept].concat();
         let out = snnc(&all);
         assert_eq!(out.status.code(), Some(1), "{more:?}: {}", text(&out.stderr));
         assert!(text(&out.stderr).contains(said), "{more:?}: {}", text(&out.stderr));

@@ -107,10 +107,10 @@ fn the_backward_of_a_loop_is_divided() {
 
 #[test]
 fn gradients_of_pools_are_one_kernel() {
-    for (pool, one) in [("max_pool2d(2)", true), ("max_pool2d(3)", true), ("max_pool2d(2, stride = 1)", false)] {
+    for pool in ["max_pool2d(2)", "max_pool2d(3)", "max_pool2d(2, stride = 1)", "max_pool2d(3, stride = 2, padding = 1)"] {
         let text = format!("net loss(x: f32[T, B, 3, 12, 6], k: f32[]) -> f32[] {{ let y = x |> {pool}\n sum(y * (y + k)) }}");
         let plan = plan(&text, "loss", Some(&["x"]), &[("T", 4), ("B", 2)]);
-        assert_eq!(plan.contains("gradient of a pool"), one, "{plan}");
+        assert!(plan.contains("max-pool backward") && !plan.contains("reference"), "{plan}");
         let mut d = Dice(3);
         // Ties, zeros of both signs, and what is no number.
         let x = (0..4 * 2 * 3 * 12 * 6).map(|_| [0.0, -0.0, 1.0, 1.0, 2.0, -1.0, f32::NAN, f32::INFINITY][d.roll(8)]).collect();

@@ -1,5 +1,6 @@
 //! Training: PyTorch's numbers for each optimiser, resuming bit for bit, and what stops it.
 
+use snn_train::checkpoint::Identity;
 use snn_train::{DataSet, Epoch, Optimizer, Outcome, Schedule, Settings, State, Step, TrainError, Update, Watcher, train};
 use snnc::{Backends, CompileOptions, DeviceName, Error, Precision, Program, Tensor, Trainer, load};
 
@@ -103,7 +104,7 @@ fn a_resumed_training_is_the_uninterrupted_one() {
 fn resume(backend: Backends) {
     let update = Update { optimizer: Optimizer::ADAM, weight_decay: 0.0, clip_norm: Some(1.0) };
     let settings = Settings { batch: 5, shuffle: true, seed: 7, ..settings(update, 0.01) };
-    let identity = vec![("seed", 7)];
+    let identity = Identity { numbers: vec![("seed", 7)], ..Identity::default() };
     let (data, _) = regression();
     let start = || {
         let trainer = trainer(SPIKING, update, backend);
@@ -122,7 +123,7 @@ fn resume(backend: Backends) {
         let path = folder.path().join("checkpoint.safetensors");
         snnc::save(&path, &state.to_tensors(&identity)).unwrap();
         let (mut second, fresh) = start();
-        let mut state = State::from_tensors(load(&path.display().to_string()).unwrap(), &fresh, &identity).unwrap_or(state);
+        let mut state = State::from_tensors(load(&path.display().to_string()).unwrap(), &fresh, &identity, 3, false).unwrap_or(state);
         let mut rest = Until(u64::MAX, vec![]);
         train(&mut second, &data, &settings, &mut state, &mut rest).unwrap();
         for (name, want) in &expected.tensors {
@@ -136,13 +137,30 @@ fn resume(backend: Backends) {
 fn checkpoints_of_other_trainings_are_refused() {
     let update = Update { optimizer: Optimizer::ADAM, weight_decay: 0.0, clip_norm: None };
     let (data, _) = regression();
-    let state = |text| trainer(text, update, Backends::Interpreter).start(&data.batch(&[0]), &[]).unwrap().0;
+    let state = |text| trainer(text, update, Backends::Interpreter).start(&data.batch(&[0, 1]), &[]).unwrap().0;
     let (a, b) = (state(REGRESSION), state(SPIKING));
-    let kept = a.to_tensors(&vec![("seed", 1)]);
-    let error = |kept: Vec<_>, fresh: &State, identity| State::from_tensors(kept, fresh, &identity).unwrap_err().to_string();
+    let seed = |n| Identity { numbers: vec![("seed", n)], floats: vec![("learning_rate", 0.1)], ..Identity::default() };
+    let kept = a.to_tensors(&seed(1));
+    let error = |kept: Vec<_>, fresh: &State, identity| State::from_tensors(kept, fresh, &identity, 3, false).unwrap_err().to_string();
     let mut broken = kept.clone();
     broken.retain(|(n, _)| n != "checkpoint.step");
-    let report = [error(kept.clone(), &a, vec![("seed", 2)]), error(kept, &b, vec![("seed", 1)]), error(broken, &a, vec![("seed", 1)])];
+    let with = |name: &str, value: i64| {
+        let mut kept = kept.clone();
+        kept.iter_mut().filter(|(n, _)| n == name).for_each(|(_, t)| *t = Tensor::i64([], vec![value]));
+        kept
+    };
+    let mut integers = kept.clone();
+    integers.iter_mut().filter(|(n, _)| !n.starts_with("checkpoint.")).for_each(|(_, t)| *t = Tensor::i64(t.shape(), vec![0; t.len()]));
+    let faster = Identity { floats: vec![("learning_rate", 0.2)], ..seed(1) };
+    let report = [
+        error(kept.clone(), &a, seed(2)),
+        error(kept.clone(), &a, faster),
+        error(kept.clone(), &b, seed(1)),
+        error(broken, &a, seed(1)),
+        error(with("checkpoint.epoch", -1), &a, seed(1)),
+        error(with("checkpoint.batch", 4), &a, seed(1)),
+        error(integers, &a, seed(1)),
+    ];
     insta::assert_snapshot!(report.join("\n"));
 }
 

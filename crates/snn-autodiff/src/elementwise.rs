@@ -34,7 +34,7 @@ impl Reverse {
                 let d = self.build().mul(g, derivative);
                 self.add(operands[0], d);
             }
-            _ => {}
+            other => unreachable!("{} is not elementwise", snn_ir::text::op_name(other)),
         }
     }
 
@@ -66,7 +66,9 @@ impl Reverse {
             ),
             BinaryOp::Max => (for_a.then(|| larger(&mut build, a, b, g)), for_b.then(|| larger(&mut build, b, a, g))),
             BinaryOp::Min => (for_a.then(|| smaller(&mut build, a, b, g)), for_b.then(|| smaller(&mut build, b, a, g))),
-            _ => (None, None),
+            BinaryOp::Eq | BinaryOp::Ne | BinaryOp::Lt | BinaryOp::Le | BinaryOp::Gt | BinaryOp::Ge | BinaryOp::And | BinaryOp::Or => {
+                (None, None)
+            }
         };
         if let Some(d) = da {
             self.add(a, d);

@@ -12,7 +12,7 @@
 //!   it: their gradients are one product over all steps.
 //! * `detach`, comparisons, roundings, labels and `first_spike` have no gradient.
 //! * Where several elements are the largest, the first one gets the gradient of a `max` over axes, as in PyTorch's pools and
-//!   `max(dim)`; `maximum(a, b)` gives half to each.
+//!   `max(dim)`, and padding never does; `maximum(a, b)` gives half to each.
 //!
 //! What nobody needs (gradients of other inputs, unused sequences) is removed by [`Graph::pruned`] at the end.
 
@@ -38,6 +38,8 @@ pub enum GradientError {
     Unknown { name: String, known: String },
     #[error("`{name}` is {found}: only floats have gradients")]
     NotFloat { name: String, found: String },
+    #[error("{what} is not differentiable, and the loss depends on it; use `detach` on what passes through it")]
+    NotDifferentiable { what: &'static str },
 }
 
 /// A graph with gradients.
@@ -79,6 +81,9 @@ pub fn differentiate(graph: &Graph, wrt: &[String]) -> Result<Gradients, Gradien
     let one = Build(&mut reverse.graph).full(1.0, &Type::scalar(DType::F32));
     reverse.add(loss, one);
     reverse.run();
+    if let Some(what) = reverse.refused {
+        return Err(GradientError::NotDifferentiable { what });
+    }
     let mut independent = Vec::new();
     let mut gradients = Vec::new();
     for (name, v) in wrt.iter().zip(&sources) {

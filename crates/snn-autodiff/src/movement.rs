@@ -1,13 +1,17 @@
 //! Derivatives of movement and of sums: the transposed movement.
 
-use snn_ir::{BinaryOp, Build, Dim, Graph, Op, Reduction, Type, Value};
+use snn_ir::expand::{first_largest, pooled, window_gradient};
+use snn_ir::{Dim, Op, Reduction, Value};
 
 use crate::reverse::Reverse;
 
 impl Reverse {
     /// Passes the adjoint `g` of `y = op(operands)` on.
-    pub(crate) fn movement(&mut self, op: &Op, operands: &[Value], y: Value, g: Value) {
-        let Some(x) = operands.first().copied() else { return };
+    ///
+    /// # Errors
+    /// An operation that has no derivative, by its name.
+    pub(crate) fn movement(&mut self, op: &Op, operands: &[Value], y: Value, g: Value) -> Result<(), &'static str> {
+        let Some(x) = operands.first().copied() else { return Ok(()) };
         let from = self.graph.ty(x).clone();
         let d = match op {
             Op::Broadcast { axes } => {
@@ -50,7 +54,7 @@ impl Reverse {
                     }
                     start = start.plus(&count);
                 }
-                return;
+                return Ok(());
             }
             Op::Gather { axis } => {
                 let mut build = self.build();
@@ -64,19 +68,26 @@ impl Reverse {
                 }
                 g
             }
-            Op::Window { axis, size, stride, dilation } => window(&mut self.build(), g, &from, *axis, [*size, *stride, *dilation]),
+            Op::Window { axis, size, stride, dilation } => window_gradient(&mut self.build(), g, &from, *axis, [*size, *stride, *dilation]),
             Op::Reduce { kind: Reduction::Sum, axes } => {
                 let kept = (0..from.rank()).filter(|a| !axes.contains(a)).collect();
                 self.build().broadcast(g, kept, from.shape)
             }
-            Op::Reduce { axes, .. } => {
-                if let Some((source, tile)) = tiled(&self.graph, x, axes)
-                    && self.is_active(source)
-                {
-                    let d = largest_of_tiles(&mut self.build(), source, tile, y, g);
-                    return self.add(source, d);
+            Op::Reduce { kind: Reduction::Max | Reduction::Min, axes } => {
+                let is_max = matches!(op, Op::Reduce { kind: Reduction::Max, .. });
+                if let Some((source, pool)) = pooled(&self.graph, x, axes).filter(|_| is_max) {
+                    if self.is_active(source) {
+                        let d = self.build().0.add(Op::MaxPoolGradient(pool), &[source, y, g], None);
+                        self.add(source, d);
+                    }
+                    return Ok(());
                 }
-                largest(&mut self.build(), axes, x, y, g)
+                let mut build = self.build();
+                let first = first_largest(&mut build, axes, x, y, None);
+                let kept = (0..from.rank()).filter(|a| !axes.contains(a)).collect();
+                let spread = build.broadcast(g, kept, from.shape);
+                let zero = build.like(0.0, spread);
+                build.select(first, spread, zero)
             }
             Op::CumSum { axis } => {
                 let mut build = self.build();
@@ -97,101 +108,23 @@ impl Reverse {
                     build.pad(rest, 0, 0.into(), (*steps).into())
                 }
             }
-            _ => return,
+            // What gives integers or truth values, and labels, passes nothing on.
+            Op::ArgMax { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => return Ok(()),
+            Op::MaxPoolGradient(_) => return Err("the gradient of a pool"),
+            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => return Ok(()),
+            Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Select
+            | Op::Cast
+            | Op::Spike { .. }
+            | Op::Contract(_)
+            | Op::Conv(_)
+            | Op::Scan(_)
+            | Op::Loop(_) => {
+                unreachable!("{} is not movement", snn_ir::text::op_name(op))
+            }
         };
         self.add(x, d);
+        Ok(())
     }
-}
-
-/// Every element of a window goes back to where it came from; where windows overlap, they add.
-fn window(build: &mut Build<'_>, g: Value, from: &Type, axis: usize, [size, stride, dilation]: [i64; 3]) -> Value {
-    let ty = build.0.ty(g).clone();
-    let last = ty.rank() - 1;
-    let count = ty.shape[axis].clone();
-    // [..., windows, ..., size] to [..., windows, size, ...]
-    let order = (0..=axis).chain([last]).chain(axis + 1..last).collect();
-    let g = build.transpose(g, order);
-    if stride == size && dilation == 1 && count.times(&size.into()) == from.shape[axis] {
-        return build.reshape(g, from.shape.clone());
-    }
-    let places = vec![count.clone(), size.into()];
-    let (windows, inside) = (build.iota(count), build.iota(size.into()));
-    let (windows, inside) = (build.scaled(windows, stride), build.scaled(inside, dilation));
-    let (windows, inside) = (build.broadcast(windows, vec![0], places.clone()), build.broadcast(inside, vec![1], places));
-    let places = build.add(windows, inside);
-    let zeros = build.full(0.0, from);
-    build.0.add(Op::ScatterAdd { axis }, &[zeros, places, g], None)
-}
-
-/// The first largest (or smallest) element gets the gradient: the first "spike" among those that equal the result.
-fn largest(build: &mut Build<'_>, axes: &[usize], x: Value, y: Value, g: Value) -> Value {
-    let ty = build.0.ty(x).clone();
-    let kept: Vec<usize> = (0..ty.rank()).filter(|a| !axes.contains(a)).collect();
-    let best = build.broadcast(y, kept.clone(), ty.shape.clone());
-    let reaches = build.binary(BinaryOp::Eq, x, best);
-    // The axes become the last one.
-    let order: Vec<usize> = kept.iter().chain(axes).copied().collect();
-    let moved = build.transpose(reaches, order.clone());
-    let moved_shape = build.0.ty(moved).shape.clone();
-    let mut flat: Vec<Dim> = kept.iter().map(|a| ty.shape[*a].clone()).collect();
-    flat.push(Dim::product(axes.iter().map(|a| &ty.shape[*a])));
-    let last = flat.len() - 1;
-    let row = build.reshape(moved, flat);
-    let first = build.0.add(Op::FirstSpike { axis: last }, &[row], None);
-    let first = build.reshape(first, moved_shape);
-    let first = build.untranspose(first, &order);
-    let g = build.broadcast(g, kept, ty.shape);
-    let zero = build.like(0.0, g);
-    build.select(first, g, zero)
-}
-
-/// Are the reduced axes those of two windows that tile the last two axes of a tensor, as those of most pools do? The tensor, and
-/// height and width of a tile.
-fn tiled(graph: &Graph, windows: Value, axes: &[usize]) -> Option<(Value, [i64; 2])> {
-    let outer = graph.node(windows.node);
-    let Op::Window { axis: second, size: width, stride: across, dilation: 1 } = outer.op else { return None };
-    let inner = graph.node(outer.operands[0].node);
-    let Op::Window { axis: first, size: height, stride: down, dilation: 1 } = inner.op else { return None };
-    let source = inner.operands[0];
-    let shape = &graph.ty(source).shape;
-    let rank = shape.len();
-    let count = &outer.types[0].shape;
-    let fits = first + 2 == rank
-        && second + 1 == rank
-        && axes == [rank, rank + 1]
-        && (height, width) == (down, across)
-        && shape[first] == count[first].times(&height.into())
-        && shape[second] == count[second].times(&width.into());
-    fits.then_some((source, [height, width]))
-}
-
-/// [`largest`] over tiles of the last two axes, without a copy of every tile.
-fn largest_of_tiles(build: &mut Build<'_>, x: Value, [height, width]: [i64; 2], y: Value, g: Value) -> Value {
-    let shape = build.0.ty(x).shape.clone();
-    let small = build.0.ty(y).shape.clone();
-    let rank = shape.len();
-    let head = || small[..rank - 2].iter().cloned();
-    let (rows, columns) = (small[rank - 2].clone(), small[rank - 1].clone());
-    let split: Vec<Dim> = head().chain([rows.clone(), height.into(), columns.clone(), width.into()]).collect();
-    let apart: Vec<Dim> = head().chain([rows.clone(), columns.clone(), height.into(), width.into()]).collect();
-    let flat: Vec<Dim> = head().chain([rows, columns, (height * width).into()]).collect();
-    let spread = |build: &mut Build<'_>, v: Value| {
-        let axes = (0..rank - 1).chain([rank]).collect();
-        let v = build.broadcast(v, axes, split.clone());
-        build.reshape(v, shape.clone())
-    };
-    let best = spread(build, y);
-    let reaches = build.binary(BinaryOp::Eq, x, best);
-    let reaches = build.reshape(reaches, split.clone());
-    // Exchanging the two axes in the middle is its own inverse.
-    let exchange: Vec<usize> = (0..rank - 1).chain([rank, rank - 1, rank + 1]).collect();
-    let tiles = build.transpose(reaches, exchange.clone());
-    let tiles = build.reshape(tiles, flat);
-    let first = build.0.add(Op::FirstSpike { axis: rank }, &[tiles], None);
-    let first = build.reshape(first, apart);
-    let first = build.transpose(first, exchange);
-    let first = build.reshape(first, shape.clone());
-    let g = spread(build, g);
-    let zero = build.like(0.0, g);
-    build.select(first, g, zero)
 }

@@ -191,6 +191,7 @@ impl Reverse {
         let mut inner = Reverse::new(body, &sources);
         seeds.into_iter().for_each(|(v, g)| inner.add(v, g));
         inner.run();
+        self.refused = self.refused.or(inner.refused);
         let (results, new_sequences) = inner.results_of_step(&p, &own_inputs, &wanted, &inputs);
         let mut body = inner.graph;
         body.name = format!("backward of {}", s.body.name).replace(' ', "_");
@@ -325,6 +326,7 @@ impl Reverse {
         }
         seeds.into_iter().for_each(|(v, g)| inner.add(v, g));
         inner.run();
+        self.refused = self.refused.or(inner.refused);
         let (mut results, new_sequences) = inner.results_of_step(&p, &own_inputs, &wanted, &inputs);
         let hoisted = std::mem::take(&mut inner.hoisted);
         for (i, h) in hoisted.iter().enumerate() {

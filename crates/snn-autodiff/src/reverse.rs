@@ -17,6 +17,8 @@ pub struct Reverse {
     pub fixed: HashSet<Value>,
     /// See [`Reverse::fixed`].
     pub hoisted: Vec<Hoisted>,
+    /// An operation that was met and has no derivative.
+    pub refused: Option<&'static str>,
 }
 
 impl Reverse {
@@ -29,7 +31,7 @@ impl Reverse {
         for (id, node) in graph.nodes() {
             active[id.index()] |= node.operands.iter().any(|v| active[v.node.index()] && graph.ty(*v).dtype == DType::F32);
         }
-        Reverse { graph, adjoints: HashMap::new(), active, fixed: HashSet::new(), hoisted: vec![] }
+        Reverse { graph, adjoints: HashMap::new(), active, fixed: HashSet::new(), hoisted: vec![], refused: None }
     }
 
     /// Does the gradient of a value matter?
@@ -84,7 +86,11 @@ impl Reverse {
             op if op.is_elementwise() => self.elementwise(op, &node.operands, y, g),
             Op::Contract(c) => self.contraction(c, node.operands[0], node.operands[1], g),
             Op::Conv(c) => self.convolution(c, node.operands[0], node.operands[1], g),
-            op => self.movement(op, &node.operands, y, g),
+            op => {
+                if let Err(what) = self.movement(op, &node.operands, y, g) {
+                    self.refused = Some(what);
+                }
+            }
         }
     }
 }

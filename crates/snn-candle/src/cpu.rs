@@ -53,7 +53,7 @@ impl Run<'_> {
             let host = self.slot(graph, operands[0], values)?.host.as_ref();
             return Ok(host.filter(|x| snn_cpu::moves::first_spike_fits(x)).map(|x| snn_cpu::moves::first_spike(x, *axis)));
         }
-        if let Kernel::Unpool(u) = &task.kernel {
+        if let Kernel::MaxPoolGradient(u) = &task.kernel {
             let sources = [u.x, u.y, u.gradient];
             for v in sources {
                 self.slot(graph, v, values)?;

@@ -55,7 +55,7 @@ fn tasks(graph: &Graph, plan: &Plan, device: &str, depth: usize, out: &mut Strin
             Kernel::Convolution(_) => "convolution".into(),
             Kernel::Fold(_) if device == "cpu" => "plain loops".into(),
             Kernel::Fold(f) => if f.kind == Reduction::Sum { "sum" } else { "max, min" }.into(),
-            Kernel::Unpool(_) => "gradient of a pool".into(),
+            Kernel::MaxPoolGradient(_) => "max-pool backward".into(),
             Kernel::FirstSpike(_) if device == "cpu" => "first spike".into(),
             Kernel::Loop(_) => "a loop of".into(),
             Kernel::Delay(_) | Kernel::Move | Kernel::FirstSpike(_) | Kernel::Reference => {

@@ -1,15 +1,15 @@
-//! What candle has no operation for, said in operations that a device has: a running sum and a first spike are scans, a
-//! convolution that candle cannot do is windows and a contraction. Where the CPU's own kernels run, they have the last two.
+//! What candle has no operation for, said in operations that a device has: a first spike is a scan, the gradient of a max pool
+//! is windows, a convolution that candle cannot do is windows and a contraction. Where the CPU's own kernels run, they have the last two.
 
 use snn_ir::{BinaryOp, Build, Contraction, Convolution, DType, Dim, Graph, Loop, Op, Scan, Type, Value};
 
 /// Rewrites a graph with known dimensions, and the graphs of its loops; for the CPU's own kernels, or for candle's operations only.
 pub fn lower(graph: &Graph, own: bool) -> Graph {
+    let graph = &if own { graph.clone() } else { without_pool_gradients(graph) };
     graph.rebuild(|new, id, mut node| {
         let types: Vec<Type> = node.operands.iter().map(|v| new.ty(*v).clone()).collect();
         let scannable = |ty: &Type| ty.dtype != DType::I64;
         let value = match &node.op {
-            Op::CumSum { axis } if types[0].dtype == DType::F32 => Some(scanned(new, node.operands[0], *axis, &running_sum())),
             Op::FirstSpike { axis } if !own && scannable(&types[0]) => {
                 let x = Build(new).cast(node.operands[0], DType::F32);
                 let y = scanned(new, x, *axis, &first_spike());
@@ -36,6 +36,20 @@ pub fn lower(graph: &Graph, own: bool) -> Graph {
                 let id = new.push(node);
                 new.results(id).collect()
             }
+        }
+    })
+}
+
+/// Gradients of pools by windows, which the rest is lowered with.
+fn without_pool_gradients(graph: &Graph) -> Graph {
+    graph.rebuild(|new, _, node| match &node.op {
+        Op::MaxPoolGradient(pool) => {
+            let [x, y, g] = [0, 1, 2].map(|i| node.operands[i]);
+            vec![snn_ir::expand::max_pool_gradient(&mut Build(new), pool, x, y, g)]
+        }
+        _ => {
+            let id = new.push(node);
+            new.results(id).collect()
         }
     })
 }
@@ -70,13 +84,6 @@ fn scalar_step(name: &str, states: usize, step: impl FnOnce(&mut Graph, &[Value]
     let outputs = step(&mut body, &inputs);
     body.outputs = ["y", "a", "b"].iter().map(ToString::to_string).zip(outputs).collect();
     Scan { sequences: 1, invariants: 0, states, outputs: 1, reverse: false, body }
-}
-
-fn running_sum() -> Scan {
-    scalar_step("cumsum", 1, |g, v| {
-        let sum = g.add(Op::Binary(BinaryOp::Add), &[v[1], v[0]], None);
-        vec![sum, sum]
-    })
 }
 
 /// `cumsum(cumsum(x)) == 1`.

@@ -27,6 +27,7 @@ const CUDA_HEAD: &str = "\
 #define LIBRARY(name) name##f
 #define INLINE static __device__ __forceinline__
 typedef long long wide;
+typedef unsigned long long unsigned_wide;
 ";
 
 const METAL_HEAD: &str = "\
@@ -37,9 +38,11 @@ const METAL_HEAD: &str = "\
 #define LIBRARY(name) metal::name
 #define INLINE static inline
 typedef long wide;
+typedef ulong unsigned_wide;
 ";
 
-/// What both languages leave open: the order of zeros, NaNs, and conversions out of range.
+/// What both languages leave open: the order of zeros, NaNs, conversions out of range, exact remainders and large angles
+/// ([`snn_ir::math::far_angle`]).
 const COMMON: &str = "\
 INLINE float largest(float a, float b) {
   if (a != a || b != b) return FLOAT(0x7fc00000);
@@ -56,6 +59,68 @@ INLINE int whole(float x) {
   if (x >= 2147483648.0f) return 2147483647;
   if (x < -2147483648.0f) return -2147483647 - 1;
   return (int)x;
+}
+INLINE float remainder_of(float a, float b) {
+  const unsigned int sign = (unsigned int)BITS(a) & 0x80000000u;
+  unsigned int x = (unsigned int)BITS(a) & 0x7fffffffu, y = (unsigned int)BITS(b) & 0x7fffffffu;
+  if (y == 0u || x >= 0x7f800000u || y > 0x7f800000u) return FLOAT(0x7fc00000);
+  if (x < y) return a;
+  int ex = (int)(x >> 23), ey = (int)(y >> 23);
+  x = x & 0x7fffffu;
+  y = y & 0x7fffffu;
+  if (ex == 0) ex = 1; else x = x | 0x800000u;
+  if (ey == 0) ey = 1; else y = y | 0x800000u;
+  for (; ex > ey; --ex) {
+    if (x >= y) x -= y;
+    x = x << 1;
+    if (x == 0u) return FLOAT((int)sign);
+  }
+  if (x >= y) x -= y;
+  if (x == 0u) return FLOAT((int)sign);
+  while (x < 0x800000u && ex > 1) {
+    x = x << 1;
+    --ex;
+  }
+  x = x >= 0x800000u ? (x & 0x7fffffu) | ((unsigned int)ex << 23) : x;
+  return FLOAT((int)(x | sign));
+}
+INLINE unsigned int half_over_pi(int i) {
+  switch (i) {
+    case 1: return 0x28be60dbu;
+    case 2: return 0x9391054au;
+    case 3: return 0x7f09d5f4u;
+    case 4: return 0x7d4d3770u;
+    case 5: return 0x36d8a566u;
+    case 6: return 0x4f10e410u;
+    default: return 0u;
+  }
+}
+INLINE unsigned int half_over_pi_from(int i, int shift) {
+  if (shift == 0) return half_over_pi(i);
+  return (half_over_pi(i) << shift) | (half_over_pi(i + 1) >> (32 - shift));
+}
+INLINE wide far_angle(float x, float r, int k) {
+  if (LIBRARY(fabs)(x) > 100000.0f) {
+    const unsigned int bits = (unsigned int)BITS(x);
+    const int exponent = (int)((bits >> 23) & 0xffu) - 126;
+    if (exponent > 128) {
+      r = FLOAT(0x7fc00000);
+      k = 0;
+    } else {
+      const unsigned int mantissa = (bits << 8) | 0x80000000u;
+      const int word = exponent >> 5, shift = exponent & 31;
+      unsigned_wide p = (unsigned_wide)mantissa * half_over_pi_from(word + 2, shift);
+      p = (unsigned_wide)mantissa * half_over_pi_from(word + 1, shift) + (p >> 32);
+      p = ((unsigned_wide)(mantissa * half_over_pi_from(word, shift)) << 32) + p;
+      k = (int)((p >> 62) + ((p >> 61) & 1));
+      r = (float)(wide)(p << 2) * 8.515304e-20f;
+      if (x < 0.0f) {
+        r = -r;
+        k = -k;
+      }
+    }
+  }
+  return (wide)(((unsigned_wide)(unsigned int)k << 32) | (unsigned int)BITS(r));
 }
 ";
 
@@ -405,5 +470,13 @@ impl Lanes for Text {
     fn shift_right(&mut self, a: Name, n: u8) -> Name {
         let expression = format!("{} >> {n}", self.text(a));
         self.define("int", expression)
+    }
+    fn fmod(&mut self, a: Name, b: Name) -> Name {
+        self.call("float", "remainder_of", &[a, b])
+    }
+    fn far_angles(&mut self, x: Name, r: Name, k: Name) -> (Name, Name) {
+        let both = self.call("wide", "far_angle", &[x, r, k]);
+        let text = self.text(both);
+        (self.define("float", format!("FLOAT((int){text})")), self.define("int", format!("(int)({text} >> 32)")))
     }
 }

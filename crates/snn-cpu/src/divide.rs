@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use snn_ir::axes::{self, Axis};
 use snn_ir::{DType, Graph, Loop, Node, Op, Type, Value};
 
 /// Samples of a part, at most and at least. They do not depend on the number of threads, so that no result does.
@@ -118,65 +119,29 @@ impl Divider<'_> {
     fn node(&mut self, node: &Node) -> Option<(Node, Vec<Option<usize>>)> {
         let known: Vec<Known> = node.operands.iter().map(|v| self.known[v]).collect();
         let mut new = Node { operands: known.iter().map(|(v, _)| *v).collect(), ..node.clone() };
-        let Some(axis) = known.iter().find_map(|(_, axis)| *axis) else {
+        if known.iter().all(|(_, axis)| axis.is_none()) {
             let same = !matches!(node.op, Op::Random { .. } | Op::Input(_));
             return same.then(|| (new, vec![None; node.types.len()]));
+        }
+        let types: Vec<&Type> = node.operands.iter().map(|v| self.whole.ty(*v)).collect();
+        // Where an axis of an operand goes in the first result: the axis of samples must get to one place.
+        let goes = |operand: usize, a: usize, result: usize| axes::axis(&node.op, &types, &node.types, operand, a, result);
+        let carried: Vec<(usize, usize)> = known.iter().enumerate().filter_map(|(i, (_, a))| Some((i, (*a)?))).collect();
+        let place = |result: usize| {
+            let mut places = carried.iter().map(|(i, a)| goes(*i, *a, result));
+            match places.next()? {
+                Axis::Kept(at) if places.all(|p| p == Axis::Kept(at)) => Some(at),
+                _ => None,
+            }
         };
-        let shape_of = |v: Value| self.whole.ty(v).sizes().ok();
-        let mut results = vec![Some(axis)];
-        match &node.op {
-            Op::Concat { axis: along } if *along == axis => return None,
-            op if op.is_elementwise() || matches!(op, Op::Concat { .. }) => {
-                for (to, v) in new.operands.iter_mut().zip(&node.operands) {
-                    *to = self.part(*v, axis)?;
-                }
+        let results: Vec<Option<usize>> = (0..node.types.len()).map(|r| place(r).map(Some)).collect::<Option<_>>()?;
+        let first = results[0]?;
+        // An operand that is the same for all samples along an axis that meets theirs is narrowed too.
+        for (i, v) in node.operands.iter().enumerate().filter(|(i, _)| known[*i].1.is_none()) {
+            let meets = (0..types[i].rank()).find(|a| goes(i, *a, 0) == Axis::Kept(first));
+            if let Some(own) = meets.filter(|a| !types[i].shape[*a].is_one()) {
+                new.operands[i] = self.part(*v, own)?;
             }
-            Op::Scan(s) => {
-                let axis = known[..s.sequences].iter().find_map(|(_, axis)| *axis).filter(|a| *a > 0)?;
-                let rank = self.whole.ty(node.operands[0]).rank();
-                for (i, (to, v)) in new.operands.iter_mut().zip(&node.operands).enumerate() {
-                    // What does not change over time is aligned with the last axes.
-                    let own = if i < s.sequences { Some(axis) } else { (axis + self.whole.ty(*v).rank()).checked_sub(rank) };
-                    let varies = own.is_some_and(|a| shape_of(*v).is_some_and(|s| s[a] != 1));
-                    match own.filter(|_| varies) {
-                        Some(own) => *to = self.part(*v, own)?,
-                        None if self.known[v].1.is_some() => return None,
-                        None => {}
-                    }
-                }
-                results = (0..node.types.len()).map(|r| Some(if r < s.outputs { axis } else { axis - 1 })).collect();
-            }
-            Op::Reshape => {
-                let (from, to) = (shape_of(node.operands[0])?, node.types[0].sizes().ok()?);
-                let before = |shape: &[usize], axis: usize| shape[..axis].iter().product::<usize>();
-                let same = |a: &usize| to[*a] == from[axis] && before(&to, *a) == before(&from, axis);
-                results = vec![Some((0..to.len()).find(same)?)];
-            }
-            Op::Transpose { permutation } => results = vec![Some(permutation.iter().position(|a| *a == axis)?)],
-            Op::Broadcast { axes } => results = vec![Some(axes[axis])],
-            Op::Reduce { axes, .. } if !axes.contains(&axis) => results = vec![Some(axis - axes.iter().filter(|a| **a < axis).count())],
-            Op::Contract(c) => {
-                let rank = |i: usize| self.whole.ty(node.operands[i]).rank();
-                let (lhs, rhs) = c.free_axes(rank(0), rank(1));
-                let place = |list: &[usize], axis: usize| list.iter().position(|a| *a == axis);
-                let at = match (known[0].1, known[1].1) {
-                    (Some(a), None) => c.lhs_batch.len() + place(&lhs, a)?,
-                    (None, Some(b)) => c.lhs_batch.len() + lhs.len() + place(&rhs, b)?,
-                    (Some(a), Some(b)) => place(&c.lhs_batch, a).filter(|i| place(&c.rhs_batch, b) == Some(*i))?,
-                    (None, None) => return None,
-                };
-                results = vec![Some(at)];
-            }
-            Op::Conv(c) => {
-                let images = self.whole.ty(node.operands[0]).rank().checked_sub(c.stride.len() + 1)?;
-                if known[0].1 != Some(axis) || known[1].1.is_some() || axis >= images {
-                    return None;
-                }
-            }
-            Op::Window { axis: along, .. } | Op::CumSum { axis: along } | Op::FirstSpike { axis: along } if *along != axis => {}
-            Op::Slice { axis: along, .. } | Op::Pad { axis: along, .. } if *along != axis => {}
-            Op::Delay { .. } if axis != 0 => {}
-            _ => return None,
         }
         for (ty, axis) in new.types.iter_mut().zip(&results) {
             *ty = self.part_of(ty, *axis);

@@ -7,12 +7,13 @@
 
 use cranelift_codegen::Context;
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
-use cranelift_codegen::ir::{AbiParam, BlockArg, InstBuilder, MemFlagsData, Type as ClifType, Value as ClifValue, types};
+use cranelift_codegen::ir::{AbiParam, BlockArg, InstBuilder, MemFlagsData, Signature, Type as ClifType, Value as ClifValue, types};
+use cranelift_codegen::isa::CallConv;
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{FuncId, Linkage, Module, default_libcall_names};
-use snn_ir::math::Lanes;
+use snn_ir::math::{self, Lanes};
 use snn_ir::{CompileError, DType};
 
 use crate::Listing;
@@ -173,7 +174,7 @@ fn run_loop(
         .zip(pointers)
         .map(|((dtype, uniform), p)| {
             uniform.then(|| {
-                let mut e = Emitter { b: &mut *b, vectors: false };
+                let mut e = Emitter { vectors: false, call_conv: b.func.signature.call_conv, b: &mut *b };
                 let lane = e.load(*dtype, *p);
                 if !vectors {
                     return lane;
@@ -194,7 +195,7 @@ fn run_loop(
     // All loads of an iteration come before its stores, so that states may be written where they were read.
     let mut results = Vec::new();
     for k in 0..repeats {
-        let mut e = Emitter { b: &mut *b, vectors };
+        let mut e = Emitter { vectors, call_conv: b.func.signature.call_conv, b: &mut *b };
         let address = |e: &mut Emitter<'_, '_>, p: ClifValue, dtype: DType| {
             let at = if k == 0 { i } else { e.b.ins().iadd_imm_s(i, 4 * k as i64) };
             let bytes = e.b.ins().imul_imm_s(at, dtype.bytes() as i64);
@@ -218,7 +219,7 @@ fn run_loop(
         results.push(body(&mut e, &loads, &states));
     }
     for (k, (states, stores)) in results.into_iter().enumerate() {
-        let mut e = Emitter { b: &mut *b, vectors };
+        let mut e = Emitter { vectors, call_conv: b.func.signature.call_conv, b: &mut *b };
         let types = std::iter::repeat_n(DType::F32, shape.states).chain(shape.stores.iter().copied());
         for ((lane, dtype), p) in states.into_iter().chain(stores).zip(types).zip(&pointers[shape.loads.len()..]) {
             let at = if k == 0 { i } else { e.b.ins().iadd_imm_s(i, 4 * k as i64) };
@@ -237,6 +238,7 @@ fn run_loop(
 pub struct Emitter<'a, 'b> {
     b: &'a mut FunctionBuilder<'b>,
     vectors: bool,
+    call_conv: CallConv,
 }
 
 impl Emitter<'_, '_> {
@@ -246,6 +248,17 @@ impl Emitter<'_, '_> {
 
     fn int_type(&self) -> ClifType {
         if self.vectors { types::I32X4 } else { types::I32 }
+    }
+
+    /// Calls a function of this program, which takes and gives scalars.
+    fn call_library(&mut self, address: usize, arguments: &[ClifValue], result: ClifType) -> ClifValue {
+        let mut signature = Signature::new(self.call_conv);
+        signature.params = arguments.iter().map(|v| AbiParam::new(self.b.func.dfg.value_type(*v))).collect();
+        signature.returns = vec![AbiParam::new(result)];
+        let signature = self.b.import_signature(signature);
+        let address = self.b.ins().iconst(types::I64, address as i64);
+        let call = self.b.ins().call_indirect(signature, address, arguments);
+        self.b.inst_results(call)[0]
     }
 
     fn splat(&mut self, lane: Lane) -> Lane {
@@ -305,6 +318,17 @@ impl Emitter<'_, '_> {
             }
         }
     }
+}
+
+/// For generated code: [`Lanes::fmod`] of one lane.
+extern "C" fn fmod(a: f32, b: f32) -> f32 {
+    a % b
+}
+
+/// For generated code: [`Lanes::far_angles`] of one lane, the right angles in the upper half.
+extern "C" fn far_angles(x: f32, r: f32, k: i32) -> u64 {
+    let (r, k) = math::Scalar.far_angles(x, r, k);
+    u64::from(r.to_bits()) | u64::from(k as u32) << 32
 }
 
 fn little_endian() -> MemFlagsData {
@@ -421,5 +445,47 @@ impl Lanes for Emitter<'_, '_> {
     fn shift_right(&mut self, a: ClifValue, n: u8) -> ClifValue {
         let by = self.b.ins().iconst(types::I32, i64::from(n));
         self.b.ins().sshr(a, by)
+    }
+    fn fmod(&mut self, a: ClifValue, b: ClifValue) -> ClifValue {
+        if !self.vectors {
+            return self.call_library(fmod as *const () as usize, &[a, b], types::F32);
+        }
+        let mut result = a;
+        for lane in 0..4 {
+            let pair = [self.b.ins().extractlane(a, lane), self.b.ins().extractlane(b, lane)];
+            let one = self.call_library(fmod as *const () as usize, &pair, types::F32);
+            result = self.b.ins().insertlane(result, one, lane);
+        }
+        result
+    }
+    fn far_angles(&mut self, x: ClifValue, r: ClifValue, k: ClifValue) -> (ClifValue, ClifValue) {
+        let (size, limit) = (self.abs(x), self.float(math::FAR));
+        let far = self.lt(limit, size);
+        let any = if self.vectors { self.b.ins().vany_true(far) } else { far };
+        // Nearly always no lane is far, and all of this is jumped over.
+        let (called, after) = (self.b.create_block(), self.b.create_block());
+        let (float, int) = (self.float_type(), self.int_type());
+        let (to_r, to_k) = (self.b.append_block_param(after, float), self.b.append_block_param(after, int));
+        self.b.ins().brif(any, called, &[], after, &[BlockArg::Value(r), BlockArg::Value(k)]);
+        self.b.switch_to_block(called);
+        let (mut new_r, mut new_k) = (r, k);
+        for lane in 0..if self.vectors { 4 } else { 1 } {
+            let pick = |e: &mut Self, v| if e.vectors { e.b.ins().extractlane(v, lane) } else { v };
+            let arguments = [pick(self, x), pick(self, r), pick(self, k)];
+            let both = self.call_library(far_angles as *const () as usize, &arguments, types::I64);
+            let angle = self.b.ins().ireduce(types::I32, both);
+            let angle = self.b.ins().bitcast(types::F32, MemFlagsData::new(), angle);
+            let quarters = self.b.ins().ushr_imm_u(both, 32);
+            let quarters = self.b.ins().ireduce(types::I32, quarters);
+            if self.vectors {
+                new_r = self.b.ins().insertlane(new_r, angle, lane);
+                new_k = self.b.ins().insertlane(new_k, quarters, lane);
+            } else {
+                (new_r, new_k) = (angle, quarters);
+            }
+        }
+        self.b.ins().jump(after, &[BlockArg::Value(new_r), BlockArg::Value(new_k)]);
+        self.b.switch_to_block(after);
+        (to_r, to_k)
     }
 }

@@ -13,7 +13,7 @@ use crate::emit::Code;
 use crate::loops::{Fold, FoldPlan};
 use crate::products::ProductPlan;
 use crate::step::{StepKernel, build};
-use crate::unpool::UnpoolPlan;
+use crate::unpool::MaxPoolGradient;
 
 /// What one task does.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ pub enum Kernel {
     Convolution(ConvolutionPlan),
     /// A reduction, over windows or axes, with plain loops.
     Fold(FoldPlan),
-    /// The gradient of a pool.
-    Unpool(UnpoolPlan),
+    /// The gradient of a max pool.
+    MaxPoolGradient(MaxPoolGradient),
     /// A copy of whole steps.
     Delay(i64),
     /// A strided copy.
@@ -90,8 +90,6 @@ pub(crate) struct Group {
 struct Planner<'a> {
     graph: &'a Graph,
     live: Vec<bool>,
-    /// Selections that are computed as the gradient of a pool.
-    unpools: HashMap<NodeId, UnpoolPlan>,
     /// Are loops divided?
     divides: bool,
     groups: Vec<Group>,
@@ -118,10 +116,8 @@ pub fn plan_for_threads(graph: &Graph) -> Result<Plan, CompileError> {
 
 /// As [`plan`]; `kernels` counts the step kernels so far.
 fn plan_from(graph: &Graph, divides: bool, kernels: &mut usize) -> Result<Plan, CompileError> {
-    let find = |(id, _)| UnpoolPlan::find(graph, id).map(|plan| (id, plan));
-    let unpools = graph.nodes().filter_map(find).collect();
-    let mut p = Planner { graph, live: vec![], unpools, divides, groups: vec![], group_of: HashMap::new(), readers: HashMap::new() };
-    p.live = p.live();
+    let live = graph.live_nodes();
+    let mut p = Planner { graph, live, divides, groups: vec![], group_of: HashMap::new(), readers: HashMap::new() };
     p.form_groups()?;
     let demanded = p.demanded();
     p.schedule(&demanded, kernels)
@@ -222,25 +218,7 @@ pub(crate) fn access(graph: &Graph, value: Value, shape: &[usize]) -> Result<Acc
 }
 
 impl Planner<'_> {
-    /// The nodes that something needs.
-    fn live(&self) -> Vec<bool> {
-        let mut live = vec![false; self.graph.nodes().len()];
-        let mut stack: Vec<NodeId> = self.graph.roots().map(|v| v.node).collect();
-        while let Some(id) = stack.pop() {
-            if !std::mem::replace(&mut live[id.index()], true) {
-                match self.unpools.get(&id) {
-                    Some(u) => stack.extend([u.x, u.y, u.gradient].map(|v| v.node)),
-                    None => stack.extend(self.graph.node(id).operands.iter().map(|v| v.node)),
-                }
-            }
-        }
-        live
-    }
-
     fn fusable(&self, id: NodeId) -> bool {
-        if self.unpools.contains_key(&id) {
-            return false;
-        }
         let node = self.graph.node(id);
         match &node.op {
             Op::Scan(s) => supports_graph(&s.body) && node.operands.iter().all(|v| self.graph.ty(*v).dtype == DType::F32),
@@ -340,9 +318,6 @@ impl Planner<'_> {
 
     /// What a node reads as a whole tensor.
     fn reads(&self, id: NodeId) -> Vec<Value> {
-        if let Some(u) = self.unpools.get(&id) {
-            return vec![u.x, u.y, u.gradient];
-        }
         let node = self.graph.node(id);
         if let Op::Reduce { .. } = &node.op
             && let Some((source, _)) = Fold::windows(self.graph, id)
@@ -480,9 +455,6 @@ impl Planner<'_> {
     fn single(&self, id: NodeId, kernels: &mut usize) -> Result<(Kernel, Vec<Value>), CompileError> {
         let node = self.graph.node(id);
         let none = vec![];
-        if let Some(u) = self.unpools.get(&id) {
-            return Ok((Kernel::Unpool(*u), none));
-        }
         Ok(match &node.op {
             Op::Reshape => (Kernel::Alias, none),
             Op::Contract(c) => (Kernel::Product(ProductPlan::new(self.graph, node, c)?), none),
@@ -499,6 +471,7 @@ impl Planner<'_> {
                 let sources = kernel.loads.iter().map(|l| l.source).collect();
                 (Kernel::Step(Box::new(kernel)), sources)
             }
+            Op::MaxPoolGradient(p) => (Kernel::MaxPoolGradient(MaxPoolGradient::new(self.graph, node, p)?), none),
             Op::FirstSpike { axis } => (Kernel::FirstSpike(*axis), none),
             op if crate::moves::supports(op) => (Kernel::Move, none),
             Op::Loop(l) => {
@@ -579,7 +552,7 @@ pub fn operations(graph: &Graph, task: &Task) -> usize {
             2 * taps * elements(Value { node: task.node, result: 0 })
         }
         Kernel::Fold(f) => elements(f.source),
-        Kernel::Unpool(u) => elements(u.x),
+        Kernel::MaxPoolGradient(u) => elements(u.x),
         _ => 0,
     }
 }
@@ -594,7 +567,7 @@ pub fn describe_task(graph: &Graph, task: &Task) -> String {
         Kernel::Product(p) => format!("product {} x {} x {}", p.m, p.n, p.k),
         Kernel::Convolution(_) => "convolution".into(),
         Kernel::Fold(f) => format!("fold {:?}", f.kind).to_lowercase(),
-        Kernel::Unpool(_) => "gradient of a pool".into(),
+        Kernel::MaxPoolGradient(_) => "max-pool backward".into(),
         Kernel::Delay(d) => format!("delay {d}"),
         Kernel::Move => "move".into(),
         Kernel::FirstSpike(_) => "first spike".into(),

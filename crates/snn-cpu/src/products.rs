@@ -207,6 +207,10 @@ pub(crate) fn matrix_product(
             parallelism,
         );
     }
+    // A sum begins at +0, which one product of a zero and a negative number does not show.
+    if k == 1 {
+        out[..m * n].iter_mut().for_each(|x| *x += 0.0);
+    }
 }
 
 /// `out[m, n] += a[m, k] b[n, k]`: rows of `a` are `a_row` apart, `b` and `out` are whole.

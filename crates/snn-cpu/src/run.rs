@@ -202,7 +202,7 @@ impl Run<'_> {
                 f.execute(values.get(graph, f.source)?.as_f32(), &mut out);
                 values.insert(result, Tensor::f32(shape, out));
             }
-            Kernel::Unpool(u) => {
+            Kernel::MaxPoolGradient(u) => {
                 let mut out = self.floats(count(&node.types[0].sizes()?));
                 let [x, y, gradient] = [u.x, u.y, u.gradient].map(|v| values.get(graph, v));
                 u.execute(x?.as_f32(), y?.as_f32(), gradient?.as_f32(), &mut out);

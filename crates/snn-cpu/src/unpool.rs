@@ -1,67 +1,59 @@
-//! The gradient of a pool over tiles: in each tile the first element that equals the pool's result gets what the result got.
+//! The gradient of a max pool: in each window the first element that is the pool's result gets what the result got.
 
 use rayon::prelude::*;
-use snn_ir::{BinaryOp, Graph, NodeId, Op, Value};
+use snn_ir::tensor::row_major_strides;
+use snn_ir::{CompileError, Graph, MaxPool, Node, Value};
 
-use crate::plan::immediate;
 use crate::wide::widest;
 
 /// Planes of fewer elements than this in all are computed by one thread.
 const WORTH_A_THREAD: usize = 1 << 14;
 
-/// What is read, and how large a tile is.
-#[derive(Clone, Copy, Debug)]
-pub struct UnpoolPlan {
-    /// What was pooled, `[..., rows, columns]`.
+/// What is read, and the windows.
+#[derive(Clone, Debug)]
+pub struct MaxPoolGradient {
+    /// What was pooled, `[..., sizes]`.
     pub x: Value,
-    /// The results, `[..., rows / height, columns / width]`.
+    /// The results, `[..., windows]`.
     pub y: Value,
     /// What they got.
     pub gradient: Value,
-    tile: [usize; 2],
-    columns: usize,
+    pool: MaxPool,
+    /// The sizes of the pooled axes.
+    space: Vec<usize>,
+    /// How many windows they have.
+    windows: Vec<usize>,
 }
 
-impl UnpoolPlan {
-    /// Is a selection the gradient of a pool, as the differentiation writes it: `select(first of each tile (x == tiles of y), tiles of
-    /// gradient, 0)`?
-    pub fn find(graph: &Graph, id: NodeId) -> Option<UnpoolPlan> {
-        let node = graph.node(id);
-        let (Op::Select, [mask, gradient, zero]) = (&node.op, node.operands.as_slice()) else { return None };
-        let zero = immediate(graph, *zero)?;
-        let (gradient, split) = spread(graph, *gradient)?;
-        let shape = node.types[0].sizes().ok()?;
-        let rank = shape.len();
-        let exchange: Vec<usize> = (0..rank - 1).chain([rank, rank - 1, rank + 1]).collect();
-        let operand = |v: Value, is: &dyn Fn(&Op) -> bool| is(graph.op(v)).then(|| graph.node(v.node).operands[0]);
-        let reshape = |v: Value| operand(v, &|op| matches!(op, Op::Reshape));
-        let transpose = |v: Value| operand(v, &|op| matches!(op, Op::Transpose { permutation } if *permutation == exchange));
-        let exchanged = reshape(*mask)?;
-        let first = reshape(transpose(exchanged)?)?;
-        let tiles = operand(first, &|op| matches!(op, Op::FirstSpike { axis } if *axis == rank))?;
-        let reaches = reshape(transpose(reshape(tiles)?)?)?;
-        let Op::Binary(BinaryOp::Eq) = graph.op(reaches) else { return None };
-        let [x, best] = graph.node(reaches.node).operands.as_slice() else { return None };
-        let (y, also) = spread(graph, *best)?;
-        let as_split = |v: Value| graph.ty(v).sizes().is_ok_and(|s| s == split);
-        let fits = zero.as_f32().first().is_some_and(|z| z.to_bits() == 0)
-            && split == also
-            && as_split(exchanged)
-            && graph.ty(*x).sizes().is_ok_and(|s| s == shape)
-            && shape[..rank - 2] == split[..rank - 2]
-            && shape[rank - 2] == split[rank - 2] * split[rank - 1]
-            && shape[rank - 1] == split[rank] * split[rank + 1];
-        let (tile, columns) = ([split[rank - 1], split[rank + 1]], shape[rank - 1]);
-        fits.then_some(UnpoolPlan { x: *x, y, gradient, tile, columns })
+impl MaxPoolGradient {
+    /// Plans one.
+    ///
+    /// # Errors
+    /// If a size is not known.
+    pub fn new(graph: &Graph, node: &Node, pool: &MaxPool) -> Result<MaxPoolGradient, CompileError> {
+        let [x, y, gradient] = [0, 1, 2].map(|i| node.operands[i]);
+        let lead = graph.ty(x).rank() - pool.axes.len();
+        let (space, windows) = (graph.ty(x).sizes()?[lead..].to_vec(), graph.ty(y).sizes()?[lead..].to_vec());
+        Ok(MaxPoolGradient { x, y, gradient, pool: pool.clone(), space, windows })
+    }
+
+    /// Do windows of two axes tile them, without padding?
+    fn tile(&self) -> Option<[usize; 2]> {
+        let [a, b] = self.pool.axes.as_slice() else { return None };
+        let tiles = |i: usize, p: &snn_ir::PoolAxis| {
+            p.size == p.stride && p.dilation == 1 && p.padding == 0 && self.windows[i] * p.size as usize == self.space[i]
+        };
+        (tiles(0, a) && tiles(1, b)).then_some([a.size as usize, b.size as usize])
     }
 
     /// Writes the gradient of `x` into `out`.
     pub fn execute(&self, x: &[f32], y: &[f32], gradient: &[f32], out: &mut [f32]) {
-        let ([height, width], columns) = (self.tile, self.columns);
-        let (band, few) = (height * columns, columns / width.max(1));
         if out.is_empty() {
             return;
         }
+        let Some([height, width]) = self.tile() else { return self.general(x, y, gradient, out) };
+        let columns = self.space[1];
+        let (band, few) = (height * columns, columns / width);
         // A band is the rows of one row of tiles.
         let one = |(i, out): (usize, &mut [f32])| {
             let x = &x[i * band..(i + 1) * band];
@@ -74,7 +66,7 @@ impl UnpoolPlan {
                 for row in 0..height {
                     let at = row * columns + t * width;
                     for (out, x) in out[at..at + width].iter_mut().zip(&x[at..at + width]) {
-                        let hit = wanted & (x == y);
+                        let hit = wanted & ((x == y) | x.is_nan());
                         wanted &= !hit;
                         *out = if hit { *gradient } else { 0.0 };
                     }
@@ -83,6 +75,49 @@ impl UnpoolPlan {
         };
         out.par_chunks_mut(band).enumerate().with_min_len(WORTH_A_THREAD.div_ceil(band)).for_each(one);
     }
+
+    /// Windows that overlap, or have padding: plane by plane, in the order of windows.
+    fn general(&self, x: &[f32], y: &[f32], gradient: &[f32], out: &mut [f32]) {
+        let (plane, few) = (self.space.iter().product::<usize>(), self.windows.iter().product::<usize>());
+        let axes = self.pool.axes.len();
+        let own = row_major_strides(&self.space);
+        // For each axis and window: the places of its elements that are not padding.
+        let inside: Vec<Vec<Vec<usize>>> = (0..axes)
+            .map(|d| {
+                let a = &self.pool.axes[d];
+                let places = |i| (0..a.size as usize).filter_map(|k| a.place(i, k, self.space[d])).map(|p| p * own[d]).collect();
+                (0..self.windows[d]).map(places).collect()
+            })
+            .collect();
+        let one = |(p, out): (usize, &mut [f32])| {
+            out.fill(0.0);
+            let x = &x[p * plane..(p + 1) * plane];
+            let mut at = vec![0; axes];
+            for w in p * few..(p + 1) * few {
+                let is_best = |i: &usize| (x[*i] == y[w]) | x[*i].is_nan();
+                if let Some(i) = first(&inside, &at, 0, 0, &is_best) {
+                    out[i] += gradient[w];
+                }
+                for d in (0..axes).rev() {
+                    at[d] += 1;
+                    if at[d] < self.windows[d] {
+                        break;
+                    }
+                    at[d] = 0;
+                }
+            }
+        };
+        out.par_chunks_mut(plane).enumerate().with_min_len(WORTH_A_THREAD.div_ceil(plane)).for_each(one);
+    }
+}
+
+/// The first element of window `at` for which `is` holds, in row-major order.
+fn first(inside: &[Vec<Vec<usize>>], at: &[usize], axis: usize, base: usize, is: &impl Fn(&usize) -> bool) -> Option<usize> {
+    let places = inside[axis][at[axis]].iter().map(|p| base + p);
+    if axis + 1 == inside.len() {
+        return places.into_iter().find(is);
+    }
+    places.into_iter().find_map(|p| first(inside, at, axis + 1, p, is))
 }
 
 widest! {
@@ -93,26 +128,11 @@ widest! {
         let sources = upper.as_chunks::<2>().0.iter().zip(lower.as_chunks::<2>().0).zip(y.iter().zip(gradient));
         let targets = out_upper.as_chunks_mut::<2>().0.iter_mut().zip(out_lower.as_chunks_mut::<2>().0);
         for (((a, b), (y, gradient)), (to_a, to_b)) in sources.zip(targets) {
-            let hits = [a[0] == *y, a[1] == *y, b[0] == *y, b[1] == *y];
+            let hits = [a[0], a[1], b[0], b[1]].map(|x| (x == *y) | x.is_nan());
             let first = [hits[0], hits[1] & !hits[0], hits[2] & !(hits[0] | hits[1]), hits[3] & !(hits[0] | hits[1] | hits[2])];
             let value = |hit: bool| if hit { *gradient } else { 0.0 };
             *to_a = [value(first[0]), value(first[1])];
             *to_b = [value(first[2]), value(first[3])];
         }
     }
-}
-
-/// A value `[..., rows, columns]` that is repeated in tiles: the value, and the shape `[..., rows, height, columns, width]` in which
-/// it is repeated.
-fn spread(graph: &Graph, v: Value) -> Option<(Value, Vec<usize>)> {
-    let Op::Reshape = graph.op(v) else { return None };
-    let repeated = graph.node(v.node).operands[0];
-    let Op::Broadcast { axes } = graph.op(repeated) else { return None };
-    let source = graph.node(repeated.node).operands[0];
-    let split = graph.ty(repeated).sizes().ok()?;
-    let rank = graph.ty(v).rank();
-    let kept: Vec<usize> = (0..rank.checked_sub(1)?).chain([rank]).collect();
-    let whole = graph.ty(source).sizes().ok()?;
-    let fits = rank >= 2 && split.len() == rank + 2 && *axes == kept && kept.iter().zip(&whole).all(|(a, n)| split[*a] == *n);
-    fits.then_some((source, split))
 }

@@ -51,14 +51,6 @@ pub fn fit(tensor: &Tensor, to: DType) -> Result<Tensor, FitError> {
     })
 }
 
-/// Doubles as floats, where none changes.
-pub(crate) fn floats(values: Vec<f64>, shape: &[usize]) -> Result<Tensor, String> {
-    match values.iter().position(|x| !x.is_nan() && f64::from(*x as f32) != *x) {
-        Some(i) => Err(format!("f64 (element {i} is {}, which f32 cannot hold exactly)", values[i])),
-        None => Ok(Tensor::f32(shape, values.into_iter().map(|x| x as f32).collect())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +63,5 @@ mod tests {
         assert_eq!(fit(&Tensor::f32([2], vec![2.0, 0.5]), DType::I64).unwrap_err().index, 1);
         assert!(fit(&Tensor::i64([1], vec![16_777_217]), DType::F32).is_err());
         assert!(fit(&Tensor::f32([1], vec![f32::NAN]), DType::U8).is_err());
-        assert!(floats(vec![0.1], &[1]).is_err() && floats(vec![0.5], &[1]).is_ok());
     }
 }

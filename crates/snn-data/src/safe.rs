@@ -6,38 +6,42 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors, View, serialize as write};
 use snn_ir::{Data, Tensor};
 
-use crate::convert::floats;
-use crate::{FileError, Tensors};
+use crate::element::{Element, decode};
+use crate::{FileError, Loaded, Request};
 
-pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<Tensors, FileError> {
-    let file = SafeTensors::deserialize(bytes).map_err(|e| FileError::Format { path: path.into(), reason: e.to_string() })?;
-    let mut tensors = Vec::new();
-    for (name, view) in file.tensors() {
-        let unsupported = |dtype: String| FileError::ElementType { path: path.into(), name: name.clone(), dtype };
-        let (shape, data) = (view.shape().to_vec(), view.data());
-        macro_rules! words {
-            ($t:ty) => {
-                data.chunks_exact(size_of::<$t>()).map(|c| <$t>::from_le_bytes(c.try_into().unwrap_or_default()))
-            };
-        }
-        let tensor = match view.dtype() {
-            Dtype::F32 => Tensor::f32(shape, words!(f32).collect()),
-            Dtype::F64 => floats(words!(f64).collect(), &shape).map_err(unsupported)?,
-            Dtype::F16 => Tensor::f32(shape, words!(u16).map(|b| half::f16::from_bits(b).to_f32()).collect()),
-            Dtype::BF16 => Tensor::f32(shape, words!(u16).map(|b| half::bf16::from_bits(b).to_f32()).collect()),
-            Dtype::I64 => Tensor::i64(shape, words!(i64).collect()),
-            Dtype::I32 => Tensor::i64(shape, words!(i32).map(i64::from).collect()),
-            Dtype::I16 => Tensor::i64(shape, words!(i16).map(i64::from).collect()),
-            Dtype::I8 => Tensor::i64(shape, words!(i8).map(i64::from).collect()),
-            Dtype::BOOL => Tensor::bool(shape, data.iter().map(|b| u8::from(*b != 0)).collect()),
-            Dtype::U8 => Tensor::u8(shape, data.to_vec()),
-            other => return Err(unsupported(format!("{other:?}"))),
-        };
-        tensors.push((name, tensor));
-    }
+pub(crate) fn read(path: &Path, request: &Request<'_>, loaded: &mut Loaded) -> Result<(), FileError> {
+    let bytes = std::fs::read(path).map_err(|source| FileError::Read { path: path.into(), source })?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| FileError::Format { path: path.into(), reason: e.to_string() })?;
+    let mut views = file.tensors();
     // The library lists them in any order.
-    tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(tensors)
+    views.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (name, view) in views {
+        if !(request.wanted)(&name) {
+            loaded.others.push(name);
+            continue;
+        }
+        let element = match view.dtype() {
+            Dtype::F16 => Element::F16,
+            Dtype::BF16 => Element::Bf16,
+            Dtype::F32 => Element::F32,
+            Dtype::F64 => Element::F64,
+            Dtype::I8 => Element::I8,
+            Dtype::I16 => Element::I16,
+            Dtype::I32 => Element::I32,
+            Dtype::I64 => Element::I64,
+            Dtype::U8 => Element::U8,
+            Dtype::U16 => Element::U16,
+            Dtype::U32 => Element::U32,
+            Dtype::U64 => Element::U64,
+            Dtype::BOOL => Element::Bool,
+            other => return Err(FileError::ElementType { path: path.into(), name, dtype: format!("{other:?}") }),
+        };
+        request.reserve(path, &name, view.shape().iter().product::<usize>() as u64 * element.bytes_in_memory() as u64)?;
+        let decoded = decode(&mut view.data(), element, view.shape(), false)
+            .map_err(|e| FileError::Format { path: path.into(), reason: format!("`{name}`: {e}") })?;
+        loaded.add(path, &name, decoded.tensor, decoded.rounded);
+    }
+    Ok(())
 }
 
 struct Written<'a>(&'a Tensor);

@@ -131,6 +131,12 @@ impl Lowerer<'_> {
             B::Sub => BinaryOp::Sub,
             B::Mul => BinaryOp::Mul,
             B::Div => BinaryOp::Div,
+            B::FloorDiv => {
+                let quotient = self.elementwise(BinaryOp::Div, a, b, span, spans)?;
+                let v = self.lift(quotient, None, span)?;
+                let v = self.emit(Op::Unary(UnaryOp::Floor), &[v], None, span)?;
+                return Ok(self.tensor(v));
+            }
             B::Rem => BinaryOp::Rem,
             B::Pow => return self.power(a, b, span, spans),
             B::Eq => BinaryOp::Eq,
@@ -175,17 +181,20 @@ impl Lowerer<'_> {
                 },
                 B::Rem => match known {
                     Some((_, 0)) => return self.fail(span, "a remainder of a division by zero", "here"),
-                    Some((p, q)) => Some(Val::int(p - q * (p as f64 / q as f64).floor() as i64)),
+                    Some((p, q)) => Some(Val::int(snn_ir::dim::floor_rem(p, q).unwrap_or(0))),
                     None => None,
                 },
+                B::FloorDiv if y.as_constant() == Some(0) => return self.fail(span, "a division by zero", "here"),
+                B::FloorDiv => Some(Val::Int(x.floor_div(y))),
                 B::Pow => match known {
-                    Some((p, q)) if (0..63).contains(&q) => {
-                        Some(p.checked_pow(q as u32).map_or(Val::Float((p as f64).powi(q as i32)), Val::int))
-                    }
+                    Some((p, q)) if q >= 0 => match u32::try_from(q).ok().and_then(|q| p.checked_pow(q)) {
+                        Some(n) => Some(Val::int(n)),
+                        None => return self.fail_help(span, "an integer does not fit 64 bits", "here", "write a float: `2.0 ^ 70`"),
+                    },
                     Some((p, q)) => Some(Val::Float((p as f64).powf(q as f64))),
                     None => None,
                 },
-                _ => known.and_then(|(p, q)| compare(op, p as f64, q as f64)).map(Val::Bool),
+                _ => known.and_then(|(p, q)| compare(op, p, q)).map(Val::Bool),
             };
             if v.is_some() {
                 return Ok(v);
@@ -201,7 +210,10 @@ impl Lowerer<'_> {
             B::Mul => Some(Val::Float(x * y)),
             B::Div if y == 0.0 => return self.fail(span, "a division by zero", "here"),
             B::Div => Some(Val::Float(x / y)),
-            B::Rem => Some(Val::Float(x - (x / y).floor() * y)),
+            B::Rem if y == 0.0 => return self.fail(span, "a remainder of a division by zero", "here"),
+            B::Rem => Some(Val::Float(float_rem(x, y))),
+            B::FloorDiv if y == 0.0 => return self.fail(span, "a division by zero", "here"),
+            B::FloorDiv => Some(Val::Float((x / y).floor())),
             B::Pow => Some(Val::Float(x.powf(y))),
             _ => compare(op, x, y).map(Val::Bool),
         })
@@ -368,7 +380,7 @@ impl Lowerer<'_> {
     }
 }
 
-fn compare(op: BinaryOperator, x: f64, y: f64) -> Option<bool> {
+fn compare<T: PartialOrd>(op: BinaryOperator, x: T, y: T) -> Option<bool> {
     use BinaryOperator as B;
     Some(match op {
         B::Lt => x < y,
@@ -379,6 +391,12 @@ fn compare(op: BinaryOperator, x: f64, y: f64) -> Option<bool> {
         B::Ne => x != y,
         _ => return None,
     })
+}
+
+/// The remainder with the sign of the divisor.
+fn float_rem(x: f64, y: f64) -> f64 {
+    let r = x % y;
+    if r != 0.0 && (r < 0.0) != (y < 0.0) { r + y } else { r }
 }
 
 /// The shape that two shapes broadcast to, aligned at the last axis.

@@ -33,6 +33,7 @@ const TABLE: &[(&str, &str)] = &[
     ("full", "shape,value"),
     ("i64", "x"),
     ("kaiming_normal_conv_linear_weight", "net"),
+    ("known", "x"),
     ("log", "x"),
     ("matmul", "a,b"),
     ("max", "x;axis,keep"),
@@ -52,6 +53,7 @@ const TABLE: &[(&str, &str)] = &[
     ("reshape", "x,shape"),
     ("round", "x"),
     ("set_threshold_margin", "layer,label_one_hot;eval_threshold,threshold0,threshold1"),
+    ("same_shape", "a,b"),
     ("shape", "x"),
     ("sin", "x"),
     ("spike", "u;surrogate,strict"),
@@ -115,7 +117,7 @@ impl Lowerer<'_> {
             return Err(Stop::Said);
         }
         let any_unknown = a.values.iter().flatten().any(|g| g.value.is_unknown());
-        if any_unknown && !matches!(name, "kaiming_normal_conv_linear_weight" | "set_threshold_margin") {
+        if any_unknown && !matches!(name, "known" | "kaiming_normal_conv_linear_weight" | "set_threshold_margin") {
             return Ok(Val::Unknown);
         }
         let scalar_only = matches!(
@@ -139,10 +141,13 @@ impl Lowerer<'_> {
                 | "where"
         );
         let on_tensors = a.values.iter().flatten().any(|g| g.value.is_tensor());
-        if self.in_step() && on_tensors && !scalar_only {
+        if self.in_step() && on_tensors && !scalar_only && name != "known" {
             return self.fail(span, format!("`{name}` inside the step of a neuron"), "a step sees one element, so this cannot be used");
         }
-        self.builtin(name, &a)
+        match self.builtin(name, &a) {
+            Err(Stop::Undecided) => Ok(Val::Unknown),
+            other => other,
+        }
     }
 
     fn builtin(&mut self, name: &'static str, a: &Arguments) -> Result<Val> {
@@ -186,6 +191,14 @@ impl Lowerer<'_> {
             "where" => return self.select(a.get(0), a.get(1), a.get(2), span),
             "spike" => return self.spike(a),
             "matmul" => return self.matmul(a.get(0), a.get(1), (a.span(0), a.span(1))),
+            "known" => return Ok(Val::Bool(a.get(0).number().is_some())),
+            "same_shape" => {
+                let [x, y] = [0, 1].map(|i| match a.get(i) {
+                    Val::List(_) | Val::Tuple(_) | Val::Int(_) => self.integers(a.get(i), a.span(i)),
+                    v => self.lift(v, None, a.span(i)).map(|v| self.ty(v).shape),
+                });
+                return Ok(Val::Bool(x? == y?));
+            }
             "shape" | "rank" | "axis_of" | "count" | "product" | "range" | "fill" | "pair" | "exact_div" => {
                 return self.compile_time(name, a);
             }
@@ -227,12 +240,14 @@ impl Lowerer<'_> {
                 UnaryOp::Sqrt => x.sqrt(),
                 UnaryOp::Tanh => x.tanh(),
                 UnaryOp::Detach => return Ok(v),
-                _ => f64::NAN,
+                // As the compiled function has it.
+                UnaryOp::Erf => f64::from(snn_ir::interpret::elementwise::unary_f32(UnaryOp::Erf, x as f32)),
+                UnaryOp::Neg | UnaryOp::Not => f64::NAN,
             };
             if !y.is_nan() {
                 return Ok(Val::Float(y));
             }
-            if op != UnaryOp::Erf {
+            if !x.is_nan() {
                 return self.fail(span, format!("{} of {x} is not a number", format!("{op:?}").to_lowercase()), "here");
             }
         }
@@ -278,7 +293,7 @@ impl Lowerer<'_> {
         match a.get(i) {
             Val::Int(d) => match d.as_constant() {
                 Some(n) => Ok(n),
-                None => self.fail(a.span(i), format!("`{what}` must be known when the program is compiled, and is {d}"), "here"),
+                None => self.undecided(a.span(i), format!("`{what}` must be known when the program is compiled, and is {d}")),
             },
             other => self.fail_help(
                 a.span(i),
@@ -306,7 +321,10 @@ impl Lowerer<'_> {
     fn known_integers(&mut self, v: Val, span: Span) -> Result<Vec<i64>> {
         let dims = self.integers(v, span)?;
         dims.into_iter()
-            .map(|d| d.as_constant().map_or_else(|| self.fail(span, format!("{d} must be known when the program is compiled"), "here"), Ok))
+            .map(|d| match d.as_constant() {
+                Some(n) => Ok(n),
+                None => self.undecided(span, format!("{d} must be known when the program is compiled")),
+            })
             .collect()
     }
 
@@ -360,11 +378,18 @@ impl Lowerer<'_> {
             "product" => Val::Int(Dim::product(&self.integers(a.get(0), a.span(0))?)),
             "range" => {
                 let (from, to) = (self.known(a, 0, "from")?, self.known(a, 1, "to")?);
-                Val::List((from..to.min(from + 4096)).map(Val::int).collect())
+                let n = to.saturating_sub(from).max(0);
+                self.check_length(n, a.span)?;
+                Val::List((from..to).map(Val::int).collect())
             }
-            "fill" => Val::List(vec![a.get(1); self.known(a, 0, "n")?.clamp(0, 4096) as usize]),
+            "fill" => {
+                let n = self.known(a, 0, "n")?;
+                self.check_length(n, a.span(0))?;
+                Val::List(vec![a.get(1); n as usize])
+            }
             "pair" => {
                 let n = if matches!(a.get(1), Val::Nothing) { 2 } else { self.known(a, 1, "n")? };
+                self.check_length(n, a.span(1))?;
                 let mut items = self.integers(a.get(0), a.span(0))?;
                 if items.len() == 1 {
                     items = vec![items[0].clone(); n as usize];
@@ -386,11 +411,29 @@ impl Lowerer<'_> {
         })
     }
 
+    /// A list of that many elements can be made.
+    fn check_length(&self, n: i64, span: Span) -> Result<()> {
+        let most = crate::lower::MAX_LIST as i64;
+        match n {
+            _ if n < 0 => self.fail(span, format!("a list of {n} elements"), "this is negative"),
+            _ if n > most => self.fail_help(
+                span,
+                format!("a list of {n} elements: at most {most} are made"),
+                "here",
+                "a tensor can be longer: `arange(n)`",
+            ),
+            _ => Ok(()),
+        }
+    }
+
     fn made(&mut self, name: &str, a: &Arguments) -> Result<Value> {
         let span = a.span;
         if name == "arange" {
             let n = self.integers(a.get(0), a.span(0))?;
             let [n] = n.as_slice() else { return self.fail(span, "`arange` takes one number", "here") };
+            if n.as_constant().is_some_and(|n| n < 0) {
+                return self.fail(a.span(0), format!("a range of {n} numbers"), "this is negative");
+            }
             return self.emit(Op::Iota, &[], Some(Type::new(DType::I64, [n.clone()])), span);
         }
         let shape = self.integers(a.get(0), a.span(0))?;
@@ -412,7 +455,28 @@ impl Lowerer<'_> {
         };
         self.streams += 1;
         let stream = self.streams;
+        if self.in_step() {
+            return self.noise(Op::Random { distribution, stream }, &shape, a.span(0));
+        }
         self.emit(Op::Random { distribution, stream }, &[], Some(Type::new(DType::F32, shape)), span)
+    }
+
+    /// A random number in the step of a neuron: another one for each element and step, so a sequence of the net around it.
+    fn noise(&mut self, op: Op, shape: &[Dim], span: Span) -> Result<Value> {
+        let Some(sequence) = self.context().sequence.clone() else {
+            return self.fail(span, "a surrogate draws no random numbers", "here");
+        };
+        if !shape.is_empty() {
+            return self.fail_help(span, "a step sees one element, and draws one number for it", "this is a shape", "write `randn([])`");
+        }
+        let step = self.close();
+        let drawn = self.emit(op, &[], Some(sequence), span);
+        self.contexts.push(step);
+        let drawn = drawn?;
+        let n = self.context().noise.len();
+        let inner = self.graph().add(Op::Input(format!("noise{n}")), &[], Some(Type::scalar(DType::F32)));
+        self.context().noise.push((drawn, inner));
+        Ok(inner)
     }
 
     fn moved(&mut self, name: &str, a: &Arguments) -> Result<Value> {
@@ -518,7 +582,7 @@ impl Lowerer<'_> {
                 let value = match a.get(2) {
                     Val::Nothing => 0.0,
                     v => match v.number() {
-                        Some(x) => x as f32,
+                        Some(x) => self.fill_value(x, ty.dtype, a.span(2))?,
                         None => return self.fail(a.span(2), "padding is done with a number", "here"),
                     },
                 };
@@ -540,6 +604,19 @@ impl Lowerer<'_> {
                 Ok(v)
             }
         }
+    }
+
+    /// A number that elements of a type can be.
+    fn fill_value(&self, x: f64, dtype: DType, span: Span) -> Result<f32> {
+        let y = x as f32;
+        let whole = |low: f64, high: f64| f64::from(y) == x && x.fract() == 0.0 && (low..=high).contains(&x);
+        let fits = match dtype {
+            DType::F32 => true,
+            DType::I64 => whole(-9.2e18, 9.2e18),
+            DType::Bool => whole(0.0, 1.0),
+            DType::U8 => whole(0.0, 255.0),
+        };
+        if fits { Ok(y) } else { self.fail(span, format!("{x} is no value of a {dtype} tensor"), "padded with this") }
     }
 
     fn reduced(&mut self, name: &str, a: &Arguments) -> Result<Value> {

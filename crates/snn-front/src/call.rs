@@ -111,7 +111,7 @@ impl Lowerer<'_> {
     pub fn call_name(&mut self, name: &str, given: Vec<Given>, span: Span, name_span: Span) -> Result<Val> {
         use ItemKind::{Function, Net, Neuron, Surrogate};
         // A surrogate may share its name with a function of tensors: that one is called with a tensor.
-        let with_tensor = given.iter().any(|g| g.name.is_none() && (g.value.is_tensor() || matches!(g.value, Val::List(_))));
+        let with_tensor = given.iter().any(|g| g.name.is_none());
         let surrogate = self.resolve_item(name, &[Surrogate]).filter(|_| !with_tensor);
         if let Some(item) = surrogate.or_else(|| self.resolve_item(name, &[Function, Net, Neuron])) {
             return self.call_item(item, given, span);
@@ -128,6 +128,7 @@ impl Lowerer<'_> {
     pub fn call_item(&mut self, item: ItemRef, given: Vec<Given>, span: Span) -> Result<Val> {
         let declared = self.item(item);
         match declared.kind {
+            ItemKind::Constant | ItemKind::Use => self.fail(span, format!("`{}` is not a function", declared.name.text), "called here"),
             ItemKind::Function => self.call_function(item, given, span),
             ItemKind::Surrogate => {
                 let names: Vec<&str> = declared.settings.iter().map(|s| s.name.text.as_str()).collect();
@@ -186,11 +187,12 @@ impl Lowerer<'_> {
             let bound = match (given, setting.default) {
                 (Some(g), _) => Bound { name, value: g.value, span: g.span },
                 (None, Some(default)) => {
-                    self.enter(item, "", Some(span))?;
-                    for s in &settings {
-                        self.bind(&s.name, s.value.clone());
-                    }
-                    let value = self.eval(default);
+                    let value = self.enter(item, "", Some(span)).and_then(|()| {
+                        for s in &settings {
+                            self.bind(&s.name, s.value.clone());
+                        }
+                        self.eval(default)
+                    });
                     self.frames.pop();
                     Bound { name, value: value?, span: setting.name.span }
                 }
@@ -217,8 +219,7 @@ impl Lowerer<'_> {
         let settings = sorted.split_off(declared.inputs.len());
         let inputs = self.required_inputs(declared, sorted, span)?;
         let settings = self.fill_settings(item, settings, span)?;
-        self.enter(item, "", Some(span))?;
-        let result = self.function_body(declared, inputs, settings);
+        let result = self.enter(item, "", Some(span)).and_then(|()| self.function_body(declared, inputs, settings));
         self.frames.pop();
         result
     }

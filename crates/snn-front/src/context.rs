@@ -17,6 +17,8 @@ use crate::{Module, Options, standard_library};
 pub(crate) enum Stop {
     Say(Box<Diagnostic>),
     Said,
+    /// A size that is symbolic must be known: the value is unknown.
+    Undecided,
 }
 
 pub(crate) type Result<T> = std::result::Result<T, Stop>;
@@ -40,6 +42,9 @@ pub(crate) struct Context {
     pub purpose: Purpose,
     /// Values of the enclosing graph that a step uses, with its inputs for them.
     pub captured: Vec<(Value, Value)>,
+    /// In the step of a neuron: what its sequences are, and the random sequences outside with the step's inputs for them.
+    pub sequence: Option<Type>,
+    pub noise: Vec<(Value, Value)>,
     pub recursions: Vec<Recursion>,
     /// Parameter nodes, by name.
     pub parameters: HashMap<String, Value>,
@@ -114,6 +119,12 @@ pub(crate) struct Lowerer<'a> {
     pub looked_up: std::collections::HashSet<(String, String)>,
     /// Are diagnostics thrown away (a first look at a recursive value)?
     pub dry: usize,
+    /// Expressions that were evaluated so far.
+    pub evaluated: usize,
+    /// What is said when there are too many, by whatever stops because of it.
+    pub exhausted: Option<Box<Diagnostic>>,
+    /// What must be known and is not, while sizes are symbolic: `check` leaves it to a run, whose sizes are known.
+    pub undecided: Option<Box<Diagnostic>>,
 }
 
 impl<'a> Lowerer<'a> {
@@ -131,6 +142,9 @@ impl<'a> Lowerer<'a> {
             streams: 0,
             looked_up: Default::default(),
             dry: 0,
+            evaluated: 0,
+            exhausted: None,
+            undecided: None,
             bindings: vec![],
         }
     }
@@ -149,6 +163,8 @@ impl<'a> Lowerer<'a> {
             graph: Graph::new(name),
             purpose,
             captured: vec![],
+            sequence: None,
+            noise: vec![],
             recursions: vec![],
             parameters: HashMap::new(),
         });
@@ -193,7 +209,9 @@ impl<'a> Lowerer<'a> {
         let diagnostic = diagnostic.label(user, label);
         match inner {
             Some(inner) => {
-                let text = self.module.sources.text(inner).lines().next().unwrap_or("").trim().to_string();
+                let text = self.module.sources.text(inner).lines().next().unwrap_or("").trim();
+                // A message is said already.
+                let text = text.strip_prefix("assert ").and_then(|t| t.split_once(", \"")).map_or(text, |(condition, _)| condition);
                 let name = self.frames.iter().rev().find(|f| f.file != 0).map_or("the library", |f| f.item_name.as_str());
                 diagnostic.note(format!("inside `{name}` of the standard library: `{text}`"))
             }
@@ -207,6 +225,13 @@ impl<'a> Lowerer<'a> {
 
     pub fn fail_help<T>(&self, span: Span, message: impl Into<String>, label: impl Into<String>, help: impl Into<String>) -> Result<T> {
         Err(Stop::Say(Box::new(self.at(Diagnostic::error(message), span, label).help(help))))
+    }
+
+    /// A size that is symbolic must be known.
+    pub fn undecided<T>(&mut self, span: Span, message: String) -> Result<T> {
+        let d = self.at(Diagnostic::error(message), span, "here");
+        self.undecided.get_or_insert(Box::new(d));
+        Err(Stop::Undecided)
     }
 
     pub fn warn(&mut self, span: Span, diagnostic: Diagnostic, label: impl Into<String>) {
@@ -255,7 +280,12 @@ impl<'a> Lowerer<'a> {
 
     pub fn emit_node(&mut self, op: Op, operands: &[Value], expected: Option<Type>, span: Span) -> Result<NodeId> {
         let (user, _) = self.user_span(span);
+        let in_step = self.in_step();
         match self.graph().try_add(op, operands, expected) {
+            Ok(id) if in_step && self.graph().node(id).types.iter().any(|t| t.rank() > 0) => {
+                let ty = self.graph().node(id).types[0].to_string();
+                self.fail(span, format!("{ty} inside the step of a neuron or surrogate"), "a step sees one element, so this cannot be used")
+            }
             Ok(id) => {
                 self.graph().node_mut(id).span = Some(SourceSpan { file: user.file, start: user.start as u32, end: user.end as u32 });
                 Ok(id)

@@ -144,7 +144,7 @@ impl Lowerer<'_> {
         }
         let length = end.minus(&start);
         let length = match length.as_constant() {
-            Some(k) => Dim::constant((k.max(0) + step - 1) / step),
+            Some(k) => Dim::constant(if k <= 0 { 0 } else { (k - 1) / step + 1 }),
             None => length.plus(&(step - 1).into()).floor_div(&step.into()),
         };
         ty.shape[axis] = length;

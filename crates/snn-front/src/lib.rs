@@ -146,10 +146,11 @@ impl Module {
             let options = Options { mode, ..Options::default() };
             match item.kind {
                 // A net with settings that have no default is checked where it is used.
-                ItemKind::Net if item.settings.iter().all(|s| s.default.is_some()) => match self.lower(&item.name.text, &options) {
-                    Ok(lowered) => all.extend(lowered.warnings),
-                    Err(diagnostics) => all.extend(diagnostics),
-                },
+                ItemKind::Net if item.settings.iter().all(|s| s.default.is_some()) => {
+                    // What depends on the sizes of data is decided when they are there.
+                    let outcome = stacker::grow(64 << 20, || lower::lower(self, &item.name.text, &options));
+                    all.extend(outcome.diagnostics);
+                }
                 ItemKind::Neuron if item.settings.iter().all(|s| s.default.is_some()) => {
                     all.extend(lower::check_neuron(self, item));
                 }
@@ -186,10 +187,17 @@ impl Module {
     /// # Errors
     /// Everything that is wrong with it, with the warnings.
     pub fn lower(&self, net: &str, options: &Options) -> Result<Lowered, Vec<Diagnostic>> {
-        let (graph, diagnostics) = stacker::grow(64 << 20, || lower::lower(self, net, options));
-        match graph {
-            Some(graph) if diagnostics.iter().all(|d| d.severity == Severity::Warning) => Ok(Lowered { graph, warnings: diagnostics }),
-            _ => Err(diagnostics),
+        let outcome = stacker::grow(64 << 20, || lower::lower(self, net, options));
+        let is_error = |d: &Diagnostic| d.severity == Severity::Error;
+        match outcome.graph {
+            Some(graph) if !outcome.diagnostics.iter().any(is_error) => Ok(Lowered { graph, warnings: outcome.diagnostics }),
+            _ => {
+                let mut diagnostics = outcome.diagnostics;
+                if !diagnostics.iter().any(is_error) {
+                    diagnostics.extend(outcome.undecided);
+                }
+                Err(diagnostics)
+            }
         }
     }
 }

@@ -14,19 +14,32 @@ use crate::{Module, Options};
 
 /// How deep calls may be nested; more is a recursion without end.
 const MAX_CALLS: usize = 200;
+/// Expressions that a net may evaluate to, all calls inlined. A ResNet of 18 layers has some ten thousand.
+const MAX_EVALUATIONS: usize = 1_000_000;
+/// The longest list that is made at compile time.
+pub(crate) const MAX_LIST: usize = 1 << 20;
+/// How many layers a net may have, those inside of layers counted.
+pub(crate) const MAX_LAYERS: usize = 1 << 14;
 
 /// The graph of a net, and everything there is to say about it.
-pub(crate) fn lower(module: &Module, net: &str, options: &Options) -> (Option<Graph>, Vec<Diagnostic>) {
+pub(crate) fn lower(module: &Module, net: &str, options: &Options) -> Outcome {
     let mut l = Lowerer::new(module, options);
     let graph = match l.entry(net) {
         Ok(graph) => Some(graph),
-        Err(Stop::Say(d)) => {
-            l.diagnostics.push(*d);
+        Err(stop) => {
+            l.conclude(stop);
             None
         }
-        Err(Stop::Said) => None,
     };
-    (graph, l.diagnostics)
+    Outcome { graph, diagnostics: l.diagnostics, undecided: l.undecided.map(|d| *d) }
+}
+
+/// What lowering gives.
+pub(crate) struct Outcome {
+    pub graph: Option<Graph>,
+    pub diagnostics: Vec<Diagnostic>,
+    /// What could not be decided because a size is symbolic.
+    pub undecided: Option<Diagnostic>,
 }
 
 /// What each name of the user's file is bound to in a net, as far as it can be lowered: a type, or a description.
@@ -46,9 +59,9 @@ pub(crate) fn signature(module: &Module, net: &str, options: &Options) -> std::r
         .enter(ItemRef { file: 0, index }, "", None)
         .and_then(|()| l.bind_defaults(index))
         .and_then(|()| l.entry_inputs(&module.ast.items[index]));
-    result.map_err(|stop| match stop {
-        Stop::Say(d) => vec![*d],
-        Stop::Said => std::mem::take(&mut l.diagnostics),
+    result.map_err(|stop| {
+        l.conclude(stop);
+        std::mem::take(&mut l.diagnostics)
     })
 }
 
@@ -69,8 +82,8 @@ pub(crate) fn check_neuron(module: &Module, item: &Item) -> Vec<Diagnostic> {
         }
         l.apply_neuron(item_ref, &settings, "n.", inputs, item.name.span)
     });
-    if let Err(Stop::Say(d)) = result {
-        l.diagnostics.push(*d);
+    if let Err(stop) = result {
+        l.conclude(stop);
     }
     l.warn_unused_settings(item);
     l.diagnostics
@@ -87,7 +100,17 @@ pub(crate) fn bound_names(statement: &Statement) -> Vec<String> {
     }
 }
 
-impl Lowerer<'_> {
+impl<'a> Lowerer<'a> {
+    /// Why lowering has stopped, as diagnostics. Where that is a size that is not known, there may be none.
+    fn conclude(&mut self, stop: Stop) {
+        if let Stop::Say(d) = stop {
+            self.diagnostics.push(*d);
+        }
+        if let Some(d) = self.exhausted.take() {
+            self.diagnostics = vec![*d];
+        }
+    }
+
     /// Begins the evaluation of an item.
     pub fn enter(&mut self, item: ItemRef, prefix: &str, call: Option<Span>) -> Result<()> {
         let name = self.item(item).name.text.clone();
@@ -209,9 +232,14 @@ impl Lowerer<'_> {
             let message = format!("`{}` declares {} results and gives {}", item.name.text, item.results.len(), values.len());
             return self.fail(place, message, "this is its value");
         }
-        let mut outputs = Vec::new();
+        let mut outputs: Vec<(String, Value)> = Vec::new();
         for (i, value) in values.into_iter().enumerate() {
             let declared = item.results.get(i);
+            if let Some(name) = declared.and_then(|r| r.name.as_ref())
+                && outputs.iter().any(|(n, _)| *n == name.text)
+            {
+                return self.fail(name.span, format!("two results are called `{}`", name.text), "again here");
+            }
             let dtype = declared.and_then(|r| r.ty.dtype.parse().ok());
             if matches!(value, Val::Unknown) {
                 return Err(Stop::Said);
@@ -249,6 +277,8 @@ impl Lowerer<'_> {
             if let Val::Tensor { context, value } = value {
                 let value = self.import(context, value, item.name.span)?;
                 self.updates.retain(|(n, _)| *n != full);
+                // Where the layer is applied again, its buffer is what this application made of it.
+                self.context().parameters.insert(full.clone(), value);
                 self.updates.push((full, value));
             }
         }
@@ -382,6 +412,7 @@ impl Lowerer<'_> {
                 self.frame().assigned.insert(name.text.clone(), v);
                 Ok(())
             }
+            StatementKind::Assert { condition, message } => self.assertion(*condition, message.as_deref(), span),
             StatementKind::Emit(value) => {
                 if !self.in_step() && !self.frame().declaring {
                     return self.fail_help(span, "`emit` stands in a neuron", "not here", "a net's value is its last expression");
@@ -448,11 +479,34 @@ impl Lowerer<'_> {
         let file = self.frame().file;
         let expr = self.ast(file).expr(id);
         let span = expr.span;
+        self.evaluated += 1;
+        if self.evaluated > MAX_EVALUATIONS {
+            let message = format!("the net is too large: more than {MAX_EVALUATIONS} expressions, all calls counted");
+            let d = self.at(Diagnostic::error(message), span, "reached here");
+            let d = d.help("does a function, net or layer call itself, or another one twice, at every level?");
+            self.exhausted.get_or_insert(Box::new(d));
+            return Err(Stop::Said);
+        }
+        let value = self.eval_kind(id, expr, file, span)?;
+        if snn_ir::dim::take_overflow() {
+            return self.fail_help(
+                span,
+                "an integer does not fit 64 bits",
+                "computed here",
+                "integers and sizes are exact at compile time; write a float, `1.0`, where it may be rounded",
+            );
+        }
+        Ok(value)
+    }
+
+    fn eval_kind(&mut self, id: ExprId, expr: &'a snn_syntax::ast::Expr, file: u16, span: Span) -> Result<Val> {
         match &expr.kind {
             ExprKind::Int(n) => Ok(Val::int(*n)),
             ExprKind::Float(x) => Ok(Val::Float(*x)),
             ExprKind::Bool(b) => Ok(Val::Bool(*b)),
             ExprKind::Nothing => Ok(Val::Nothing),
+            ExprKind::Text(t) => Ok(Val::Text(t.clone())),
+            ExprKind::Comprehension { element, name, items } => self.comprehension(*element, name, *items, span),
             ExprKind::ThisNet => Ok(Val::ThisNet),
             ExprKind::Name(name) => self.name(name, span),
             ExprKind::List(items) => Ok(Val::List(items.iter().map(|e| self.eval(*e)).collect::<Result<_>>()?)),
@@ -522,6 +576,96 @@ impl Lowerer<'_> {
         }
     }
 
+    /// `[element for name in items]`
+    fn comprehension(&mut self, element: ExprId, name: &Name, items: ExprId, span: Span) -> Result<Val> {
+        let items = match self.eval(items)? {
+            Val::List(items) | Val::Tuple(items) => items,
+            Val::Unknown => return Ok(Val::Unknown),
+            other => {
+                let message = format!("`for` goes over a list, not {}", other.describe());
+                return self.fail_help(span, message, "here", "for instance `[f(k) for k in range(0, 4)]`");
+            }
+        };
+        let mut values = Vec::new();
+        for item in items {
+            self.frame().scopes.push(HashMap::from([(name.text.clone(), item)]));
+            let value = self.eval(element);
+            self.frame().scopes.pop();
+            values.push(value?);
+        }
+        Ok(Val::List(values))
+    }
+
+    /// `assert condition, "message"`: what is known when the program is compiled is decided then.
+    fn assertion(&mut self, condition: ExprId, message: Option<&str>, span: Span) -> Result<()> {
+        match self.eval(condition)? {
+            Val::Bool(true) | Val::Unknown => Ok(()),
+            Val::Bool(false) => {
+                let text = message.map_or_else(|| "an assertion does not hold".to_string(), |m| self.interpolated(m));
+                self.fail(span, text, if span.file == 0 { "asserted here" } else { "in this call" })
+            }
+            Val::Poison => Err(Stop::Said),
+            // Sizes that are still open are decided when they are known.
+            Val::Tensor { context, value } if self.depends_on_sizes_only(context, value) => Ok(()),
+            Val::Tensor { .. } => self.fail_help(
+                span,
+                "an assertion is about what is known when the program is compiled",
+                "this depends on data",
+                "assert shapes, settings and sizes; data are checked by a net whose value is looked at",
+            ),
+            other => self.fail(span, format!("an assertion is true or false, not {}", other.describe()), "here"),
+        }
+    }
+
+    fn depends_on_sizes_only(&self, context: u32, value: Value) -> bool {
+        let Some(owner) = self.contexts.iter().find(|c| c.id == context) else { return false };
+        let mut stack = vec![value.node];
+        while let Some(id) = stack.pop() {
+            let node = owner.graph.node(id);
+            if matches!(node.op, snn_ir::Op::Input(_) | snn_ir::Op::Parameter(_) | snn_ir::Op::Random { .. }) {
+                return false;
+            }
+            stack.extend(node.operands.iter().map(|v| v.node));
+        }
+        true
+    }
+
+    /// A message with `{name}` replaced by what the name is: tensors by their types.
+    fn interpolated(&mut self, message: &str) -> String {
+        let mut out = String::new();
+        let mut rest = message;
+        while let Some((before, after)) = rest.split_once('{') {
+            out.push_str(before);
+            let Some((name, after)) = after.split_once('}') else {
+                rest = after;
+                break;
+            };
+            let text = match self.lookup(name) {
+                Some(v) => self.shown(&v),
+                None => format!("{{{name}}}"),
+            };
+            out.push_str(&text);
+            rest = after;
+        }
+        out + rest
+    }
+
+    fn shown(&self, value: &Val) -> String {
+        match value {
+            Val::Tensor { context, value } => {
+                self.contexts.iter().find(|c| c.id == *context).map_or_else(String::new, |c| c.graph.ty(*value).to_string())
+            }
+            Val::Int(d) => d.to_string(),
+            Val::Float(x) => x.to_string(),
+            Val::Text(t) => t.clone(),
+            Val::List(items) | Val::Tuple(items) => {
+                let items: Vec<String> = items.iter().map(|i| self.shown(i)).collect();
+                format!("[{}]", items.join(", "))
+            }
+            other => other.describe(),
+        }
+    }
+
     fn scoped(&mut self, block: &Block) -> Result<Val> {
         self.frame().scopes.push(HashMap::new());
         let result = self.block_value(block);
@@ -533,7 +677,10 @@ impl Lowerer<'_> {
         if let Some(v) = self.lookup(name) {
             return if matches!(v, Val::Poison) { Err(Stop::Said) } else { Ok(v) };
         }
-        use ItemKind::{Function, Net, Neuron, Surrogate};
+        use ItemKind::{Constant, Function, Net, Neuron, Surrogate};
+        if let Some(item) = self.resolve_item(name, &[Constant]) {
+            return self.constant_value(item, span);
+        }
         // A surrogate without brackets has its defaults.
         if let Some(item) = self.resolve_item(name, &[Surrogate]) {
             return self.call_item(item, vec![], span);
@@ -558,6 +705,14 @@ impl Lowerer<'_> {
             "not found",
             near.unwrap_or_else(|| format!("name it first: `let {name} = ...`")),
         )
+    }
+
+    /// The value of a constant at the top of a file, which sees the file's other constants.
+    fn constant_value(&mut self, item: ItemRef, span: Span) -> Result<Val> {
+        let Body::Expression(e) = &self.item(item).body else { return Err(Stop::Said) };
+        let result = self.enter(item, "", Some(span)).and_then(|()| self.eval(*e));
+        self.frames.pop();
+        result
     }
 
     /// `x |> f |> g(1)`, from left to right without recursion.
@@ -598,6 +753,9 @@ impl Lowerer<'_> {
             Val::Int(d) => d.as_constant(),
             _ => None,
         };
+        if n.is_some_and(|n| n > MAX_LIST as i64) {
+            return self.fail(span, format!("a fold has at most {MAX_LIST} terms"), "this has more");
+        }
         let (Some(n), ExprKind::Name(name)) = (n, &self.ast(file).expr(k.value).kind) else {
             return self.fail_help(span, "the number of terms must be known", "here", "write `fold(4, k, k * x)`");
         };

@@ -59,12 +59,23 @@ impl Lowerer<'_> {
             }
         }
         let element = ty.shape[1..].to_vec();
-        self.check_settings(&name, settings, &element)?;
+        // A list of numbers is a tensor of the net around the step.
+        let mut settings = settings.to_vec();
+        for s in &mut settings {
+            if let Val::List(items) = &s.value
+                && items.iter().all(|i| i.number().is_some())
+            {
+                let v = self.lift(s.value.clone(), Some(DType::F32), s.span)?;
+                s.value = self.tensor(v);
+            }
+        }
+        self.check_settings(&name, &settings, &element)?;
 
         self.open(&name, Purpose::Step);
+        self.context().sequence = Some(ty.clone());
         let entered = self.enter(item, prefix, Some(span));
         let built = entered.and_then(|()| {
-            for s in settings {
+            for s in &settings {
                 self.bind(&s.name, s.value.clone());
             }
             let mut inner = Vec::new();
@@ -87,6 +98,8 @@ impl Lowerer<'_> {
 
         // Operands: sequences, what was captured, initial states.
         let mut operands = sequences;
+        operands.extend(context.noise.iter().map(|n| n.0));
+        let sequences = operands.len();
         for (outer, _) in &context.captured {
             let actual = self.ty(*outer);
             if !broadcasts(&actual.shape, &element) {
@@ -97,15 +110,20 @@ impl Lowerer<'_> {
             operands.push(*outer);
         }
         operands.extend(step.states.iter().map(|s| s.initial));
-        body.inputs =
-            step.inputs.iter().copied().chain(context.captured.iter().map(|c| c.1)).chain(step.states.iter().map(|s| s.input)).collect();
+        body.inputs = step
+            .inputs
+            .iter()
+            .copied()
+            .chain(context.noise.iter().map(|n| n.1))
+            .chain(context.captured.iter().map(|c| c.1))
+            .chain(step.states.iter().map(|s| s.input))
+            .collect();
         body.outputs =
             step.emitted.iter().enumerate().map(|(i, v)| (if i == 0 { "out".to_string() } else { format!("out{i}") }, *v)).collect();
         body.outputs.extend(step.states.iter().map(|s| (format!("{}[]", s.name), s.next)));
         body.outputs.extend(step.states.iter().map(|s| (s.name.clone(), s.next)));
         let (emitted, states) = (step.emitted.len(), step.states.len());
-        let scan =
-            Scan { sequences: inputs.len(), invariants: context.captured.len(), states, outputs: emitted + states, reverse: false, body };
+        let scan = Scan { sequences, invariants: context.captured.len(), states, outputs: emitted + states, reverse: false, body };
         let id = self.emit_node(Op::Scan(Box::new(scan)), &operands, None, span)?;
         let label = prefix.trim_end_matches('.');
         self.graph().node_mut(id).name = Some(if label.is_empty() { name } else { label.to_string() });
@@ -209,6 +227,13 @@ impl Lowerer<'_> {
             let value = self.tensor(u);
             self.bind(&input.name.text, value);
             let value = self.body_value(&item.body)?;
+            if matches!(value, Val::List(_) | Val::Tuple(_)) {
+                return self.fail(
+                    span,
+                    format!("the surrogate `{}` gives {}, not one number", item.name.text, value.describe()),
+                    "used here",
+                );
+            }
             let v = self.lift(value, Some(DType::F32), span)?;
             self.cast(v, DType::F32, span)
         });

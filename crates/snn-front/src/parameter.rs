@@ -48,6 +48,10 @@ impl Lowerer<'_> {
         if let Some(Val::Layer(_)) = self.frames.last().and_then(|f| f.scopes.last()).and_then(|s| s.get(&name.text)) {
             return self.fail(name.span, format!("there is a layer `{}` already", name.text), "declared again here");
         }
+        if self.layers.len() >= crate::lower::MAX_LAYERS {
+            let message = format!("the net has more than {} layers, those inside of layers counted", crate::lower::MAX_LAYERS);
+            return self.fail_help(expr.span, message, "one too many", "does a net have two layers of another net at every level?");
+        }
         let given = self.given(arguments)?;
         let declared = self.item(item);
         let names: Vec<&str> = declared.settings.iter().map(|s| s.name.text.as_str()).collect();
@@ -108,8 +112,8 @@ impl Lowerer<'_> {
                     }
                 }
             }
-            self.frames.pop();
         }
+        self.frames.pop();
         self.close();
         result
     }

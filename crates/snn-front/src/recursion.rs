@@ -82,6 +82,8 @@ impl Lowerer<'_> {
             self.parameters.len(),
             self.updates.clone(),
         );
+        // A look copies everything that is there.
+        self.evaluated += self.contexts.iter().map(|c| c.graph.len()).sum::<usize>() + 10 * (self.layers.len() + self.frames.len());
         self.dry += 1;
         for (s, ty) in statements.iter().zip(known) {
             for name in bound_names(s) {

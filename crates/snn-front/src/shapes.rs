@@ -1,7 +1,7 @@
 //! Declared types: evaluating them, and matching them with the types of values.
 
 use snn_ir::{DType, Dim, Type};
-use snn_syntax::ast::{Dimension, ExprId, ExprKind, TypeExpr};
+use snn_syntax::ast::{Dimension, ExprId, ExprKind, ItemKind, TypeExpr};
 use snn_syntax::{Diagnostic, Span};
 
 use crate::context::{Lowerer, Result, Stop};
@@ -45,6 +45,7 @@ impl Lowerer<'_> {
         if let ExprKind::Name(name) = &expr.kind
             && bind_new
             && self.frame().scopes.iter().all(|s| !s.contains_key(name))
+            && self.resolve_item(name, &[ItemKind::Constant]).is_none()
         {
             let dim = self.options.dims.get(name).map_or_else(|| Dim::name(name), |n| Dim::constant(*n));
             self.bind(name, Val::Int(dim));
@@ -109,6 +110,7 @@ impl Lowerer<'_> {
                     let expr = self.ast(file).expr(*e);
                     if let ExprKind::Name(n) = &expr.kind
                         && self.frame().scopes.iter().all(|s| !s.contains_key(n))
+                        && self.resolve_item(n, &[ItemKind::Constant]).is_none()
                     {
                         self.bind(n, Val::Int(actual_dim));
                         continue;

@@ -18,6 +18,7 @@ pub(crate) enum Val {
     Int(Dim),
     Float(f64),
     Bool(bool),
+    Text(String),
     Nothing,
     List(Vec<Val>),
     Tuple(Vec<Val>),
@@ -57,6 +58,7 @@ impl Val {
             Val::Int(d) => format!("the integer {d}"),
             Val::Float(x) => format!("the number {x}"),
             Val::Bool(b) => b.to_string(),
+            Val::Text(t) => format!("the text {t:?}"),
             Val::Nothing => "none".into(),
             Val::List(_) => "a list".into(),
             Val::Tuple(items) => format!("a tuple of {}", items.len()),
@@ -109,6 +111,7 @@ pub(crate) fn same(a: &Val, b: &Val) -> Option<bool> {
         }
         (Val::Nothing, Val::Nothing) => true,
         (Val::Bool(x), Val::Bool(y)) => x == y,
+        (Val::Text(x), Val::Text(y)) => x == y,
         (Val::Int(x), Val::Int(y)) => x == y,
         (Val::List(x), Val::List(y)) | (Val::Tuple(x), Val::Tuple(y)) => {
             x.len() == y.len() && x.iter().zip(y).all(|(a, b)| same(a, b) == Some(true))

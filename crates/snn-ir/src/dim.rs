@@ -41,6 +41,38 @@ pub enum DimError {
     DivideByZero(String),
 }
 
+/// A product of more terms than this is not written out.
+const MOST_TERMS: usize = 1 << 16;
+
+thread_local! {
+    static OVERFLOW: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Has arithmetic on dimensions left 64 bits, or become too long to write out, since this was asked last? Its results are then
+/// meaningless; whoever evaluates what a user wrote asks after each step.
+pub fn take_overflow() -> bool {
+    OVERFLOW.replace(false)
+}
+
+fn noted<T>(result: Option<T>, otherwise: T) -> T {
+    result.unwrap_or_else(|| {
+        OVERFLOW.set(true);
+        otherwise
+    })
+}
+
+/// `floor(a / b)`, if it fits.
+pub fn floor_div(a: i64, b: i64) -> Option<i64> {
+    let (quotient, rest) = (a.checked_div(b)?, a.checked_rem(b)?);
+    Some(if rest != 0 && (rest < 0) != (b < 0) { quotient - 1 } else { quotient })
+}
+
+/// `a - b floor(a / b)`, the remainder with the sign of `b`.
+pub fn floor_rem(a: i64, b: i64) -> Option<i64> {
+    let rest = a.checked_rem(b)?;
+    Some(if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest })
+}
+
 impl Dim {
     /// The number `n`.
     pub fn constant(n: i64) -> Dim {
@@ -82,12 +114,22 @@ impl Dim {
     }
 
     fn insert(&mut self, factors: Vec<Atom>, coefficient: i64) {
-        let entry = self.terms.entry(factors).or_insert(0);
-        *entry = entry.saturating_add(coefficient);
-        self.terms.retain(|_, c| *c != 0);
+        use std::collections::btree_map::Entry;
+        match self.terms.entry(factors) {
+            Entry::Vacant(e) if coefficient != 0 => {
+                e.insert(coefficient);
+            }
+            Entry::Vacant(_) => {}
+            Entry::Occupied(mut e) => {
+                *e.get_mut() = noted(e.get().checked_add(coefficient), *e.get());
+                if *e.get() == 0 {
+                    e.remove();
+                }
+            }
+        }
     }
 
-    /// `self + other`. Coefficients saturate.
+    /// `self + other`. What does not fit 64 bits is noted, see [`take_overflow`].
     pub fn plus(&self, other: &Dim) -> Dim {
         let mut sum = self.clone();
         for (factors, c) in &other.terms {
@@ -101,14 +143,17 @@ impl Dim {
         self.plus(&other.times(&Dim::constant(-1)))
     }
 
-    /// `self * other`.
+    /// `self * other`. What does not fit is noted, see [`take_overflow`].
     pub fn times(&self, other: &Dim) -> Dim {
         let mut product = Dim::default();
+        if self.terms.len().saturating_mul(other.terms.len()) > MOST_TERMS {
+            return noted(None, product);
+        }
         for (a, c) in &self.terms {
             for (b, d) in &other.terms {
                 let mut factors: Vec<Atom> = a.iter().chain(b).cloned().collect();
                 factors.sort();
-                product.insert(factors, c.saturating_mul(*d));
+                product.insert(factors, noted(c.checked_mul(*d), *c));
             }
         }
         product
@@ -127,10 +172,10 @@ impl Dim {
                 let at = rest.iter().position(|f| f == factor)?;
                 rest.remove(at);
             }
-            if *d == 0 || c % d != 0 {
+            if *d == 0 || c.checked_rem(*d).is_some_and(|r| r != 0) {
                 return None;
             }
-            quotient.insert(rest, c / d);
+            quotient.insert(rest, noted(c.checked_div(*d), *c));
         }
         Some(quotient)
     }
@@ -138,7 +183,7 @@ impl Dim {
     /// `floor(self / other)`.
     pub fn floor_div(&self, other: &Dim) -> Dim {
         match (self.as_constant(), other.as_constant()) {
-            (Some(a), Some(b)) if b != 0 => return Dim::constant(a.div_euclid(b)),
+            (Some(a), Some(b)) if b != 0 => return Dim::constant(noted(floor_div(a, b), a)),
             _ => {}
         }
         if let Some(exact) = self.divided_exactly(other) {
@@ -214,7 +259,7 @@ impl Dim {
                         if b == 0 {
                             return Err(DimError::DivideByZero(self.to_string()));
                         }
-                        a.div_euclid(b)
+                        floor_div(a, b).ok_or_else(overflow)?
                     }
                 };
                 product = product.checked_mul(value).ok_or_else(overflow)?;

@@ -172,6 +172,18 @@ pub fn infer(op: &Op, operands: &[&Type], expected: Option<&Type>) -> Result<Vec
             t.shape.push((*size).into());
             one(t)
         }
+        Op::MaxPoolGradient(p) => {
+            let (x, y) = (operands[0], operands[1]);
+            let lead = x.rank().checked_sub(p.axes.len());
+            let fits = lead.is_some_and(|n| y.rank() == x.rank() && x.shape[..n] == y.shape[..n]);
+            if operands.iter().any(|t| t.dtype != DType::F32) || !fits || operands[1] != operands[2] {
+                return type_error(format!("the gradient of a pool of {x} does not take {y} and {}", operands[2]), &[0, 1, 2]);
+            }
+            if p.axes.iter().any(|a| a.size < 1 || a.stride < 1 || a.dilation < 1 || a.padding < 0) {
+                return type_error("size, stride and dilation of a pool are at least 1, padding at least 0", &[]);
+            }
+            one(x.clone())
+        }
         Op::Reduce { axes, .. } => {
             let t = operands[0];
             if !matches!(t.dtype, DType::F32 | DType::I64) {
@@ -238,12 +250,14 @@ fn check_count(op: &Op, n: usize) -> Result<(), TypeError> {
     let wanted = match op {
         Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => 0,
         Op::Binary(_) | Op::Gather { .. } | Op::Contract(_) | Op::Conv(_) => 2,
-        Op::Select | Op::ScatterAdd { .. } => 3,
-        Op::Concat { .. } if n >= 1 => n,
-        Op::ThresholdMargin { .. } if n <= 1 => n,
+        Op::Select | Op::ScatterAdd { .. } | Op::MaxPoolGradient(_) => 3,
+        Op::Concat { .. } => n.max(1),
+        Op::ThresholdMargin { .. } => n.min(1),
         Op::Scan(s) => s.sequences + s.invariants + s.states,
         Op::Loop(l) => l.sequences + l.invariants + l.states,
-        _ => 1,
+        Op::Unary(_) | Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } => 1,
+        Op::Pad { .. } | Op::Window { .. } | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => 1,
+        Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => 1,
     };
     if n == wanted { Ok(()) } else { type_error(format!("{wanted} operands are needed, not {n}"), &[]) }
 }

@@ -168,6 +168,7 @@ pub fn evaluate(op: &Op, operands: &[&Tensor], types: &[Type], randomness: &mut 
         Op::Gather { axis } => one(movement::gather(operands[0], operands[1], *axis)?),
         Op::ScatterAdd { axis } => one(movement::scatter_add(operands[0], operands[1], operands[2], *axis)?),
         Op::Window { axis, size, stride, dilation } => one(movement::window(operands[0], *axis, *size, *stride, *dilation, shape[*axis])),
+        Op::MaxPoolGradient(p) => one(sums::max_pool_gradient(operands[0], operands[1], operands[2], p)),
         Op::Reduce { kind, axes } => one(sums::reduce(operands[0], *kind, axes)?),
         Op::ArgMax { axis } => one(sums::argmax(operands[0], *axis)?),
         Op::CumSum { axis } => one(sums::cumsum(operands[0], *axis)),
@@ -175,7 +176,7 @@ pub fn evaluate(op: &Op, operands: &[&Tensor], types: &[Type], randomness: &mut 
         Op::Conv(c) => one(sums::convolve(operands[0], operands[1], c, &shape)),
         Op::Delay { steps } => one(movement::delay(operands[0], *steps)),
         Op::FirstSpike { axis } => {
-            let twice = sums::cumsum(&sums::cumsum(&numeric(operands[0]), *axis), *axis);
+            let twice = sums::steps_summed(&sums::steps_summed(&numeric(operands[0]), *axis), *axis);
             let hits = match twice.data() {
                 Data::F32(v) => v.iter().map(|x| u8::from(*x == 1.0)).collect(),
                 _ => twice.to_i64().into_iter().map(|x| u8::from(x == 1)).collect(),

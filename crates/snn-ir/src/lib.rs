@@ -19,10 +19,12 @@
 //!
 //! The [`interpreter`](interpret) is the meaning of every operation. [`text`] prints a graph and reads it back.
 
+pub mod axes;
 pub mod backend;
 pub mod build;
 pub mod dim;
 pub mod dot;
+pub mod expand;
 pub mod graph;
 pub mod infer;
 pub mod interpret;
@@ -44,7 +46,7 @@ pub use dim::{Dim, DimError, Dims};
 pub use graph::{Graph, Node, NodeId, ParameterInfo, SourceSpan, Value};
 pub use infer::{TypeError, infer};
 pub use interpret::{Results, RuntimeError, interpret};
-pub use op::{BinaryOp, Contraction, Convolution, Distribution, Loop, Op, Reduction, Scan, UnaryOp};
+pub use op::{BinaryOp, Contraction, Convolution, Distribution, Loop, MaxPool, Op, PoolAxis, Reduction, Scan, UnaryOp};
 pub use tensor::{Data, Tensor};
 pub use types::{DType, Type};
 pub use verify::{VerifyError, verify};

@@ -106,6 +106,12 @@ pub enum Op {
         dilation: i64,
     },
 
+    /// The gradient of a pool that keeps the largest element of each window. Operands: what was pooled `[..., sizes]`, the pool's
+    /// result `[..., windows]`, and the gradient of that. The first element of a window, in row-major order, that is its result
+    /// (where that is NaN, the first NaN) gets the window's gradient; where windows overlap, gradients add in the order of windows.
+    /// Padding gets nothing.
+    MaxPoolGradient(MaxPool),
+
     /// Reduces axes, which vanish. The empty sum is 0; other empty reductions are errors.
     Reduce {
         /// With what.
@@ -273,12 +279,40 @@ impl Contraction {
 pub struct Convolution {
     /// The distance of two windows.
     pub stride: Vec<i64>,
-    /// Zeros added on both sides.
+    /// Zeros added on both sides, which are multiplied like all else: an infinite weight makes NaN of them.
     pub padding: Vec<i64>,
     /// The distance of two elements of a window.
     pub dilation: Vec<i64>,
     /// Into how many independent groups the channels are divided.
     pub groups: i64,
+}
+
+/// The windows of a pool over the last axes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct MaxPool {
+    /// One for each axis that is pooled, in order; they are the last ones.
+    pub axes: Vec<PoolAxis>,
+}
+
+/// The windows along one axis of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PoolAxis {
+    /// The length of a window.
+    pub size: i64,
+    /// The distance of two windows.
+    pub stride: i64,
+    /// The distance of two elements of a window.
+    pub dilation: i64,
+    /// Elements of padding before the first.
+    pub padding: i64,
+}
+
+impl PoolAxis {
+    /// Where element `k` of window `i` is in an axis of `length` elements, unless it is padding.
+    pub fn place(&self, i: usize, k: usize, length: usize) -> Option<usize> {
+        let at = i as i64 * self.stride + k as i64 * self.dilation - self.padding;
+        usize::try_from(at).ok().filter(|at| *at < length)
+    }
 }
 
 /// A step function along axis 0 of its sequences.

@@ -110,10 +110,17 @@ fn philox(key: [u32; 2], mut counter: [u32; 4]) -> [u32; 4] {
 
 /// `n` numbers that depend on the seed, the stream and their place only, so that threads do not change them.
 pub fn fill_counter_based(distribution: Distribution, seed: u64, stream: u32, n: usize) -> Vec<f32> {
+    fill_range(distribution, seed, stream, 0..n as u64)
+}
+
+/// The numbers of some places of [`fill_counter_based`].
+pub fn fill_range(distribution: Distribution, seed: u64, stream: u32, places: std::ops::Range<u64>) -> Vec<f32> {
     let key = [seed as u32, (seed >> 32) as u32];
     let unit = |x: u32| (x >> 8) as f32 / 16_777_216.0;
-    let mut data = Vec::with_capacity(n + 3);
-    for block in 0..n.div_ceil(4) as u64 {
+    let n = (places.end - places.start) as usize;
+    let first = places.start / 4;
+    let mut data = Vec::with_capacity(n + 6);
+    for block in first..places.end.div_ceil(4) {
         let words = philox(key, [block as u32, (block >> 32) as u32, stream, 0]);
         match distribution {
             Distribution::Uniform => data.extend(words.map(unit)),
@@ -128,8 +135,24 @@ pub fn fill_counter_based(distribution: Distribution, seed: u64, stream: u32, n:
             }
         }
     }
+    data.drain(..(places.start - first * 4) as usize);
     data.truncate(n);
     data
+}
+
+/// Random numbers for the indices `part` of an axis of a tensor of that shape: those that the whole tensor has there.
+pub fn fill_part(
+    distribution: Distribution,
+    seed: u64,
+    stream: u32,
+    shape: &[usize],
+    axis: usize,
+    part: std::ops::Range<usize>,
+) -> Vec<f32> {
+    let inner: usize = shape[axis + 1..].iter().product();
+    let outer: usize = shape[..axis].iter().product();
+    let place = |o: usize, i: usize| ((o * shape[axis] + i) * inner) as u64;
+    (0..outer).flat_map(|o| fill_range(distribution, seed, stream, place(o, part.start)..place(o, part.end))).collect()
 }
 
 #[cfg(test)]
@@ -148,6 +171,16 @@ mod tests {
     fn philox_gives_its_published_numbers() {
         // The known-answer test of Random123 for ten rounds with all bits zero.
         assert_eq!(philox([0, 0], [0; 4]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+    }
+
+    #[test]
+    fn a_part_has_the_numbers_of_the_whole() {
+        for distribution in [Distribution::Uniform, Distribution::Normal] {
+            let whole = fill_counter_based(distribution, 7, 3, 3 * 5 * 2);
+            let part = fill_part(distribution, 7, 3, &[3, 5, 2], 1, 1..4);
+            let wanted: Vec<f32> = (0..3).flat_map(|o| whole[o * 10 + 2..o * 10 + 8].to_vec()).collect();
+            assert_eq!(part, wanted);
+        }
     }
 
     #[test]

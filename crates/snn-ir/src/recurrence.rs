@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use crate::axes::{self, Axis};
 use crate::dim::Dim;
 use crate::graph::{Graph, Node, NodeId, SourceSpan, Value};
 use crate::op::{Loop, Op};
@@ -299,34 +300,20 @@ fn one_step(ty: &Type) -> Type {
     ty
 }
 
-/// Which operands of an operation carry time in axis 0, if it treats each step by itself.
-fn time_operands(graph: &Graph, node: &Node) -> Option<Vec<bool>> {
-    let n = node.operands.len();
-    let rank = |i: usize| graph.ty(node.operands[i]).rank();
-    match &node.op {
-        op if op.is_elementwise() => Some(vec![true; n]),
-        Op::Broadcast { axes } => (axes.first() == Some(&0) && !graph.ty(node.operands[0]).shape[0].is_one()).then(|| vec![true]),
-        Op::Reshape => {
-            let (from, to) = (graph.ty(node.operands[0]), &node.types[0]);
-            (from.shape.first() == to.shape.first()).then(|| vec![true])
-        }
-        Op::Transpose { permutation } => (permutation.first() == Some(&0)).then(|| vec![true]),
-        Op::Slice { axis, .. } | Op::Pad { axis, .. } | Op::Window { axis, .. } | Op::ArgMax { axis } => (*axis != 0).then(|| vec![true]),
-        Op::CumSum { axis } | Op::FirstSpike { axis } => (*axis != 0).then(|| vec![true]),
-        Op::Concat { axis } => (*axis != 0).then(|| vec![true; n]),
-        Op::Gather { axis } => (*axis != 0).then(|| vec![true, false]),
-        Op::Reduce { axes, .. } => (!axes.contains(&0)).then(|| vec![true]),
-        Op::Contract(c) => {
-            let free = !c.lhs_sum.contains(&0) && !c.lhs_batch.contains(&0) && c.lhs_batch.is_empty();
-            let batch = c.lhs_batch.first() == Some(&0) && c.rhs_batch.first() == Some(&0);
-            if batch { Some(vec![true, true]) } else { free.then(|| vec![true, false]) }
-        }
-        Op::Conv(c) => (rank(0) > c.stride.len() + 1).then(|| vec![true, false]),
-        Op::RedundantOneHot { .. } | Op::ThresholdMargin { training: true, .. } => Some(vec![true]),
-        Op::Delay { .. } => Some(vec![true]),
-        Op::Scan(s) => (!s.reverse).then(|| (0..n).map(|i| i < s.sequences).collect()),
-        _ => None,
-    }
+/// Which operands of an operation carry time in axis 0. An operation that needs other steps of one of them has it at `false`;
+/// only a delay and a neuron may look back, because a loop keeps states for them.
+fn time_operands(graph: &Graph, node: &Node) -> Vec<bool> {
+    let types: Vec<&Type> = node.operands.iter().map(|v| graph.ty(*v)).collect();
+    let carries = |i: usize| {
+        types[i].rank() > 0
+            && match axes::axis(&node.op, &types, &node.types, i, 0, 0) {
+                Axis::Kept(to) => to == 0,
+                Axis::Causal(_) => matches!(node.op, Op::Delay { .. } | Op::Scan(_)),
+                Axis::Mixed => false,
+            }
+    };
+    // A value that is aligned with the steps of a neuron carries no time.
+    (0..types.len()).map(|i| carries(i) && !matches!(&node.op, Op::Scan(s) if i >= s.sequences)).collect()
 }
 
 fn build_loop(
@@ -367,7 +354,7 @@ fn build_loop(
             inner.insert(here, value);
             continue;
         }
-        let roles = time_operands(graph, node).ok_or_else(|| mixes(*id))?;
+        let roles = time_operands(graph, node);
         if let Op::Delay { steps: d } = node.op
             && d >= 1
         {

@@ -161,7 +161,7 @@ impl Document {
 
     /// The place of a byte.
     pub fn position(&self, offset: usize) -> Position {
-        let before = &self.text[..offset.min(self.text.len())];
+        let before = &self.text[..self.text.floor_char_boundary(offset.min(self.text.len()))];
         let start = before.rfind('\n').map_or(0, |i| i + 1);
         let line = before.bytes().filter(|b| *b == b'\n').count() as u32;
         Position { line, character: before[start..].encode_utf16().count() as u32 }

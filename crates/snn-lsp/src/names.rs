@@ -53,6 +53,8 @@ fn kind_of(item: &Item) -> Kind {
         ItemKind::Neuron => Kind::Neuron,
         ItemKind::Surrogate => Kind::Surrogate,
         ItemKind::Function => Kind::Function,
+        ItemKind::Constant => Kind::Value,
+        ItemKind::Use => Kind::Known,
     }
 }
 
@@ -172,7 +174,7 @@ impl Walk<'_> {
                 self.expression(*value);
                 self.name(&name.text, name.span);
             }
-            StatementKind::Emit(e) | StatementKind::Expression(e) => self.expression(*e),
+            StatementKind::Emit(e) | StatementKind::Expression(e) | StatementKind::Assert { condition: e, .. } => self.expression(*e),
         }
     }
 
@@ -210,7 +212,14 @@ impl Walk<'_> {
                     self.block(then);
                     self.block(otherwise);
                 }
-                ExprKind::Int(_) | ExprKind::Float(_) | ExprKind::Bool(_) | ExprKind::Nothing | ExprKind::ThisNet => {}
+                ExprKind::Comprehension { element, name, items } => {
+                    self.expression(*items);
+                    self.scopes.push(HashMap::new());
+                    self.declare(name, Kind::Value);
+                    self.expression(*element);
+                    self.scopes.pop();
+                }
+                ExprKind::Text(_) | ExprKind::Int(_) | ExprKind::Float(_) | ExprKind::Bool(_) | ExprKind::Nothing | ExprKind::ThisNet => {}
             }
         }
     }

@@ -40,7 +40,7 @@ pub fn cost(op: &Op, operands: &[&Type], results: &[Type]) -> f64 {
     1.0 + match op {
         Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Reshape => 0.0,
         Op::Broadcast { .. } => 0.05 * size,
-        op if op.is_elementwise() => weight(op) * size,
+        Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => weight(op) * size,
         Op::Contract(c) => {
             let summed: f64 = c.lhs_sum.iter().map(|a| rough(&operands[0].shape[*a])).product();
             size * (1.0 + 0.2 * summed)
@@ -60,7 +60,9 @@ pub fn cost(op: &Op, operands: &[&Type], results: &[Type]) -> f64 {
         Op::RedundantOneHot { .. } => 0.1 * size,
         Op::Delay { .. } => 2.0 * size,
         // Copies that are not fused.
-        _ => 4.0 * size,
+        Op::Iota | Op::Random { .. } | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } => 4.0 * size,
+        Op::Gather { .. } | Op::ScatterAdd { .. } | Op::CumSum { .. } | Op::FirstSpike { .. } => 4.0 * size,
+        Op::MaxPoolGradient(_) | Op::ThresholdMargin { .. } => 4.0 * size,
     }
 }
 

@@ -219,6 +219,7 @@ pub fn symbol(op: &Op) -> &'static str {
         Op::Gather { .. } => "gather",
         Op::ScatterAdd { .. } => "scatter_add",
         Op::Window { .. } => "window",
+        Op::MaxPoolGradient(_) => "max_pool_gradient",
         Op::Reduce { .. } => "reduce",
         Op::ArgMax { .. } => "argmax",
         Op::CumSum { .. } => "cumsum",

@@ -69,6 +69,19 @@ pub enum ItemKind {
     Neuron,
     Surrogate,
     Function,
+    /// `let NAME = expression` at the top of a file; the expression is the body.
+    Constant,
+    /// `use "file.snn"`; see [`Use`].
+    Use,
+}
+
+/// What a `use` names.
+#[derive(Clone, Debug, Default)]
+pub struct Use {
+    /// The path as written, and where.
+    pub path: (String, Span),
+    /// The names that are taken without a prefix; where there are none, the item's name is the prefix.
+    pub chosen: Vec<Name>,
 }
 
 /// A declaration.
@@ -86,6 +99,8 @@ pub struct Item {
     pub results: Vec<ResultType>,
     /// What it does.
     pub body: Body,
+    /// Of a `use`: the file and what of it.
+    pub uses: Option<Use>,
     /// The whole of it.
     pub span: Span,
 }
@@ -212,6 +227,13 @@ pub enum StatementKind {
     },
     /// `emit value`
     Emit(ExprId),
+    /// `assert condition, "message"`
+    Assert {
+        /// What must hold.
+        condition: ExprId,
+        /// What is said where it does not; names in braces stand for their values.
+        message: Option<String>,
+    },
     /// An expression: the value of its block if it is last.
     Expression(ExprId),
 }
@@ -236,7 +258,14 @@ pub enum ExprKind {
     /// `net`: the net that is being written.
     ThisNet,
     Name(String),
+    Text(String),
     List(Vec<ExprId>),
+    /// `[element for name in items]`
+    Comprehension {
+        element: ExprId,
+        name: Name,
+        items: ExprId,
+    },
     Tuple(Vec<ExprId>),
     Unary(UnaryOperator, ExprId),
     Binary(BinaryOperator, ExprId, ExprId),
@@ -304,6 +333,8 @@ pub enum BinaryOperator {
     Sub,
     Mul,
     Div,
+    /// `a div b`: rounded down.
+    FloorDiv,
     Rem,
     MatMul,
     Pow,
@@ -311,7 +342,7 @@ pub enum BinaryOperator {
 
 impl BinaryOperator {
     /// All, with how they are written.
-    pub const ALL: [(BinaryOperator, &'static str); 17] = {
+    pub const ALL: [(BinaryOperator, &'static str); 18] = {
         use BinaryOperator::*;
         [
             (Pipe, "|>"),
@@ -328,6 +359,7 @@ impl BinaryOperator {
             (Sub, "-"),
             (Mul, "*"),
             (Div, "/"),
+            (FloorDiv, "div"),
             (Rem, "%"),
             (MatMul, "@"),
             (Pow, "^"),
@@ -349,7 +381,7 @@ impl BinaryOperator {
             And => 4,
             Eq | Ne | Lt | Le | Gt | Ge => 5,
             Add | Sub => 6,
-            Mul | Div | Rem | MatMul => 7,
+            Mul | Div | FloorDiv | Rem | MatMul => 7,
             Pow => 9,
         }
     }

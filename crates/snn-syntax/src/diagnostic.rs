@@ -74,6 +74,11 @@ impl Sources {
         (self.files.len() - 1) as u16
     }
 
+    /// The text of a file.
+    pub fn whole(&self, file: u16) -> &str {
+        self.files.get(file as usize).map_or("", |(_, t)| t)
+    }
+
     /// The text of a place.
     pub fn text(&self, span: Span) -> &str {
         self.files.get(span.file as usize).and_then(|(_, t)| t.get(span.start..span.end)).unwrap_or("")
@@ -91,8 +96,8 @@ impl Sources {
             };
             let place = |span: &Span| {
                 let (name, text) = &self.files[(span.file as usize).min(self.files.len() - 1)];
-                let end = span.end.min(text.len());
-                (name.clone(), span.start.min(end)..end)
+                let range = whole_characters(text, span.start, span.end);
+                (name.clone(), range)
             };
             let main = d.labels.first().map_or_else(Span::default, |(s, _)| *s);
             if d.labels.is_empty() || self.files.is_empty() {
@@ -121,8 +126,21 @@ impl Sources {
     }
 }
 
+/// The bytes `start .. end` of a text, grown to whole characters that are in it.
+pub fn whole_characters(text: &str, start: usize, end: usize) -> std::ops::Range<usize> {
+    let end = text.ceil_char_boundary(end.min(text.len()));
+    text.floor_char_boundary(start.min(end))..end
+}
+
+/// Longer names are not compared: the comparison takes their product of steps.
+const LONGEST_COMPARED: usize = 64;
+
 /// The known name that is most like `name`, if one is near.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let best = known.into_iter().map(|k| (strsim::damerau_levenshtein(&name.to_lowercase(), &k.to_lowercase()), k)).min()?;
+    if name.len() > LONGEST_COMPARED {
+        return None;
+    }
+    let known = known.into_iter().filter(|k| k.len() <= 2 * LONGEST_COMPARED);
+    let best = known.map(|k| (strsim::damerau_levenshtein(&name.to_lowercase(), &k.to_lowercase()), k)).min()?;
     (best.0 <= 1 + name.len() / 4 && best.0 < name.len()).then_some(best.1)
 }

@@ -13,6 +13,8 @@ pub fn dump(ast: &Ast) -> String {
             ItemKind::Neuron => "neuron",
             ItemKind::Surrogate => "surrogate",
             ItemKind::Function => "fn",
+            ItemKind::Constant => "let",
+            ItemKind::Use => "use",
         };
         let _ = writeln!(out, "({kind} {}", item.name.text);
         for input in &item.inputs {
@@ -70,6 +72,10 @@ fn statement(ast: &Ast, s: &Statement) -> String {
         }
         StatementKind::Assign { name, value } => (format!("set {}", name.text), value),
         StatementKind::Emit(value) => ("emit".to_string(), value),
+        StatementKind::Assert { condition, message } => match message {
+            Some(m) => return format!("(assert {} {m:?})", expression(ast, *condition)),
+            None => ("assert".to_string(), condition),
+        },
         StatementKind::Expression(value) => return expression(ast, *value),
     };
     format!("({head} {})", expression(ast, *value))
@@ -93,6 +99,10 @@ fn plain(ast: &Ast, id: ExprId) -> String {
         ExprKind::Nothing => "none".into(),
         ExprKind::ThisNet => "net".into(),
         ExprKind::Name(n) => n.clone(),
+        ExprKind::Text(t) => format!("{t:?}"),
+        ExprKind::Comprehension { element, name, items } => {
+            format!("(for {} {} {})", name.text, expression(ast, *items), expression(ast, *element))
+        }
         ExprKind::List(items) => format!("[{}]", list(items)),
         ExprKind::Tuple(items) => format!("(tuple {})", list(items)),
         ExprKind::Unary(op, e) => format!("({} {})", if *op == UnaryOperator::Minus { "-" } else { "!" }, expression(ast, *e)),

@@ -58,7 +58,7 @@ fn run<R>(text: &str, file: u16, rule: Rule, build: impl FnOnce(&mut Builder, Pa
     let layout = layout(text, file)?;
     let mut builder = Builder { ast: Ast { comments: layout.comments, ..Ast::default() }, file };
     stacker::grow(256 << 20, || {
-        let mut pairs = Grammar::parse(rule, &layout.text).map_err(|e| builder.syntax_error(&e))?;
+        let mut pairs = Grammar::parse(rule, &layout.text).map_err(|e| builder.syntax_error(&layout.text, &e))?;
         let Some(pair) = pairs.next() else { return Err(Box::new(Diagnostic::error("there is nothing to parse"))) };
         let result = build(&mut builder, pair)?;
         Ok((std::mem::take(&mut builder.ast), result))
@@ -94,9 +94,10 @@ impl Builder {
         Span { file: self.file, start: span.start(), end }
     }
 
-    fn syntax_error(&self, error: &pest::error::Error<Rule>) -> Box<Diagnostic> {
+    fn syntax_error(&self, text: &str, error: &pest::error::Error<Rule>) -> Box<Diagnostic> {
         let (start, end) = match error.location {
-            InputLocation::Pos(at) => (at, at + 1),
+            // A whole character, however many bytes it has.
+            InputLocation::Pos(at) => (at, at + text.get(at..).and_then(|t| t.chars().next()).map_or(1, char::len_utf8)),
             InputLocation::Span((a, b)) => (a, b),
         };
         let span = Span { file: self.file, start, end };
@@ -123,6 +124,8 @@ impl Builder {
             Rule::net => ItemKind::Net,
             Rule::neuron => ItemKind::Neuron,
             Rule::surrogate => ItemKind::Surrogate,
+            Rule::constant => ItemKind::Constant,
+            Rule::use_file => return self.use_file(pair),
             _ => ItemKind::Function,
         };
         let mut item = Item {
@@ -132,6 +135,7 @@ impl Builder {
             settings: vec![],
             results: vec![],
             body: Body::Block(Block::default()),
+            uses: None,
             span,
         };
         for part in pair.into_inner() {
@@ -145,6 +149,24 @@ impl Builder {
             }
         }
         Ok(item)
+    }
+
+    fn use_file(&mut self, pair: Pair<'_, Rule>) -> Result<Item> {
+        let span = self.span(&pair);
+        let (mut uses, mut prefix) = (Use::default(), None);
+        let mut has_prefix = false;
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::string => uses.path = (unquoted(part.as_str()), self.span(&part)),
+                Rule::keyword_as => has_prefix = true,
+                Rule::name if has_prefix => prefix = Some(self.name(&part)),
+                Rule::name => uses.chosen.push(self.name(&part)),
+                _ => {}
+            }
+        }
+        let name = prefix.unwrap_or(Name { text: format!("use {}", uses.path.0), span: uses.path.1 });
+        let body = Body::Block(Block::default());
+        Ok(Item { kind: ItemKind::Use, name, inputs: vec![], settings: vec![], results: vec![], body, uses: Some(uses), span })
     }
 
     fn signature(&mut self, pair: Pair<'_, Rule>, item: &mut Item) -> Result<()> {
@@ -222,9 +244,12 @@ impl Builder {
             return Ok(Statement { kind: StatementKind::Expression(self.expression(pair)?), span });
         }
         let (mut names, mut ty, mut value, mut recursive) = (vec![], None, None, false);
+        let (mut message, mut adds) = (None, false);
         for part in pair.into_inner() {
             match part.as_rule() {
-                Rule::name => names.push(self.name(&part)),
+                Rule::name | Rule::digits => names.push(self.name(&part)),
+                Rule::string => message = Some(unquoted(part.as_str())),
+                Rule::update => adds = part.as_str() == "+=",
                 Rule::pattern => names.extend(part.into_inner().map(|p| self.name(&p))),
                 Rule::keyword_rec => recursive = true,
                 Rule::type_ => ty = Some(self.type_expr(part)?),
@@ -236,6 +261,9 @@ impl Builder {
         if rule == Rule::emit {
             return Ok(Statement { kind: StatementKind::Emit(value), span });
         }
+        if rule == Rule::assertion {
+            return Ok(Statement { kind: StatementKind::Assert { condition: value, message }, span });
+        }
         if rule == Rule::binding {
             return Ok(Statement { kind: StatementKind::Let { names, recursive, ty, value }, span });
         }
@@ -245,6 +273,11 @@ impl Builder {
             Rule::parameter => StatementKind::Parameter { name, ty, value, learnable: true },
             Rule::buffer => StatementKind::Parameter { name, ty, value, learnable: false },
             Rule::state => StatementKind::State { name, value },
+            _ if adds => {
+                // `v += x` is `v = v + x`.
+                let own = self.ast.add(ExprKind::Name(name.text.clone()), name.span);
+                StatementKind::Assign { value: self.ast.add(ExprKind::Binary(BinaryOperator::Add, own, value), span), name }
+            }
             _ => StatementKind::Assign { name, value },
         };
         Ok(Statement { kind, span })
@@ -354,24 +387,30 @@ impl Builder {
     }
 
     fn subscript(&mut self, pair: Pair<'_, Rule>) -> Result<Subscript> {
-        let Some(part) = pair.into_inner().next() else { return Ok(Subscript::Rest) };
-        match part.as_rule() {
-            Rule::rest => Ok(Subscript::Rest),
-            Rule::span => {
-                let (mut low, mut high, mut step) = (None, None, None);
-                for bound in part.into_inner() {
-                    let rule = bound.as_rule();
-                    let inner = bound.into_inner().next().map(|e| self.expression(e)).transpose()?;
-                    match rule {
-                        Rule::low => low = inner,
-                        Rule::high => high = inner,
-                        _ => step = inner,
+        let (mut at, mut bounds) = (None, None);
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::rest => return Ok(Subscript::Rest),
+                Rule::span => {
+                    let (mut high, mut step) = (None, None);
+                    for bound in part.into_inner() {
+                        let rule = bound.as_rule();
+                        let inner = bound.into_inner().next().map(|e| self.expression(e)).transpose()?;
+                        match rule {
+                            Rule::high => high = inner,
+                            _ => step = inner,
+                        }
                     }
+                    bounds = Some((high, step));
                 }
-                Ok(Subscript::Span { low, high, step })
+                _ => at = Some(self.expression(part)?),
             }
-            _ => Ok(Subscript::At(self.expression(part)?)),
         }
+        Ok(match (at, bounds) {
+            (low, Some((high, step))) => Subscript::Span { low, high, step },
+            (Some(e), None) => Subscript::At(e),
+            (None, None) => Subscript::Rest,
+        })
     }
 
     fn primary(&mut self, pair: Pair<'_, Rule>) -> Result<ExprId> {
@@ -381,12 +420,18 @@ impl Builder {
             Rule::number => self.number(text, span)?,
             Rule::truth => ExprKind::Bool(text == "true"),
             Rule::nothing => ExprKind::Nothing,
+            Rule::string => ExprKind::Text(unquoted(text)),
             Rule::this_net => ExprKind::ThisNet,
             Rule::name | Rule::conversion => ExprKind::Name(text.to_string()),
             Rule::conditional => return self.conditional(pair),
             rule => {
                 let trailing_comma = text[..text.len() - 1].trim_end().ends_with(',');
-                let items = pair.into_inner().map(|e| self.expression(e)).collect::<Result<Vec<_>>>()?;
+                let inner_again = pair.clone().into_inner();
+                let mut inner = pair.into_inner();
+                if let (Some(element), Some(generator)) = (inner.next(), inner.next().filter(|g| g.as_rule() == Rule::generator)) {
+                    return self.comprehension(element, generator, span);
+                }
+                let items = inner_again.map(|e| self.expression(e)).collect::<Result<Vec<_>>>()?;
                 match (rule, items.as_slice()) {
                     (Rule::list, _) => ExprKind::List(items),
                     // Brackets around one expression only group.
@@ -396,6 +441,22 @@ impl Builder {
             }
         };
         Ok(self.ast.add(kind, span))
+    }
+
+    fn comprehension(&mut self, element: Pair<'_, Rule>, generator: Pair<'_, Rule>, span: Span) -> Result<ExprId> {
+        let element = self.expression(element)?;
+        let (mut name, mut items) = (None, None);
+        for part in generator.into_inner() {
+            match part.as_rule() {
+                Rule::name => name = Some(self.name(&part)),
+                Rule::expression => items = Some(self.expression(part)?),
+                _ => {}
+            }
+        }
+        match (name, items) {
+            (Some(name), Some(items)) => Ok(self.ast.add(ExprKind::Comprehension { element, name, items }, span)),
+            _ => Err(Box::new(Diagnostic::error("`for` needs a name and a list").label(span, "write `[f(w) for w in list]`"))),
+        }
     }
 
     fn number(&self, text: &str, span: Span) -> Result<ExprKind> {
@@ -431,6 +492,24 @@ impl Builder {
     }
 }
 
+/// What a string stands for.
+fn unquoted(text: &str) -> String {
+    let mut out = String::new();
+    let mut characters = text.get(1..text.len().saturating_sub(1)).unwrap_or_default().chars();
+    while let Some(c) = characters.next() {
+        out.push(match c {
+            '\\' => match characters.next() {
+                Some('n') => '\n',
+                Some('t') => '\t',
+                Some(other) => other,
+                None => '\\',
+            },
+            other => other,
+        });
+    }
+    out
+}
+
 enum Piece {
     Prefix(UnaryOperator, Span),
     Value(ExprId),
@@ -439,13 +518,21 @@ enum Piece {
 /// What a rule is called in "expected ...".
 fn describe(rule: Rule) -> Option<&'static str> {
     Some(match rule {
-        Rule::file | Rule::COMMENT | Rule::WHITESPACE | Rule::word | Rule::keyword => return None,
+        Rule::file | Rule::WHITESPACE | Rule::word | Rule::keyword => return None,
         Rule::EOI => "the end of the file",
         Rule::net | Rule::keyword_net => "`net`",
         Rule::neuron | Rule::keyword_neuron => "`neuron`",
         Rule::surrogate | Rule::keyword_surrogate => "`surrogate`",
         Rule::function | Rule::keyword_fn => "`fn`",
         Rule::separator => "a new line",
+        Rule::use_file | Rule::keyword_use => "`use`",
+        Rule::constant => "`let`",
+        Rule::string => "a text in quotes",
+        Rule::generator | Rule::keyword_for => "`for`",
+        Rule::keyword_in => "`in`",
+        Rule::keyword_as => "`as`",
+        Rule::update => "`=`",
+        Rule::assertion | Rule::keyword_assert => "a statement",
         Rule::type_ | Rule::dtype => "a type such as `f32[T, B]`",
         Rule::result | Rule::named_result => "a result type",
         Rule::block => "`{`",
@@ -461,7 +548,7 @@ fn describe(rule: Rule) -> Option<&'static str> {
         }
         Rule::setting | Rule::settings => "a setting",
         Rule::rest => "`...`",
-        Rule::span | Rule::low | Rule::high | Rule::step | Rule::subscript => "an index",
+        Rule::span | Rule::high | Rule::step | Rule::subscript => "an index",
         Rule::argument => "an argument",
         Rule::keyword_rec => "`rec`",
         _ => "an expression",

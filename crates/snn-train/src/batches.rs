@@ -5,10 +5,11 @@ use snn_ir::{Data, Distribution, Tensor};
 
 use crate::TrainError;
 
-/// Arrays of one length: the first dimension is the sample.
+/// Arrays with one number of samples.
 #[derive(Clone, Debug)]
 pub struct DataSet {
-    arrays: Vec<(String, Tensor)>,
+    /// Names and tensors, with the axis of samples.
+    arrays: Vec<(String, Tensor, usize)>,
     samples: usize,
 }
 
@@ -18,13 +19,21 @@ impl DataSet {
     /// # Errors
     /// If there are none, they are empty, or of different lengths.
     pub fn new(arrays: Vec<(String, Tensor)>) -> Result<DataSet, TrainError> {
-        let Some((_, first)) = arrays.first() else { return Err(TrainError::NoData) };
-        if let Some((name, _)) = arrays.iter().find(|(_, t)| t.shape().is_empty()) {
+        DataSet::along(arrays.into_iter().map(|(n, t)| (n, t, 0)).collect())
+    }
+
+    /// Checks arrays whose samples go along an axis of each.
+    ///
+    /// # Errors
+    /// As [`DataSet::new`].
+    pub fn along(arrays: Vec<(String, Tensor, usize)>) -> Result<DataSet, TrainError> {
+        let Some((_, first, axis)) = arrays.first() else { return Err(TrainError::NoData) };
+        if let Some((name, ..)) = arrays.iter().find(|(_, t, axis)| t.shape().len() <= *axis) {
             return Err(TrainError::NoSamples(name.clone()));
         }
-        let samples = first.shape()[0];
-        if arrays.iter().any(|(_, t)| t.shape()[0] != samples) {
-            let all: Vec<String> = arrays.iter().map(|(n, t)| format!("`{n}` has {}", t.shape()[0])).collect();
+        let samples = first.shape()[*axis];
+        if arrays.iter().any(|(_, t, axis)| t.shape()[*axis] != samples) {
+            let all: Vec<String> = arrays.iter().map(|(n, t, axis)| format!("`{n}` has {}", t.shape()[*axis])).collect();
             return Err(TrainError::Lengths(all.join(", ")));
         }
         if samples == 0 {
@@ -57,24 +66,45 @@ impl DataSet {
 
     /// Some samples of each array.
     pub fn batch(&self, indices: &[usize]) -> Vec<(String, Tensor)> {
-        self.arrays.iter().map(|(n, t)| (n.clone(), rows(t, indices))).collect()
+        self.arrays.iter().map(|(n, t, axis)| (n.clone(), rows(t, *axis, indices))).collect()
     }
 }
 
-fn rows(t: &Tensor, indices: &[usize]) -> Tensor {
+/// Some indices of an axis.
+fn rows(t: &Tensor, axis: usize, indices: &[usize]) -> Tensor {
     let mut shape = t.shape().to_vec();
-    let row: usize = shape[1..].iter().product();
-    shape[0] = indices.len();
-    fn pick<T: Copy>(v: &[T], row: usize, indices: &[usize]) -> Vec<T> {
-        indices.iter().flat_map(|i| v[i * row..(i + 1) * row].iter().copied()).collect()
-    }
+    let row: usize = shape[axis + 1..].iter().product();
+    let whole = shape[axis] * row;
+    let outer: usize = shape[..axis].iter().product();
+    shape[axis] = indices.len();
+    let pick = Pick { outer, whole, row, indices };
     let data = match t.data() {
-        Data::F32(v) => Data::F32(pick(v, row, indices).into()),
-        Data::I64(v) => Data::I64(pick(v, row, indices).into()),
-        Data::Bool(v) => Data::Bool(pick(v, row, indices).into()),
-        Data::U8(v) => Data::U8(pick(v, row, indices).into()),
+        Data::F32(v) => Data::F32(pick.of(v).into()),
+        Data::I64(v) => Data::I64(pick.of(v).into()),
+        Data::Bool(v) => Data::Bool(pick.of(v).into()),
+        Data::U8(v) => Data::U8(pick.of(v).into()),
     };
     Tensor::new(shape, data)
+}
+
+struct Pick<'a> {
+    outer: usize,
+    whole: usize,
+    row: usize,
+    indices: &'a [usize],
+}
+
+impl Pick<'_> {
+    fn of<T: Copy>(&self, v: &[T]) -> Vec<T> {
+        let mut out = Vec::with_capacity(self.outer * self.indices.len() * self.row);
+        for o in 0..self.outer {
+            for i in self.indices {
+                let start = o * self.whole + i * self.row;
+                out.extend_from_slice(&v[start..start + self.row]);
+            }
+        }
+        out
+    }
 }
 
 /// The order of samples in an epoch: by themselves, or shuffled by the seed and the epoch.
@@ -114,5 +144,7 @@ mod tests {
         assert!(matches!(DataSet::new(vec![("x".into(), Tensor::scalar(1.0))]), Err(TrainError::NoSamples(_))));
         let set = DataSet::new(vec![("x".into(), Tensor::i64([3], vec![5, 6, 7]))]).unwrap();
         assert_eq!(set.batch(&[2, 0])[0].1.to_i64(), [7, 5]);
+        let set = DataSet::along(vec![("x".into(), Tensor::i64([2, 3], vec![1, 2, 3, 4, 5, 6]), 1)]).unwrap();
+        assert_eq!((set.len(), set.batch(&[2, 0])[0].1.to_i64()), (3, vec![3, 1, 6, 4]));
     }
 }

@@ -4,7 +4,7 @@
 //! parameters, buffers and the optimiser's own state. So it runs as compiled kernels like everything else, and a training
 //! state is nothing but tensors by name. This crate has no backend: [`train`] is given something that runs a [`Step`].
 //!
-//! * [`batches`] cuts a data set, whose arrays have the sample as their first dimension, into shuffled batches.
+//! * [`batches`] cuts a data set, whose arrays have an axis of samples, into shuffled batches.
 //! * [`schedule`] says the learning rate of each epoch.
 //! * [`checkpoint`] turns the state into tensors and back. A resumed run equals an uninterrupted one bit for bit, because the
 //!   order of samples and all random numbers depend on the seed and the number of the step only.
@@ -20,7 +20,7 @@ mod run;
 
 pub use batches::DataSet;
 pub use checkpoint::{Progress, State};
-pub use run::{Epoch, Outcome, Settings, Step, StepResult, Watcher, train};
+pub use run::{Epoch, Outcome, Settings, Step, StepResult, Watcher, not_finite, train};
 pub use schedule::Schedule;
 pub use update::{Optimizer, Update};
 
@@ -34,7 +34,7 @@ pub enum TrainError {
     NoData,
     #[error("the arrays of the data set differ in length: {0}")]
     Lengths(String),
-    #[error("`{0}` is a single number, and the first dimension of data is the sample")]
+    #[error("`{0}` has no dimension of samples: that is `B` where an input declares it, else the first")]
     NoSamples(String),
     #[error("a batch of {batch} is larger than the data set of {samples} samples: use `--batch {samples}` or less")]
     BatchTooLarge { batch: usize, samples: usize },
@@ -42,6 +42,8 @@ pub enum TrainError {
     BatchOfNothing,
     #[error("the checkpoint is of another {what}: {detail}")]
     OtherCheckpoint { what: &'static str, detail: String },
+    #[error("the checkpoint is damaged: {0}")]
+    DamagedCheckpoint(String),
     #[error("the checkpoint lacks `{0}`")]
     IncompleteCheckpoint(String),
 }

@@ -36,6 +36,8 @@ pub struct StepResult {
     pub loss: f32,
     /// Other scalars of the net by name.
     pub metrics: Vec<(String, f32)>,
+    /// A parameter or buffer whose new value is not finite; then nothing was changed.
+    pub not_finite: Option<String>,
 }
 
 /// Runs a compiled step.
@@ -67,7 +69,7 @@ pub struct Epoch {
     pub epoch: usize,
     /// The mean loss of its samples.
     pub loss: f64,
-    /// The mean of other scalars over its batches since it was begun or resumed.
+    /// The mean of other scalars over its samples.
     pub metrics: Vec<(String, f64)>,
     /// The learning rate.
     pub learning_rate: f64,
@@ -96,17 +98,25 @@ pub enum Outcome {
     Finished,
     /// The watcher stopped it.
     Stopped,
-    /// The loss of a step was not finite. The state is that before the step.
+    /// The loss of a step, or a parameter or buffer after it, was not finite. The state is that before the step, if that is known.
     NotFinite {
         /// Which step, counted from 1.
         step: u64,
         /// The loss.
         loss: f32,
+        /// The parameter or buffer, where it is not the loss.
+        name: Option<String>,
         /// The samples of its batch.
         samples: Vec<usize>,
         /// The seed of its random numbers.
         seed: u64,
     },
+}
+
+/// The first tensor that holds something that is not finite.
+pub fn not_finite(tensors: &[(String, Tensor)]) -> Option<String> {
+    let bad = |t: &Tensor| t.dtype() == snn_ir::DType::F32 && !t.as_f32().iter().all(|x| x.is_finite());
+    tensors.iter().find(|(_, t)| bad(t)).map(|(n, _)| n.clone())
 }
 
 /// Random numbers of a step depend on the seed and its number only.
@@ -132,7 +142,6 @@ pub fn train<S: Step>(
         let started = Instant::now();
         let order = order(data.len(), settings.shuffle, settings.seed, epoch);
         let learning_rate = settings.schedule.rate(settings.learning_rate, epoch, settings.epochs);
-        let mut sums: Vec<(String, f64)> = Vec::new();
         let first = state.progress.batch;
         let (mut seen, mut stop) = (0, false);
         for (i, samples) in order.chunks(settings.batch).enumerate().skip(first) {
@@ -145,17 +154,20 @@ pub fn train<S: Step>(
             }
             let seed = seed_of(settings.seed, number);
             let result = step.step(&data.batch(samples), &mut state.tensors, seed)?;
-            if !result.loss.is_finite() {
+            if !result.loss.is_finite() || result.not_finite.is_some() {
                 step.settle(&mut state.tensors)?;
-                return Ok(Outcome::NotFinite { step: number, loss: result.loss, samples: samples.to_vec(), seed });
+                let (loss, name) = (result.loss, result.not_finite);
+                return Ok(Outcome::NotFinite { step: number, loss, name, samples: samples.to_vec(), seed });
             }
-            let p = &mut state.progress;
-            *p = Progress { batch: i + 1, step: number, loss_sum: p.loss_sum + f64::from(result.loss) * samples.len() as f64, ..*p };
+            let (p, weight) = (&mut state.progress, samples.len() as f64);
+            (p.batch, p.step) = (i + 1, number);
+            p.loss_sum += f64::from(result.loss) * weight;
             seen += samples.len();
             for (name, value) in result.metrics {
-                match sums.iter_mut().find(|(n, _)| *n == name) {
-                    Some(s) => s.1 += f64::from(value),
-                    None => sums.push((name, f64::from(value))),
+                let value = f64::from(value) * weight;
+                match p.metric_sums.iter_mut().find(|(n, _)| *n == name) {
+                    Some(s) => s.1 += value,
+                    None => p.metric_sums.push((name, value)),
                 }
             }
             let so_far = (i * settings.batch + samples.len()) as f64;
@@ -167,15 +179,25 @@ pub fn train<S: Step>(
             }
         }
         step.settle(&mut state.tensors)?;
+        // What moved on a device is looked at where it has arrived.
+        if let Some(name) = not_finite(&state.tensors) {
+            return Ok(Outcome::NotFinite {
+                step: state.progress.step,
+                loss: f32::NAN,
+                name: Some(name),
+                samples: vec![],
+                seed: settings.seed,
+            });
+        }
         let done = Epoch {
             epoch: epoch + 1,
             loss: state.progress.loss_sum / data.len() as f64,
-            metrics: sums.into_iter().map(|(n, s)| (n, s / (batches - first).max(1) as f64)).collect(),
+            metrics: state.progress.metric_sums.iter().map(|(n, s)| (n.clone(), s / data.len() as f64)).collect(),
             learning_rate,
             time: started.elapsed(),
             samples: seen,
         };
-        state.progress = Progress { epoch: epoch + 1, batch: 0, loss_sum: 0.0, ..state.progress };
+        state.progress = Progress { epoch: epoch + 1, step: state.progress.step, ..Progress::default() };
         watcher.epoch(&done, state)?;
         if stop && epoch + 1 < settings.epochs {
             return Ok(Outcome::Stopped);

@@ -1,6 +1,6 @@
 //! A net that is ready to run.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use snn_candle::{DeviceName, Precision};
@@ -8,8 +8,8 @@ use snn_front::{Mode, Options};
 use snn_ir::{Backend, Dims, Executable, Graph, Held, Interpreter, Tensor, Type};
 
 use crate::bind::{BoundData, bind, part, rest_rank};
-use crate::weights::{check_names, parameters};
-use crate::{Error, Program};
+use crate::weights::{check_complete, check_names, parameters};
+use crate::{Diagnostic, Error, Program};
 
 /// Which backend runs a net.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -114,6 +114,10 @@ pub struct CompileOptions {
     pub memory_limit: u64,
     /// Run the dimension `B` in pieces of this size.
     pub batch: Option<usize>,
+    /// Draw parameters that given weights lack, instead of failing.
+    pub partial: bool,
+    /// Names that the data hold beside the tensors that are given, for messages.
+    pub other_data: Vec<String>,
 }
 
 impl Default for CompileOptions {
@@ -130,6 +134,8 @@ impl Default for CompileOptions {
             seed: 0,
             memory_limit: u64::MAX,
             batch: None,
+            partial: false,
+            other_data: vec![],
         }
     }
 }
@@ -157,8 +163,41 @@ struct Ready {
     executable: Box<dyn Executable>,
 }
 
-/// Sizes of dimensions, how many `...` stands for, and whether parameters are taken to be finite.
-type Key = (Dims, Option<usize>, bool);
+/// What a net is compiled for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    dims: Dims,
+    /// How many dimensions `...` stands for.
+    rest: Option<usize>,
+    /// Are parameters taken to be finite?
+    assume_finite: bool,
+    /// Random operations whose numbers are given as inputs, by their stream, with the axis of samples.
+    drawn_outside: BTreeMap<u32, usize>,
+}
+
+/// The input that stands for a random operation.
+fn drawn_name(stream: u32) -> String {
+    format!("random.{stream}")
+}
+
+/// A graph whose random operations of some streams are inputs.
+fn with_random_inputs(graph: &Graph, streams: &BTreeMap<u32, usize>) -> Graph {
+    let mut inputs = Vec::new();
+    let mut graph = graph.rebuild(|new, _, mut node| {
+        if let snn_ir::Op::Random { stream, .. } = node.op
+            && streams.contains_key(&stream)
+        {
+            node.op = snn_ir::Op::Input(drawn_name(stream));
+            let value = snn_ir::Value { node: new.push(node), result: 0 };
+            inputs.push(value);
+            return vec![value];
+        }
+        let id = new.push(node);
+        new.results(id).collect()
+    });
+    graph.inputs.extend(inputs);
+    graph
+}
 
 /// A net that is compiled for each set of dimensions that it meets. It can be run from several threads at once.
 pub struct Compiled {
@@ -246,6 +285,29 @@ impl Compiled {
         Ok(Compiled { program, net, options, backend, cache: Mutex::new(HashMap::new()), generating: Mutex::default() })
     }
 
+    /// Says what the data hold beside the tensors that are given, for messages.
+    pub fn set_other_data(&mut self, names: Vec<String>) {
+        self.options.other_data = names;
+    }
+
+    /// The names of inputs and parameters.
+    ///
+    /// # Errors
+    /// What is wrong with the source of the inputs.
+    pub fn names(&self) -> Result<Vec<String>, Error> {
+        let inputs = self.signature(None)?.into_iter().map(|(n, _)| n);
+        // A net whose parameters depend on sizes that are open is asked again when they are known.
+        let lowered = self.program.module().lower(&self.net, &self.lowering(self.options.dims.clone(), None));
+        let parameters = lowered.map(|l| l.graph.parameters.into_iter().map(|p| p.name).collect::<Vec<_>>()).unwrap_or_default();
+        Ok(inputs.chain(parameters).collect())
+    }
+
+    /// What the data hold, for messages.
+    fn held(&self, data: &[(String, Tensor)]) -> String {
+        let names: Vec<&str> = data.iter().map(|(n, _)| n).chain(&self.options.other_data).map(String::as_str).collect();
+        if names.is_empty() { "nothing".to_string() } else { names.join(", ") }
+    }
+
     /// The name of the net.
     pub fn net(&self) -> &str {
         &self.net
@@ -270,14 +332,15 @@ impl Compiled {
         self.program.module().signature(&self.net, &self.lowering(Dims::new(), rest)).map_err(|d| self.program.error(d))
     }
 
-    fn ready(&self, dims: &Dims, rest: Option<usize>, assume_finite: bool) -> Result<Arc<Ready>, Error> {
-        let key = (dims.clone(), rest, assume_finite);
+    fn ready(&self, key: Key) -> Result<Arc<Ready>, Error> {
+        let (dims, rest, assume_finite) = (&key.dims, key.rest, key.assume_finite);
         let cache = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ready) = cache().get(&key) {
             return Ok(ready.clone());
         }
         let lowered = self.program.module().lower(&self.net, &self.lowering(dims.clone(), rest)).map_err(|d| self.program.error(d))?;
         let graph = lowered.graph.bind(dims);
+        let graph = if key.drawn_outside.is_empty() { graph } else { with_random_inputs(&graph, &key.drawn_outside) };
         // What is missing is better said than that a size is unknown.
         for (_, node) in graph.nodes() {
             for ty in &node.types {
@@ -333,7 +396,7 @@ impl Compiled {
             Some(piece) if piece > 0 && piece < size => {
                 self.run_in_pieces(&declared, bound.tensors, bound.dims, rest, data, weights, piece)
             }
-            _ => self.run_once(bound.tensors, &bound.dims, rest, data, weights),
+            _ => self.run_once(bound.tensors, &bound.dims, rest, data, weights, &BTreeMap::new()),
         }
     }
 
@@ -360,7 +423,7 @@ impl Compiled {
         weights: &[(String, Tensor)],
     ) -> Result<(Prepared, Vec<(String, Tensor)>), Error> {
         let (_, bound, rest) = self.bound(data)?;
-        self.prepare_bound(bound.tensors, &bound.dims, rest, data, weights)
+        self.prepare_bound(bound.tensors, &bound.dims, rest, data, weights, &BTreeMap::new())
     }
 
     /// The declared inputs, the data by name with the sizes that they give, and how many dimensions `...` stands for.
@@ -380,11 +443,12 @@ impl Compiled {
     pub fn first_non_finite(&self, data: &[(String, Tensor)], weights: &[(String, Tensor)], seed: u64) -> Result<Option<String>, Error> {
         let (_, bound, rest) = self.bound(data)?;
         let dims = bound.dims;
-        let (prepared, _) = self.prepare_bound(bound.tensors, &dims, rest, data, weights)?;
+        let (prepared, _) = self.prepare_bound(bound.tensors, &dims, rest, data, weights, &BTreeMap::new())?;
         let lowered = self.program.module().lower(&self.net, &self.lowering(dims.clone(), rest)).map_err(|d| self.program.error(d))?;
         Ok(snn_train::diagnose::first_non_finite(&lowered.graph.bind(&dims), &prepared.tensors, seed))
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn run_once(
         &self,
         tensors: HashMap<String, Tensor>,
@@ -392,8 +456,9 @@ impl Compiled {
         rest: Option<usize>,
         data: &[(String, Tensor)],
         weights: &[(String, Tensor)],
+        drawn_outside: &BTreeMap<u32, usize>,
     ) -> Result<Run, Error> {
-        let (prepared, parameters) = self.prepare_bound(tensors, dims, rest, data, weights)?;
+        let (prepared, parameters) = self.prepare_bound(tensors, dims, rest, data, weights, drawn_outside)?;
         let independent = prepared.ready.independent.clone();
         Ok(Run { parameters, dims: dims.clone(), independent, ..prepared.run()? })
     }
@@ -405,13 +470,14 @@ impl Compiled {
         rest: Option<usize>,
         data: &[(String, Tensor)],
         weights: &[(String, Tensor)],
+        drawn_outside: &BTreeMap<u32, usize>,
     ) -> Result<(Prepared, Vec<(String, Tensor)>), Error> {
-        let mut ready = self.ready(dims, rest, true).map_err(|e| self.with_missing_inputs(e, &tensors))?;
+        let key = Key { dims: dims.clone(), rest, assume_finite: true, drawn_outside: drawn_outside.clone() };
+        let mut ready = self.ready(key.clone()).map_err(|e| self.with_missing_inputs(e, &tensors, data))?;
         let needed = ready.graph.needed_inputs();
         let missing: Vec<&str> = needed.iter().map(|(n, _)| *n).filter(|n| !tensors.contains_key(*n)).collect();
         if !missing.is_empty() {
-            let given: Vec<&str> = data.iter().map(|(n, _)| n.as_str()).collect();
-            let given = if given.is_empty() { "nothing".to_string() } else { given.join(", ") };
+            let given = self.held(data);
             let inputs: Vec<String> = needed.iter().map(|(n, t)| format!("{n}: {t}")).collect();
             return Err(Error::Data(format!(
                 "`{}` needs the input `{}`\n  it takes: {}\n  the data hold: {given}",
@@ -423,12 +489,15 @@ impl Compiled {
         let weight_names: Vec<&str> = weights.iter().map(|(n, _)| n.as_str()).collect();
         let data_names: Vec<&str> = data.iter().map(|(n, _)| n.as_str()).collect();
         check_names(&ready.graph, &weight_names, &data_names)?;
+        if !weights.is_empty() && !self.options.partial {
+            check_complete(&ready.graph, &weight_names, &data_names)?;
+        }
         // Weights win over tensors of the data that carry a parameter's name.
         let given: HashMap<&str, &Tensor> = data.iter().chain(weights).map(|(n, t)| (n.as_str(), t)).collect();
         let parameters = parameters(&ready.graph, &given, self.options.seed)?;
         let is_finite = |(name, t): &(String, Tensor)| !ready.finite.contains(name) || t.as_f32().iter().all(|x| x.is_finite());
         if !parameters.iter().all(is_finite) {
-            ready = self.ready(dims, rest, false)?;
+            ready = self.ready(Key { assume_finite: false, ..key })?;
         }
         let needed: Vec<String> = ready.graph.needed_inputs().iter().map(|(n, _)| (*n).to_string()).collect();
         tensors.retain(|name, _| needed.contains(name));
@@ -437,10 +506,24 @@ impl Compiled {
     }
 
     /// A size that is not known is that of an input that is not given, where there is one.
-    fn with_missing_inputs(&self, error: Error, given: &HashMap<String, Tensor>) -> Error {
+    fn with_missing_inputs(&self, error: Error, given: &HashMap<String, Tensor>, data: &[(String, Tensor)]) -> Error {
         let (Error::Data(text), Ok(declared)) = (&error, self.signature(None)) else { return error };
         let missing: Vec<String> = declared.iter().filter(|(n, _)| !given.contains_key(n)).map(|(n, t)| format!("`{n}` ({t})")).collect();
-        if missing.is_empty() { error } else { Error::Data(format!("{text}\n  not given: {}", missing.join(", "))) }
+        if missing.is_empty() {
+            return error;
+        }
+        Error::Data(format!("{text}\n  not given: {}\n  the data hold: {}", missing.join(", "), self.held(data)))
+    }
+
+    /// Why the net cannot be run in pieces, with the line.
+    fn mixes(&self, m: snn_ir::axes::Mixes) -> Error {
+        let message = format!("`--batch` runs the samples of `B` in pieces, and they do not stay apart: `{}` {}", m.what, m.why);
+        let mut d = Diagnostic::error(message).help("leave `--batch` out; `--memory-limit` bounds what a run may use");
+        if let Some(s) = m.span {
+            let span = snn_syntax::Span { file: s.file, start: s.start as usize, end: s.end as usize };
+            d = d.label(span, "here the samples meet");
+        }
+        self.program.error(vec![d])
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -455,7 +538,20 @@ impl Compiled {
         piece: usize,
     ) -> Result<Run, Error> {
         let is_batch = |d: &snn_ir::Dim| d.as_name() == Some("B");
-        let symbolic = self.program.module().lower(&self.net, &self.lowering(Dims::new(), rest)).map_err(|d| self.program.error(d))?;
+        let mut open = dims.clone();
+        open.remove("B");
+        let symbolic = self.program.module().lower(&self.net, &self.lowering(open, rest)).map_err(|d| self.program.error(d))?;
+        let drawn = snn_ir::axes::independent(&symbolic.graph, "B").map_err(|m| self.mixes(m))?;
+        let random: Vec<(u32, usize, snn_ir::Distribution, Type)> = symbolic
+            .graph
+            .nodes()
+            .filter_map(|(_, n)| match n.op {
+                snn_ir::Op::Random { stream, distribution } => {
+                    drawn.get(&stream).map(|a| (stream, *a, distribution, n.types[0].bind(&dims)))
+                }
+                _ => None,
+            })
+            .collect();
         let mut axes = Vec::new();
         for (name, v) in &symbolic.graph.outputs {
             match symbolic.graph.ty(*v).shape.iter().position(is_batch) {
@@ -482,8 +578,15 @@ impl Compiled {
                     parts.insert(name.clone(), tensor);
                 }
             }
+            // Random numbers are those that the samples have in the whole.
+            for (stream, axis, distribution, ty) in &random {
+                let mut shape = ty.sizes().map_err(snn_ir::RuntimeError::from)?;
+                let numbers = snn_ir::random::fill_part(*distribution, self.options.seed, *stream, &shape, *axis, start..end);
+                shape[*axis] = end - start;
+                parts.insert(drawn_name(*stream), Tensor::f32(shape, numbers));
+            }
             // What the first piece has drawn and checked serves the others.
-            let run = self.run_once(parts, &dims, rest, data, runs.first().map_or(weights, |r| &r.parameters))?;
+            let run = self.run_once(parts, &dims, rest, data, runs.first().map_or(weights, |r| &r.parameters), &drawn)?;
             runs.push(run);
         }
         let mut joined = Run {

@@ -91,6 +91,16 @@ impl Program {
         self.module.signature(&net, &options).map(|s| s.into_iter().map(|(n, _)| n).collect()).map_err(|d| self.error(d))
     }
 
+    /// The inputs of a net with their declared types.
+    ///
+    /// # Errors
+    /// What is wrong with its source.
+    pub fn signature(&self, net: &str) -> Result<Vec<(String, snn_ir::Type)>, Error> {
+        let net = self.module.default_net(Some(net)).map_err(|d| self.error(vec![d]))?;
+        let options = Options { mode: Mode::Eval, dims: Dims::new(), rest: None };
+        self.module.signature(&net, &options).map_err(|d| self.error(d))
+    }
+
     pub(crate) fn error(&self, diagnostics: Vec<Diagnostic>) -> Error {
         Error::Source { sources: Box::new(self.module.sources.clone()), diagnostics }
     }

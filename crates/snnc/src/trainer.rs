@@ -51,7 +51,8 @@ impl Step for Trainer {
             return Err(TrainError::NoData.into());
         };
         let metrics = run.outputs.iter().skip(1).filter_map(|(n, t)| Some((n.clone(), number(t)?))).collect();
-        if loss.is_finite() {
+        let not_finite = snn_train::not_finite(&run.updates);
+        if loss.is_finite() && not_finite.is_none() {
             let mut old = Vec::with_capacity(run.updates.len());
             for (name, new) in run.updates {
                 match tensors.iter_mut().find(|(n, _)| *n == name) {
@@ -62,7 +63,7 @@ impl Step for Trainer {
             prepared.retire(old);
             self.held = held.or(self.held.take());
         }
-        Ok(StepResult { loss, metrics })
+        Ok(StepResult { loss, metrics, not_finite })
     }
 
     fn settle(&mut self, tensors: &mut Vec<(String, Tensor)>) -> Result<(), Error> {

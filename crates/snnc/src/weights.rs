@@ -73,3 +73,22 @@ pub(crate) fn check_names(graph: &Graph, given: &[&str], data: &[&str]) -> Resul
         list(&missing)
     )))
 }
+
+/// Weights are those of the whole net: parameters that nobody gives are an error that lists them.
+///
+/// # Errors
+/// The names that are in the net and not in the file.
+pub(crate) fn check_complete(graph: &Graph, given: &[&str], data: &[&str]) -> Result<(), Error> {
+    // What the optimiser keeps is no weight.
+    let names = graph.parameters.iter().map(|p| p.name.as_str()).filter(|n| !n.starts_with(snn_train::update::PREFIX));
+    let missing: Vec<&str> = names.filter(|n| !given.contains(n) && !data.contains(n)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Data(format!(
+        "the weights lack {} of the net's {} parameters: {}\n  `--partial` draws them as without weights",
+        missing.len(),
+        graph.parameters.len(),
+        missing.join(", ")
+    )))
+}

@@ -2,7 +2,7 @@
 
 use crate::interpret::RuntimeError;
 use crate::math::{Lanes, Scalar};
-use crate::op::{Contraction, Convolution, Reduction};
+use crate::op::{Contraction, Convolution, MaxPool, Reduction};
 use crate::tensor::{Data, Tensor, element_count, row_major_strides};
 
 /// Sums of floats are accumulated in f64, so that long sums do not depend on their order.
@@ -74,21 +74,43 @@ pub(super) fn argmax(x: &Tensor, axis: usize) -> Result<Tensor, RuntimeError> {
     Ok(Tensor::i64(shape, (0..count).map(best).collect()))
 }
 
+/// Running sums along an axis. Floats are accumulated in f64, as those of [`reduce`].
 pub(super) fn cumsum(x: &Tensor, axis: usize) -> Tensor {
-    let (n, inner) = (x.shape()[axis], x.shape()[axis + 1..].iter().product::<usize>());
-    let first = |i: usize| (i / inner).is_multiple_of(n);
     match x.data() {
-        Data::F32(v) => {
-            let mut sums = v.to_vec();
-            (0..sums.len()).filter(|i| !first(*i)).for_each(|i| sums[i] += sums[i - inner]);
-            Tensor::f32(x.shape(), sums)
-        }
-        _ => {
-            let mut sums = x.to_i64();
-            (0..sums.len()).filter(|i| !first(*i)).for_each(|i| sums[i] = sums[i].wrapping_add(sums[i - inner]));
-            Tensor::i64(x.shape(), sums)
+        Data::F32(v) => Tensor::f32(x.shape(), running(v, x.shape(), axis, 0f64, |sum, x| sum + f64::from(x), |sum| sum as f32)),
+        _ => integer_sums(x, axis),
+    }
+}
+
+/// Running sums along an axis, step by step in the elements' own type: those that define a first spike.
+pub(super) fn steps_summed(x: &Tensor, axis: usize) -> Tensor {
+    match x.data() {
+        Data::F32(v) => Tensor::f32(x.shape(), running(v, x.shape(), axis, 0f32, |sum, x| sum + x, |sum| sum)),
+        _ => integer_sums(x, axis),
+    }
+}
+
+fn integer_sums(x: &Tensor, axis: usize) -> Tensor {
+    Tensor::i64(x.shape(), running(&x.to_i64(), x.shape(), axis, 0i64, i64::wrapping_add, |sum| sum))
+}
+
+fn running<T: Copy, S: Copy>(v: &[T], shape: &[usize], axis: usize, zero: S, add: impl Fn(S, T) -> S, give: impl Fn(S) -> T) -> Vec<T> {
+    let (n, inner) = (shape[axis], shape[axis + 1..].iter().product::<usize>());
+    let mut out = v.to_vec();
+    if n * inner == 0 {
+        return out;
+    }
+    let mut sums = vec![zero; inner];
+    for outer in out.chunks_mut(n * inner) {
+        sums.fill(zero);
+        for row in outer.chunks_mut(inner) {
+            for (x, sum) in row.iter_mut().zip(&mut sums) {
+                *sum = add(*sum, *x);
+                *x = give(*sum);
+            }
         }
     }
+    out
 }
 
 /// The offsets that a list of axes reaches, in row-major order.
@@ -145,9 +167,9 @@ pub(super) fn convolve(x: &Tensor, w: &Tensor, c: &Convolution, shape: &[usize])
                             let p = (place[d] as i64 * c.stride[d] + tap[d] as i64 * c.dilation[d]) - c.padding[d];
                             (p >= 0 && (p as usize) < in_space[d]).then(|| offset + p as usize * in_strides[d])
                         });
-                        if let Some(source) = source {
-                            sum += xs[plane + source] * ws[(o * per_group + i) * taps.len() + k];
-                        }
+                        // Padding is zeros, which are multiplied like all else.
+                        let x = source.map_or(0.0, |source| xs[plane + source]);
+                        sum += x * ws[(o * per_group + i) * taps.len() + k];
                     }
                 }
                 result.push(sum);
@@ -155,4 +177,32 @@ pub(super) fn convolve(x: &Tensor, w: &Tensor, c: &Convolution, shape: &[usize])
         }
     }
     Tensor::f32(shape, result)
+}
+
+/// See [`crate::Op::MaxPoolGradient`].
+pub(super) fn max_pool_gradient(x: &Tensor, y: &Tensor, g: &Tensor, pool: &MaxPool) -> Tensor {
+    let lead = x.shape().len() - pool.axes.len();
+    let (space, windows) = (&x.shape()[lead..], &y.shape()[lead..]);
+    let sizes: Vec<usize> = pool.axes.iter().map(|a| a.size as usize).collect();
+    let product = |s: &[usize]| s.iter().product::<usize>();
+    let (plane, few, taps) = (product(space), product(windows), product(&sizes));
+    let (own, of_window, of_tap) = (row_major_strides(space), row_major_strides(windows), row_major_strides(&sizes));
+    let (xs, ys, gs) = (x.as_f32(), y.as_f32(), g.as_f32());
+    let mut out = vec![0f32; xs.len()];
+    for p in 0..xs.len().checked_div(plane).unwrap_or(0) {
+        for w in 0..few {
+            let best = ys[p * few + w];
+            let place = |k: usize| {
+                (0..space.len()).try_fold(p * plane, |at, d| {
+                    let (i, tap) = (w / of_window[d] % windows[d], k / of_tap[d] % sizes[d]);
+                    pool.axes[d].place(i, tap, space[d]).map(|inside| at + inside * own[d])
+                })
+            };
+            let hit = (0..taps).filter_map(place).find(|at| xs[*at] == best || xs[*at].is_nan() && best.is_nan());
+            if let Some(at) = hit {
+                out[at] += gs[p * few + w];
+            }
+        }
+    }
+    Tensor::f32(x.shape(), out)
 }

@@ -4,6 +4,7 @@
 //! front, so an operation lets it through where its value at `+0` is `+0`, to the bit: that is evaluated, not assumed.
 
 use egg::Id;
+use snn_ir::axes::{self, Axis};
 use snn_ir::{DType, Op, Reduction, Tensor, Type};
 
 use super::{built, each, elementwise};
@@ -126,23 +127,23 @@ fn through_elementwise(c: &mut Context<'_>) -> Option<Id> {
 
 fn through_movement(c: &mut Context<'_>) -> Option<Id> {
     let (op, operands) = c.operation()?;
-    let (to, from) = (c.own_type(), c.terms[operands[0]].data.ty().clone());
-    let moves = match &op {
-        Op::Reshape => to.rank() > 0 && from.rank() > 0 && to.shape[0] == from.shape[0],
-        Op::Transpose { permutation } => permutation.first() == Some(&0),
-        Op::Slice { axis, .. } | Op::Concat { axis } | Op::Gather { axis } | Op::ArgMax { axis } => *axis != 0,
-        Op::Window { axis, .. } => *axis != 0,
-        Op::Pad { axis, value, .. } => *axis != 0 && value.to_bits() == 0,
-        Op::Broadcast { axes } => axes.first() == Some(&0) && to.shape[0] == from.shape[0],
-        Op::Reduce { axes, kind } => axes.first() != Some(&0) && (*kind == Reduction::Sum || to.dtype == DType::F32),
-        Op::CumSum { .. } | Op::FirstSpike { .. } => true,
-        _ => false,
+    let to = c.own_type();
+    let waits = |i: usize| match fate(c, &op, &operands, &to, i) {
+        Axis::Kept(at) => at == 0,
+        // A running sum of later steps is a later running sum.
+        Axis::Causal(at) => at == 0,
+        Axis::Mixed => false,
     };
-    if !moves {
+    let zeros = match &op {
+        Op::Pad { value, .. } => value.to_bits() == 0,
+        Op::Reduce { kind, .. } => *kind == Reduction::Sum || to.dtype == DType::F32,
+        _ => true,
+    };
+    if to.rank() == 0 || !zeros || !(0..operands.len()).all(|i| is_index(&op, i) || waits(i)) {
         return None;
     }
     // Indices are not delayed.
-    let data = if matches!(op, Op::Gather { .. }) { 1 } else { operands.len() };
+    let data = if is_index(&op, 1) { 1 } else { operands.len() };
     let all_zero = |c: &Context<'_>, v: &Id| c.terms[*v].data.fill.as_ref().is_none_or(is_zero);
     if !operands[..data].iter().all(|v| all_zero(c, v)) {
         return None;
@@ -152,19 +153,26 @@ fn through_movement(c: &mut Context<'_>) -> Option<Id> {
     Some(delayed(c, op, &rest, steps))
 }
 
-/// Is axis 0 of the result axis 0 of the left operand, and nothing else?
-fn keeps_time(c: &Context<'_>, op: &Op, operands: &[Id]) -> bool {
-    match op {
-        Op::Contract(k) => k.lhs_batch.is_empty() && !k.lhs_sum.contains(&0) && c.terms[operands[0]].data.ty().rank() > 0,
-        Op::Conv(k) => c.terms[operands[0]].data.ty().rank() >= k.stride.len() + 2,
-        _ => false,
-    }
+/// Is an operand a place and no data?
+fn is_index(op: &Op, operand: usize) -> bool {
+    matches!(op, Op::Gather { .. }) && operand == 1
+}
+
+/// What becomes of axis 0 of an operand.
+fn fate(c: &Context<'_>, op: &Op, operands: &[Id], to: &Type, operand: usize) -> Axis {
+    let types: Vec<&Type> = operands.iter().map(|v| c.terms[*v].data.ty()).collect();
+    if types[operand].rank() == 0 { Axis::Mixed } else { axes::axis(op, &types, std::slice::from_ref(to), operand, 0, 0) }
+}
+
+/// Is axis 0 of a product axis 0 of the left operand, and nothing else?
+fn keeps_time(c: &Context<'_>, op: &Op, operands: &[Id], to: &Type) -> bool {
+    fate(c, op, operands, to, 0) == Axis::Kept(0) && fate(c, op, operands, to, 1) != Axis::Kept(0)
 }
 
 fn through_product(c: &mut Context<'_>) -> Option<Id> {
     let (op, operands) = c.operation()?;
     let (steps, source) = c.terms[operands[0]].data.delayed.filter(|d| d.0 > 0)?;
-    if !keeps_time(c, &op, &operands) || !c.take_finite(operands[1]) {
+    if !keeps_time(c, &op, &operands, &c.own_type()) || !c.take_finite(operands[1]) {
         return None;
     }
     Some(delayed(c, op, &[source, operands[1]], steps))
@@ -173,7 +181,8 @@ fn through_product(c: &mut Context<'_>) -> Option<Id> {
 fn into_product(c: &mut Context<'_>) -> Option<Id> {
     let (product, x, w) = (c.op("?c")?, c.id("?x"), c.id("?w"));
     let steps = steps(c).filter(|s| *s > 0)?;
-    if !keeps_time(c, &product, &[x, w]) || !c.take_finite(w) {
+    let to = c.own_type();
+    if !keeps_time(c, &product, &[x, w], &to) || !c.take_finite(w) {
         return None;
     }
     let x = c.add(Op::Delay { steps }, &[x]);

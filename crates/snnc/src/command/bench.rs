@@ -6,7 +6,8 @@ use clap::Args;
 
 use snnc::CompileOptions;
 
-use super::{Failure, NetArguments, load_all, load_program};
+use super::{Failure, NetArguments, load_program, load_weights};
+use crate::command::say::{say, say_part};
 
 #[derive(Args)]
 pub struct BenchArguments {
@@ -33,14 +34,16 @@ pub struct BenchArguments {
 }
 
 pub fn bench(a: &BenchArguments) -> Result<(), Failure> {
-    let data = load_all(&a.net.data)?;
-    let weights = load_all(&a.net.weights)?;
     let started = Instant::now();
     let program = load_program(&a.net.file)?;
     let options = CompileOptions { gradients: a.grad.then(|| a.wrt.clone()), checkpoint: a.checkpoint, ..a.net.options()? };
     let net = program.compile(a.net.net.as_deref(), &options)?;
+    let parsed = started.elapsed();
+    let data = a.net.load_data(&net)?.tensors;
+    let weights = load_weights(&a.net.weights, a.net.memory())?;
+    let started = Instant::now();
     let prepared = net.prepare(&data, &weights)?;
-    let compile = started.elapsed();
+    let compile = parsed + started.elapsed();
     let mut times: Vec<Duration> = Vec::new();
     let mut bytes = 0;
     for i in 0..a.repeats.max(1) + 2 {
@@ -61,14 +64,14 @@ pub fn bench(a: &BenchArguments) -> Result<(), Failure> {
             "net": net.net(), "compile_ms": ms(compile), "min_ms": best, "median_ms": median, "max_ms": worst,
             "repeats": times.len(), "io_bytes": bytes, "io_gb_per_s": rate, "memory_bytes": prepared.memory(),
         });
-        println!("{report}");
+        say!("{report}");
     } else {
-        println!("compile {:.2} ms (code generation {:.2} ms)", ms(compile), ms(net.code_generation_time()));
-        println!("run     {best:.3} ms min, {median:.3} median, {worst:.3} max over {} runs", times.len());
-        println!("inputs and outputs: {bytes} bytes, {rate:.2} GB/s; memory beside inputs: {} bytes", prepared.memory());
+        say!("compile {:.2} ms (code generation {:.2} ms)", ms(compile), ms(net.code_generation_time()));
+        say!("run     {best:.3} ms min, {median:.3} median, {worst:.3} max over {} runs", times.len());
+        say!("inputs and outputs: {bytes} bytes, {rate:.2} GB/s; memory beside inputs: {} bytes", prepared.memory());
     }
     if a.profile {
-        print!("{}", super::profile_text(prepared.profile()?));
+        say_part!("{}", super::profile_text(prepared.profile()?));
     }
     Ok(())
 }

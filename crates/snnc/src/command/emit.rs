@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use snnc::{Dims, Optimise, Options};
 
 use super::{Failure, ModeName, OptimiseArguments, load_program, parse_dims};
+use crate::command::say::say_part;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Stage {
@@ -67,7 +68,7 @@ pub struct EmitArguments {
 pub fn emit(a: &EmitArguments) -> Result<(), Failure> {
     let program = load_program(&a.file)?;
     if a.stage == Stage::Ast {
-        print!("{}", snn_syntax::dump(&program.module().ast));
+        say_part!("{}", snn_syntax::dump(&program.module().ast));
         return Ok(());
     }
     let dims = a.dims.clone().unwrap_or_default();
@@ -90,7 +91,7 @@ pub fn emit(a: &EmitArguments) -> Result<(), Failure> {
         Stage::Opt => optimised()?.to_string(),
         Stage::Ir | Stage::Grad | Stage::Ast => graph.to_string(),
     };
-    print!("{text}");
+    say_part!("{text}");
     Ok(())
 }
 

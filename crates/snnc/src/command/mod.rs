@@ -6,11 +6,14 @@ mod emit;
 mod plot;
 mod repl;
 mod run;
+mod say;
 mod train;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use say::{remark, remark_part, say, say_part};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use snnc::{Backends, CompileOptions, Dims, Error, Mode, Optimise, Precision, Program, Severity, Tensor};
@@ -162,6 +165,9 @@ struct NetArguments {
     /// Parameters by name, in the same formats.
     #[arg(long, num_args = 1.., value_name = "FILE")]
     weights: Vec<String>,
+    /// Parameters that the weights lack are drawn, instead of being an error.
+    #[arg(long, requires = "weights")]
+    partial: bool,
     /// Evaluation or training.
     #[arg(long, value_enum, default_value_t = ModeName::Eval)]
     mode: ModeName,
@@ -219,9 +225,21 @@ impl NetArguments {
             backend: self.backend.backend()?,
             threads: self.threads,
             seed: self.seed,
-            memory_limit: self.memory_limit.unwrap_or_else(machine_memory),
+            memory_limit: self.memory(),
             batch: self.batch,
+            partial: self.partial,
+            other_data: vec![],
         })
+    }
+
+    fn memory(&self) -> u64 {
+        self.memory_limit.unwrap_or_else(machine_memory)
+    }
+
+    /// The data that a net asks for, and parameters of it.
+    fn load_data(&self, net: &snnc::Compiled) -> Result<Files, Failure> {
+        let names = net.names()?;
+        load_wanted(&self.data, &|n| names.iter().any(|k| k == n), self.memory())
     }
 }
 
@@ -305,8 +323,8 @@ pub fn main() -> ExitCode {
         Command::Devices => {
             for (name, about) in snnc::devices() {
                 match about {
-                    Ok(what) => println!("{name}: {what}"),
-                    Err(why) => println!("{name}: not usable: {why}"),
+                    Ok(what) => say!("{name}: {what}"),
+                    Err(why) => say!("{name}: not usable: {why}"),
                 }
             }
             Ok(())
@@ -314,12 +332,16 @@ pub fn main() -> ExitCode {
         Command::Bench(arguments) => bench::bench(&arguments),
     };
     match result {
+        Ok(()) if say::is_lost() => {
+            remark!("Error: standard output could not be written");
+            ExitCode::from(1)
+        }
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             match failure {
-                Failure::Error(Error::Source { sources, diagnostics }) => eprint!("{}", sources.render(&diagnostics, colour())),
-                Failure::Error(e) => eprintln!("Error: {e}"),
-                Failure::Text(text) => eprintln!("Error: {text}"),
+                Failure::Error(Error::Source { sources, diagnostics }) => remark_part!("{}", sources.render(&diagnostics, colour())),
+                Failure::Error(e) => remark!("Error: {e}"),
+                Failure::Text(text) => remark!("Error: {text}"),
                 Failure::Said => {}
             }
             ExitCode::from(1)
@@ -393,34 +415,55 @@ fn warn(program: &Program, mode: Mode) {
     let mut diagnostics = program.check(mode);
     diagnostics.retain(|d| d.severity == Severity::Warning);
     if !diagnostics.is_empty() {
-        eprint!("{}", program.render(&diagnostics, colour()));
+        remark_part!("{}", program.render(&diagnostics, colour()));
     }
 }
 
-fn load_all(files: &[String]) -> Result<Vec<(String, Tensor)>, Failure> {
-    let mut all: Vec<(String, Tensor)> = Vec::new();
+/// Tensors of files, with the names of those that nobody asked for.
+#[derive(Default)]
+struct Files {
+    tensors: Vec<(String, Tensor)>,
+    others: Vec<String>,
+}
+
+/// Reads of some files what is wanted.
+fn load_wanted(files: &[String], wanted: &dyn Fn(&str) -> bool, limit: u64) -> Result<Files, Failure> {
+    let mut all = Files::default();
+    let request = snn_data::Request::new(wanted, limit);
     for file in files {
-        for (name, tensor) in snnc::load(file)? {
-            if all.iter().any(|(n, _)| *n == name) {
+        let loaded = snn_data::load_wanted(file, &request)?;
+        loaded.warnings.iter().for_each(|w| remark!("Warning: {w}"));
+        for (name, tensor) in loaded.tensors {
+            if all.tensors.iter().any(|(n, _)| *n == name) {
                 return Err(Failure::Text(format!("the tensor `{name}` is in more than one file; `{file}` has it again")));
             }
-            all.push((name, tensor));
+            all.tensors.push((name, tensor));
         }
+        all.others.extend(loaded.others);
     }
     Ok(all)
+}
+
+/// Reads weights: everything that the files hold.
+fn load_weights(files: &[String], limit: u64) -> Result<Vec<(String, Tensor)>, Failure> {
+    let weights = load_wanted(files, &|_| true, limit)?.tensors;
+    if weights.is_empty() && !files.is_empty() {
+        return Err(Failure::Text(format!("there are no weights in `{}`", files.join("`, `"))));
+    }
+    Ok(weights)
 }
 
 fn check(path: &Path, mode: Mode) -> Result<(), Failure> {
     let program = load_program(path)?;
     let diagnostics = program.check(mode);
-    eprint!("{}", program.render(&diagnostics, colour()));
+    remark_part!("{}", program.render(&diagnostics, colour()));
     let errors = diagnostics.iter().filter(|d| d.severity == Severity::Error).count();
     if errors > 0 {
-        eprintln!("{errors} error{} in `{}`", if errors == 1 { "" } else { "s" }, path.display());
+        remark!("{errors} error{} in `{}`", if errors == 1 { "" } else { "s" }, path.display());
         return Err(Failure::Said);
     }
     let nets = program.module().nets();
-    println!("{}: {} net{}, no errors", path.display(), nets.len(), if nets.len() == 1 { "" } else { "s" });
+    say!("{}: {} net{}, no errors", path.display(), nets.len(), if nets.len() == 1 { "" } else { "s" });
     Ok(())
 }
 
@@ -431,7 +474,7 @@ fn format(files: &[PathBuf], check: bool) -> Result<(), Failure> {
         let program = Program::parse(&path.display().to_string(), &text)?;
         let formatted = snn_syntax::print(&program.module().ast, &text);
         if path == Path::new("-") {
-            print!("{formatted}");
+            say_part!("{formatted}");
         } else if formatted != text {
             changed.push(path.display().to_string());
             if !check {

@@ -14,6 +14,7 @@ use snnc::{CompileOptions, Error, Tensor};
 
 use super::editing::{Arrow, Brackets, Colours, Names, Signatures};
 use super::{Failure, colour};
+use crate::command::say::{remark_part, say, say_part};
 
 const HELP: &str = "\
 an expression     its value; `let x = ...` keeps it
@@ -75,10 +76,10 @@ pub fn eval(a: &EvalArguments) -> Result<(), Failure> {
     match last {
         Reply::Values(values) if a.json => {
             let object: serde_json::Map<String, serde_json::Value> = values.iter().map(|(n, t)| (n.clone(), json(t))).collect();
-            println!("{}", serde_json::Value::Object(object));
+            say!("{}", serde_json::Value::Object(object));
         }
-        Reply::Values(values) => println!("{}", values_text(&values)),
-        Reply::Said(text) if !text.is_empty() => println!("{text}"),
+        Reply::Values(values) => say!("{}", values_text(&values)),
+        Reply::Said(text) if !text.is_empty() => say!("{text}"),
         Reply::Said(_) => {}
     }
     Ok(())
@@ -141,7 +142,7 @@ struct Said {
 /// Answers one entry; `false` leaves.
 fn answer(session: &mut Session, text: &str, said: &mut Said) -> bool {
     if said.echo && !text.is_empty() {
-        println!("> {}", text.replace('\n', "\n. "));
+        say!("> {}", text.replace('\n', "\n. "));
     }
     if text == ":quit" || text == ":q" {
         return false;
@@ -149,7 +150,7 @@ fn answer(session: &mut Session, text: &str, said: &mut Said) -> bool {
     let result = if let Some(command) = text.strip_prefix(':') { run_command(session, command) } else { evaluated(session, text) };
     match result {
         Ok(text) if text.is_empty() => {}
-        Ok(text) => println!("{text}"),
+        Ok(text) => say!("{text}"),
         Err(e) => {
             said.failed = true;
             let _ = std::io::stdout().flush();
@@ -157,7 +158,7 @@ fn answer(session: &mut Session, text: &str, said: &mut Said) -> bool {
                 Error::Source { sources, diagnostics } => sources.render(&diagnostics, colour() && !said.echo),
                 e => format!("Error: {e}\n"),
             };
-            if said.echo { print!("{text}") } else { eprint!("{text}") }
+            if said.echo { say_part!("{text}") } else { remark_part!("{text}") }
         }
     }
     true
@@ -281,7 +282,7 @@ fn history_file() -> Option<PathBuf> {
 }
 
 fn interactive(session: &mut Session) -> Result<(), Failure> {
-    println!("snnc {}; `:help` lists commands, Ctrl-D leaves", env!("CARGO_PKG_VERSION"));
+    say!("snnc {}; `:help` lists commands, Ctrl-D leaves", env!("CARGO_PKG_VERSION"));
     let mut keys = default_emacs_keybindings();
     let menu = ReedlineEvent::UntilFound(vec![ReedlineEvent::Menu("names".into()), ReedlineEvent::MenuNext]);
     keys.add_binding(KeyModifiers::NONE, KeyCode::Tab, menu);

@@ -6,7 +6,8 @@ use std::time::Instant;
 use clap::Args;
 use snnc::{CompileOptions, DType, Run, Tensor};
 
-use super::{Failure, NetArguments, load_all, load_program, warn};
+use super::{Failure, NetArguments, load_program, load_weights, warn};
+use crate::command::say::{remark, remark_part, say};
 
 #[derive(Args)]
 pub struct RunArguments {
@@ -54,15 +55,17 @@ fn compute(a: &RunArguments, net: Option<&str>, options: &CompileOptions) -> Res
     let started = Instant::now();
     let program = load_program(&a.net.file)?;
     warn(&program, a.net.mode.into());
-    let net = program.compile(net, options)?;
+    let mut net = program.compile(net, options)?;
     let checked = started.elapsed();
-    let data = load_all(&a.net.data)?;
-    let weights = load_all(&a.net.weights)?;
+    let files = a.net.load_data(&net)?;
+    net.set_other_data(files.others);
+    let data = files.tensors;
+    let weights = load_weights(&a.net.weights, a.net.memory())?;
     let loaded = started.elapsed();
     let run = net.run(&data, &weights)?;
     let ran = started.elapsed();
     for name in &run.independent {
-        eprintln!("Warning: the loss does not depend on `{name}`; its gradient is zero");
+        remark!("Warning: the loss does not depend on `{name}`; its gradient is zero");
     }
     if let Some(path) = &a.save_weights {
         let mut parameters = run.parameters.clone();
@@ -80,7 +83,7 @@ fn compute(a: &RunArguments, net: Option<&str>, options: &CompileOptions) -> Res
     // Where the data have samples, what one of them took.
     if let Some(samples) = run.dims.get("B").filter(|n| **n > 0) {
         let time = (ran - loaded).as_secs_f64() * 1e3;
-        eprintln!("{samples} samples in {time:.1} ms, {:.3} ms each, compilation included", time / *samples as f64);
+        remark!("{samples} samples in {time:.1} ms, {:.3} ms each, compilation included", time / *samples as f64);
     }
     if a.profile || a.trace.is_some() {
         let kernels = net.prepare(&data, &weights)?.profile()?;
@@ -88,12 +91,12 @@ fn compute(a: &RunArguments, net: Option<&str>, options: &CompileOptions) -> Res
             super::replace(path, &super::trace_text(&kernels))?;
         }
         if a.profile {
-            eprint!("{}", super::profile_text(kernels));
+            remark_part!("{}", super::profile_text(kernels));
         }
     }
     if a.time {
         let ms = |d: std::time::Duration| d.as_secs_f64() * 1e3;
-        eprintln!(
+        remark!(
             "check {:.1} ms, load {:.1} ms, compile and run {:.1} ms (code generation {:.1} ms)",
             ms(checked),
             ms(loaded - checked),
@@ -110,28 +113,28 @@ fn summary(run: &Run) {
         if tensor.shape().is_empty() {
             let value = first_values(tensor, 1);
             if run.outputs.len() == 1 {
-                println!("{value}")
+                say!("{value}")
             } else {
-                println!("{name}: {value}")
+                say!("{name}: {value}")
             }
             continue;
         }
         let dims: Vec<String> = tensor.shape().iter().map(usize::to_string).collect();
-        println!("{name}: {}[{}]", tensor.dtype(), dims.join(", "));
+        say!("{name}: {}[{}]", tensor.dtype(), dims.join(", "));
         if tensor.is_empty() {
             continue;
         }
         if tensor.dtype() == DType::F32 {
             let v = tensor.as_f32();
             if v.iter().all(|x| *x == 0.0 || *x == 1.0) {
-                println!("  firing rate {:.4}", v.iter().map(|x| f64::from(*x)).sum::<f64>() / v.len() as f64);
+                say!("  firing rate {:.4}", v.iter().map(|x| f64::from(*x)).sum::<f64>() / v.len() as f64);
             } else {
                 let (low, high) = v.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), x| (l.min(*x), h.max(*x)));
                 let mean = v.iter().map(|x| f64::from(*x)).sum::<f64>() / v.len() as f64;
-                println!("  mean {mean:.6}, from {low} to {high}");
+                say!("  mean {mean:.6}, from {low} to {high}");
             }
         }
-        println!("  {}", first_values(tensor, 10));
+        say!("  {}", first_values(tensor, 10));
     }
 }
 

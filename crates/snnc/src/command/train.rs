@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use snn_train::checkpoint::Identity;
 use snn_train::update::PREFIX;
 use snn_train::{DataSet, Epoch, Optimizer, Outcome, Schedule, Settings, State, Update, Watcher, train as run_training};
 use snnc::{CompileOptions, Compiled, Error, Mode, Program, Tensor, Trainer};
 
-use super::{Failure, NetArguments, load_all, load_program, warn};
+use super::{Failure, NetArguments, load_program, load_wanted, load_weights, warn};
+use crate::command::say::remark;
 
 #[derive(Clone, Copy, ValueEnum)]
 enum OptimizerName {
@@ -73,6 +75,9 @@ pub struct TrainArguments {
     /// Are samples shuffled in each epoch?
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     shuffle: bool,
+    /// The data have time before samples, `[T, B, ...]`, as the inputs declare it.
+    #[arg(long)]
+    time_major: bool,
     /// Data to validate on after each epoch.
     #[arg(long, num_args = 1.., value_name = "FILE")]
     validate: Vec<String>,
@@ -88,6 +93,9 @@ pub struct TrainArguments {
     /// Go on from the checkpoint in `--checkpoint-dir`.
     #[arg(long, requires = "checkpoint_dir")]
     resume: bool,
+    /// With `--resume`: go on although the program, learning rate, schedule or another setting has changed.
+    #[arg(long, requires = "resume")]
+    with_changes: bool,
     /// A file to which a line of JSON is added for each epoch.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -101,13 +109,12 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
     warn(&program, Mode::Train);
     let update = update(a)?;
     let options = CompileOptions { update: Some(update), checkpoint: a.checkpoint, ..a.net.options()? };
-    let loss_net = match &a.net.net {
-        Some(net) => net.clone(),
-        None if program.module().nets().contains(&"loss") => "loss".to_string(),
-        None => return Err(Failure::Text("training needs a net called `loss` whose value is one number, or `--net`".into())),
-    };
-    let data = only_asked(&program, &loss_net, load_all(&a.net.data)?)?;
-    let data = DataSet::new(data).map_err(Error::from)?;
+    let loss_net = loss_net(a, &program)
+        .ok_or_else(|| Failure::Text("training needs a net called `loss` whose value is one number, or `--net`".into()))?;
+    if a.weights_out.is_none() {
+        return Err(Failure::Text("training needs `--weights-out FILE`: without it nothing of it is kept".into()));
+    }
+    let data = data_set(a, &program, &loss_net, &a.net.data, false)?.0;
     let settings = Settings {
         epochs: a.epochs,
         batch: a.net.batch.unwrap_or(64.min(data.len())),
@@ -132,25 +139,54 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
     let validation = Validation::new(a, &program, &loss_net)?;
     let mut trainer = Trainer::new(&program, &loss_net, &options)?;
     let first: Vec<usize> = (0..settings.batch).collect();
-    let (mut state, independent) = trainer.start(&data.batch(&first), &load_all(&a.net.weights)?)?;
+    let (mut state, independent) = trainer.start(&data.batch(&first), &load_weights(&a.net.weights, a.net.memory())?)?;
     for name in &independent {
-        eprintln!("Warning: the loss does not depend on `{name}`, which stays as it is");
+        remark!("Warning: the loss does not depend on `{name}`, which stays as it is");
     }
-    let identity = vec![
-        ("optimizer", update.optimizer.code()),
-        ("batch_size", settings.batch as i64),
-        ("seed", settings.seed as i64),
-        ("samples", data.len() as i64),
-        ("shuffle", i64::from(settings.shuffle)),
-    ];
+    let identity = Identity {
+        numbers: vec![
+            ("optimizer", update.optimizer.code()),
+            ("batch_size", settings.batch as i64),
+            ("seed", settings.seed as i64),
+            ("samples", data.len() as i64),
+            ("shuffle", i64::from(settings.shuffle)),
+        ],
+        floats: vec![
+            ("learning_rate", a.lr),
+            ("momentum", f64::from(a.momentum)),
+            ("weight_decay", update.weight_decay),
+            ("clip_norm", update.clip_norm.unwrap_or(0.0)),
+        ],
+        texts: vec![
+            (
+                "schedule",
+                format!("{:?} of {}", settings.schedule, if matches!(settings.schedule, Schedule::Cosine) { a.epochs } else { 0 }),
+            ),
+            ("program", snn_syntax::print(&program.module().ast, program.module().sources.whole(0))),
+        ],
+    };
     let checkpoint = a.checkpoint_dir.as_ref().map(|d| d.join("checkpoint.safetensors"));
     if let Some(folder) = &a.checkpoint_dir {
         std::fs::create_dir_all(folder).map_err(|e| Failure::Text(format!("cannot make the folder `{}`: {e}", folder.display())))?;
     }
+    // Kept until the training ends.
+    let _lock = a.checkpoint_dir.as_deref().map(lock).transpose()?;
+    if let Some(path) = checkpoint.as_ref().filter(|p| p.exists() && !a.resume) {
+        return Err(Failure::Text(format!(
+            "`{}` is there already: `--resume` goes on from it; to begin anew, remove it or name another folder",
+            path.display()
+        )));
+    }
     if let (true, Some(path)) = (a.resume, &checkpoint) {
         let tensors = snnc::load(&path.display().to_string())?;
-        state = State::from_tensors(tensors, &state, &identity).map_err(Error::from)?;
-        eprintln!("resumed at epoch {}, batch {}", state.progress.epoch + 1, state.progress.batch + 1);
+        let batches = data.len().div_ceil(settings.batch);
+        state = State::from_tensors(tensors, &state, &identity, batches, a.with_changes).map_err(|e| match e {
+            snn_train::TrainError::OtherCheckpoint { what: "training", .. } => {
+                Failure::Text(format!("{e}\n  `--resume --with-changes` goes on with the new settings"))
+            }
+            e => Failure::Error(e.into()),
+        })?;
+        remark!("resumed at epoch {}, batch {}", state.progress.epoch + 1, state.progress.batch + 1);
     }
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
@@ -184,7 +220,16 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
             };
             Err(Failure::Text(format!("stopped in epoch {} after batch {}; {how}", p.epoch + 1, p.batch)))
         }
-        Outcome::NotFinite { step, loss, samples, seed } => {
+        Outcome::NotFinite { step, name: Some(name), .. } => {
+            let kept = checkpoint.as_ref().map_or_else(String::new, |p| format!("\n  the last whole state is in `{}`", p.display()));
+            let layer = name.trim_start_matches(PREFIX).rsplit_once('.').map_or_else(String::new, |(l, _)| format!(" of layer `{l}`"));
+            Err(Failure::Text(format!(
+                "`{name}`{layer} is not finite after step {step} (epoch {}, batch {}); nothing was written\n  try a smaller `--lr`, `--clip-norm 1`, or look for norms with one value per channel{kept}",
+                state.progress.epoch + 1,
+                state.progress.batch + 1,
+            )))
+        }
+        Outcome::NotFinite { step, loss, name: None, samples, seed } => {
             let place = trainer.diagnose(&data.batch(&samples), &state.tensors, seed)?;
             let place = place.map_or_else(String::new, |p| format!("\n  the first value that is not finite is {p}"));
             save_checkpoint(&state)?;
@@ -198,6 +243,11 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
     }
 }
 
+/// The net that is trained.
+fn loss_net(a: &TrainArguments, program: &Program) -> Option<String> {
+    a.net.net.clone().or_else(|| program.module().nets().contains(&"loss").then(|| "loss".to_string()))
+}
+
 fn update(a: &TrainArguments) -> Result<Update, Failure> {
     let optimizer = match a.optimizer {
         OptimizerName::Adam => Optimizer::ADAM,
@@ -205,6 +255,12 @@ fn update(a: &TrainArguments) -> Result<Update, Failure> {
         OptimizerName::Sgd => Optimizer::Sgd { momentum: a.momentum },
     };
     let weight_decay = a.weight_decay.unwrap_or(if matches!(a.optimizer, OptimizerName::Adamw) { 0.01 } else { 0.0 });
+    if matches!(a.schedule, ScheduleName::Step) && (a.step_size == 0 || !a.gamma.is_finite() || a.gamma < 0.0) {
+        return Err(Failure::Text(format!("`--step-size` is at least 1 and `--gamma` at least 0, not {} and {}", a.step_size, a.gamma)));
+    }
+    if !a.momentum.is_finite() || !(0.0..1.0).contains(&a.momentum) {
+        return Err(Failure::Text(format!("`--momentum` is {}: it is at least 0 and below 1", a.momentum)));
+    }
     for (name, value) in [("--lr", a.lr), ("--weight-decay", weight_decay), ("--clip-norm", a.clip_norm.unwrap_or(1.0))] {
         if !value.is_finite() || value < 0.0 {
             return Err(Failure::Text(format!("`{name}` is {value}: it is at least 0")));
@@ -218,10 +274,65 @@ fn weights(state: &State) -> Vec<(String, Tensor)> {
     state.tensors.iter().filter(|(n, _)| !n.starts_with(PREFIX)).cloned().collect()
 }
 
-/// The arrays that a net asks for. Others of the file are ignored.
-fn only_asked(program: &Program, net: &str, data: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>, Failure> {
-    let asked = program.inputs(net)?;
-    Ok(data.into_iter().filter(|(n, _)| asked.contains(n)).collect())
+/// A folder of checkpoints belongs to one training at a time; the lock goes with the process, however that ends.
+fn lock(folder: &Path) -> Result<std::fs::File, Failure> {
+    let path = folder.join("lock");
+    let failed = |e: std::io::Error| Failure::Text(format!("cannot lock `{}`: {e}", path.display()));
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {
+            snn_data::remove_unfinished(folder);
+            Ok(file)
+        }
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(Failure::Text(format!("another training uses `{}`: wait for it, or name another `--checkpoint-dir`", folder.display())))
+        }
+        // A file system without locks.
+        Err(std::fs::TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+/// The arrays that a net asks for, cut into samples along `B` where an input declares it, else along the first dimension; and the
+/// labels, where they are wanted.
+fn data_set(
+    a: &TrainArguments,
+    program: &Program,
+    net: &str,
+    files: &[String],
+    labels: bool,
+) -> Result<(DataSet, Option<Tensor>), Failure> {
+    let declared = program.signature(net)?;
+    let wanted = |n: &str| declared.iter().any(|(k, _)| k == n) || labels && n == "label";
+    let files = load_wanted(files, &wanted, a.net.memory())?;
+    let label = files.tensors.iter().find(|(n, _)| n == "label").map(|(_, t)| t.clone());
+    let is_batch = |d: &snn_ir::Dim| d.as_name() == Some("B");
+    let any = declared.iter().any(|(_, t)| t.shape.iter().any(is_batch));
+    let mut arrays = Vec::new();
+    for (name, tensor) in files.tensors {
+        let Some((_, ty)) = declared.iter().find(|(n, _)| *n == name) else { continue };
+        let axis = ty.shape.iter().position(is_batch);
+        match axis {
+            Some(axis) => {
+                if axis > 0 && !a.time_major && loss_net(a, program).as_deref() == Some(net) {
+                    remark!(
+                        "Warning: `{name}` is {ty}: its samples are cut along `B`, dimension {axis}; `--time-major` says that this is meant"
+                    );
+                }
+                arrays.push((name, tensor, axis));
+            }
+            None if any => {
+                return Err(Failure::Text(format!(
+                    "the input `{name}` is {ty} and has no dimension `B`, along which others are cut into batches: declare it"
+                )));
+            }
+            None => arrays.push((name, tensor, 0)),
+        }
+    }
+    if arrays.is_empty() && !files.others.is_empty() {
+        let names: Vec<String> = declared.iter().map(|(n, t)| format!("{n}: {t}")).collect();
+        return Err(Failure::Text(format!("`{net}` takes {}, and the data hold {}", names.join(", "), files.others.join(", "))));
+    }
+    Ok((DataSet::along(arrays).map_err(Error::from)?, label))
 }
 
 /// What is measured after each epoch.
@@ -238,23 +349,17 @@ impl Validation {
         if a.validate.is_empty() {
             return Ok(None);
         }
-        let all = load_all(&a.validate)?;
         let net = if a.metric == MetricName::Loss { loss_net } else { &a.predict };
         if !program.module().nets().contains(&net) {
             return Err(Failure::Text(format!("there is no net `{net}` to validate with: name one with `--predict`")));
         }
-        let labels = all.iter().find(|(n, _)| n == "label").cloned();
-        let data = DataSet::new(only_asked(program, net, all)?).map_err(Error::from)?;
+        let (data, labels) = data_set(a, program, net, &a.validate, true)?;
         let labels = match (a.metric, labels) {
             (MetricName::Accuracy, None) => return Err(Failure::Text("accuracy needs labels: an array `label` in `--validate`".into())),
-            (MetricName::Accuracy, Some(l)) if l.1.shape().first() != Some(&data.len()) => {
-                return Err(Failure::Text(format!(
-                    "there are {} samples to validate on, and the labels are {:?}",
-                    data.len(),
-                    l.1.shape()
-                )));
+            (MetricName::Accuracy, Some(l)) if l.shape().first() != Some(&data.len()) => {
+                return Err(Failure::Text(format!("there are {} samples to validate on, and the labels are {:?}", data.len(), l.shape())));
             }
-            (MetricName::Accuracy, Some(l)) => Some(DataSet::new(vec![l]).map_err(Error::from)?),
+            (MetricName::Accuracy, Some(l)) => Some(DataSet::new(vec![("label".to_string(), l)]).map_err(Error::from)?),
             (MetricName::Loss, _) => None,
         };
         let options = CompileOptions { mode: Mode::Eval, batch: None, ..a.net.options()? };
@@ -330,7 +435,7 @@ impl Watcher<Error> for Reporter<'_> {
         if !rest.is_zero() {
             line.push_str(&format!(", {} left", seconds(rest)));
         }
-        eprintln!("{line}");
+        remark!("{line}");
         if let Some(path) = &self.a.log {
             let metrics: serde_json::Map<String, serde_json::Value> =
                 epoch.metrics.iter().map(|(n, x)| (n.clone(), serde_json::json!(x))).collect();

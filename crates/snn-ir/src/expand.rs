@@ -1,0 +1,125 @@
+//! Operations said in other operations, for differentiation and for devices that lack them.
+
+use crate::{BinaryOp, Build, DType, Dim, Graph, MaxPool, Op, Type, Value};
+
+/// The gradient of [`Op::Window`]: every element of a window goes back to where it came from; where windows overlap, they add.
+pub fn window_gradient(build: &mut Build<'_>, g: Value, from: &Type, axis: usize, [size, stride, dilation]: [i64; 3]) -> Value {
+    let ty = build.0.ty(g).clone();
+    let last = ty.rank() - 1;
+    let count = ty.shape[axis].clone();
+    // [..., windows, ..., size] to [..., windows, size, ...]
+    let order = (0..=axis).chain([last]).chain(axis + 1..last).collect();
+    let g = build.transpose(g, order);
+    if stride == size && dilation == 1 && count.times(&size.into()) == from.shape[axis] {
+        return build.reshape(g, from.shape.clone());
+    }
+    let places = vec![count.clone(), size.into()];
+    let (windows, inside) = (build.iota(count), build.iota(size.into()));
+    let (windows, inside) = (build.scaled(windows, stride), build.scaled(inside, dilation));
+    let (windows, inside) = (build.broadcast(windows, vec![0], places.clone()), build.broadcast(inside, vec![1], places));
+    let places = build.add(windows, inside);
+    let zeros = build.full(0.0, from);
+    build.0.add(Op::ScatterAdd { axis }, &[zeros, places, g], None)
+}
+
+/// Which elements of `x` get the gradient of `y = max(x, axes)` (or min): the first that is `y`, in row-major order of the axes;
+/// the first NaN where that is NaN. Only elements where `candidates` is true, if that is given.
+pub fn first_largest(build: &mut Build<'_>, axes: &[usize], x: Value, y: Value, candidates: Option<Value>) -> Value {
+    let ty = build.0.ty(x).clone();
+    let kept: Vec<usize> = (0..ty.rank()).filter(|a| !axes.contains(a)).collect();
+    let best = build.broadcast(y, kept.clone(), ty.shape.clone());
+    let equal = build.binary(BinaryOp::Eq, x, best);
+    let mut reaches = equal;
+    if ty.dtype == DType::F32 {
+        // Where an element is NaN the result is.
+        let nan = build.binary(BinaryOp::Ne, x, x);
+        reaches = build.binary(BinaryOp::Or, equal, nan);
+    }
+    if let Some(c) = candidates {
+        reaches = build.binary(BinaryOp::And, reaches, c);
+    }
+    // The axes become the last one.
+    let order: Vec<usize> = kept.iter().chain(axes).copied().collect();
+    let moved = build.transpose(reaches, order.clone());
+    let moved_shape = build.0.ty(moved).shape.clone();
+    let mut flat: Vec<Dim> = kept.iter().map(|a| ty.shape[*a].clone()).collect();
+    flat.push(Dim::product(axes.iter().map(|a| &ty.shape[*a])));
+    let last = flat.len() - 1;
+    let row = build.reshape(moved, flat);
+    let first = build.0.add(Op::FirstSpike { axis: last }, &[row], None);
+    let first = build.reshape(first, moved_shape);
+    build.untranspose(first, &order)
+}
+
+/// [`Op::MaxPoolGradient`] by windows that are written out.
+pub fn max_pool_gradient(build: &mut Build<'_>, pool: &MaxPool, x: Value, y: Value, g: Value) -> Value {
+    let from = build.0.ty(x).clone();
+    let lead = from.rank() - pool.axes.len();
+    let mut padded = x;
+    let mut inside = build.full(1.0, &from.with_dtype(DType::Bool));
+    let mut types = Vec::new();
+    for (i, a) in pool.axes.iter().enumerate() {
+        let axis = lead + i;
+        // What the last window needs, and no more.
+        let count = build.0.ty(y).shape[axis].clone();
+        let reach = count.minus(&1.into()).times(&a.stride.into()).plus(&(a.dilation * (a.size - 1) + 1).into());
+        let high = reach.minus(&from.shape[axis]).minus(&a.padding.into());
+        let high = Dim::constant(high.as_constant().unwrap_or(0).max(0));
+        padded = build.0.add(Op::Pad { axis, low: a.padding.into(), high: high.clone(), value: f32::NEG_INFINITY }, &[padded], None);
+        inside = build.0.add(Op::Pad { axis, low: a.padding.into(), high, value: 0.0 }, &[inside], None);
+    }
+    let whole = build.0.ty(padded).clone();
+    for (i, a) in pool.axes.iter().enumerate() {
+        let window = Op::Window { axis: lead + i, size: a.size, stride: a.stride, dilation: a.dilation };
+        types.push(build.0.ty(padded).clone());
+        padded = build.0.add(window.clone(), &[padded], None);
+        inside = build.0.add(window, &[inside], None);
+    }
+    let rank = from.rank();
+    let axes: Vec<usize> = (rank..rank + pool.axes.len()).collect();
+    // A window may see less than the last elements: the counts are those of `y`.
+    let first = first_largest(build, &axes, padded, y, Some(inside));
+    let shape = build.0.ty(first).shape.clone();
+    let spread = build.broadcast(g, (0..rank).collect(), shape);
+    let zero = build.like(0.0, spread);
+    let mut d = build.select(first, spread, zero);
+    for (i, a) in pool.axes.iter().enumerate().rev() {
+        d = window_gradient(build, d, &types[i], lead + i, [a.size, a.stride, a.dilation]);
+    }
+    debug_assert_eq!(build.0.ty(d), &whole);
+    for (i, a) in pool.axes.iter().enumerate() {
+        d = build.slice(d, lead + i, a.padding.into(), from.shape[lead + i].clone());
+    }
+    d
+}
+
+/// Are the reduced axes of `x` those of the windows of a pool? What is pooled, and how.
+pub fn pooled(graph: &Graph, x: Value, axes: &[usize]) -> Option<(Value, MaxPool)> {
+    let (k, rank) = (axes.len(), graph.ty(x).rank());
+    let base = rank.checked_sub(k)?;
+    let lead = base.checked_sub(k)?;
+    if k == 0 || !axes.iter().copied().eq(base..rank) {
+        return None;
+    }
+    let mut pool = MaxPool { axes: Vec::new() };
+    let mut v = x;
+    for i in (0..k).rev() {
+        let node = graph.node(v.node);
+        let Op::Window { axis, size, stride, dilation } = node.op else { return None };
+        if axis != lead + i {
+            return None;
+        }
+        pool.axes.insert(0, crate::PoolAxis { size, stride, dilation, padding: 0 });
+        v = node.operands[0];
+    }
+    while let Op::Pad { axis, low, value, .. } = graph.op(v)
+        && *value == f32::NEG_INFINITY
+        && *axis >= lead
+        && let Some(low) = low.as_constant()
+        && pool.axes[axis - lead].padding == 0
+    {
+        pool.axes[axis - lead].padding = low;
+        v = graph.node(v.node).operands[0];
+    }
+    (graph.ty(v).dtype == DType::F32).then_some((v, pool))
+}
