@@ -75,7 +75,7 @@ pub fn with_checkpoints(graph: &Graph, every: usize) -> Graph {
             Op::Scan(_) => new.ty(node.operands[0]).shape[0].as_constant().unwrap_or(0),
             _ => 0,
         };
-        let length = (1..=every as i64).rev().find(|d| steps > *d && steps % d == 0).unwrap_or(1);
+        let length = (1..=i64::try_from(every).unwrap_or(i64::MAX).min(steps)).rev().find(|d| steps > *d && steps % d == 0).unwrap_or(1);
         match &node.op {
             Op::Scan(s) if length > 1 => segments(new, s, &node, length),
             _ => {

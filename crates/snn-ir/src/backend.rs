@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::graph::Graph;
 use crate::interpret::{Randomness, Results, RuntimeError, interpret};
+use crate::op::Op;
 use crate::tensor::Tensor;
 
 /// Why a backend cannot compile a graph.
@@ -16,6 +17,8 @@ pub enum CompileError {
     TooLarge,
     #[error("the device has {free} bytes free and the program needs {needed}; use a smaller batch (`--batch N`)")]
     DeviceMemory { needed: usize, free: usize },
+    #[error("{0} time steps of tensors without elements compute nothing; is a dimension 0 by mistake?")]
+    EmptySteps(i64),
     #[error("code generation failed: {0}")]
     CodeGeneration(String),
 }
@@ -131,6 +134,7 @@ impl Backend for Interpreter {
     }
 
     fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>, CompileError> {
+        check_sizes(graph)?;
         Ok(Box::new(Interpreted { graph: graph.clone(), memory: total_bytes(graph)? }))
     }
 }
@@ -145,6 +149,9 @@ impl Executable for Interpreted {
     }
 }
 
+/// A loop may take this many steps that have no elements.
+const MOST_EMPTY_STEPS: i64 = 1 << 20;
+
 /// Checks that every value of a graph, and of the graphs inside of it, has a size that memory could hold.
 ///
 /// # Errors
@@ -154,6 +161,14 @@ pub fn check_sizes(graph: &Graph) -> Result<(), CompileError> {
         for ty in &node.types {
             let elements = crate::tensor::element_count(&ty.sizes()?).ok_or(CompileError::TooLarge)?;
             elements.checked_mul(ty.dtype.bytes()).filter(|n| *n <= isize::MAX as usize).ok_or(CompileError::TooLarge)?;
+        }
+        let steps = match &node.op {
+            Op::Scan(_) => graph.ty(node.operands[0]).shape[0].evaluate(&crate::Dims::new())?,
+            Op::Loop(l) => l.steps.evaluate(&crate::Dims::new())?,
+            _ => 0,
+        };
+        if steps > MOST_EMPTY_STEPS && node.types.iter().all(|t| t.sizes().is_ok_and(|s| s.contains(&0))) {
+            return Err(CompileError::EmptySteps(steps));
         }
         for body in node.op.bodies() {
             check_sizes(body)?;

@@ -340,6 +340,9 @@ pub fn show(t: &Tensor) -> String {
         return format!("{} {}", type_text(t), number(t, 0, false));
     }
     let mut text = format!("{}\n", type_text(t));
+    if t.is_empty() {
+        return text + "[]";
+    }
     let spikes = t.dtype() == DType::Bool || (t.dtype() == DType::F32 && t.as_f32().iter().all(|x| *x == 0.0 || *x == 1.0));
     let shorten = t.len() > 1000;
     let width = (0..t.len().min(2000)).map(|i| number(t, i, spikes).len()).max().unwrap_or(0);

@@ -43,8 +43,8 @@ pub struct EmitArguments {
     /// Sizes of dimensions.
     #[arg(long, value_name = "T=16,B=64", value_parser = parse_dims)]
     dims: Option<Dims>,
-    /// How many dimensions `...` stands for.
-    #[arg(long, value_name = "N")]
+    /// How many dimensions `...` stands for, at most 32.
+    #[arg(long, value_name = "N", value_parser = parse_rest)]
     rest: Option<usize>,
     /// Evaluation or training.
     #[arg(long, value_enum, default_value_t = ModeName::Eval)]
@@ -110,4 +110,8 @@ fn unknown_sizes(e: snn_ir::CompileError) -> Failure {
         }
         other => Failure::Error(other.into()),
     }
+}
+
+fn parse_rest(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n <= 32).ok_or_else(|| "`...` stands for 0 to 32 dimensions".to_string())
 }

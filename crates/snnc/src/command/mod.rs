@@ -174,8 +174,8 @@ struct NetArguments {
     /// The seed of parameters that are not given, and of random operations.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Threads; 0 for one on each processor.
-    #[arg(long, default_value_t = 0)]
+    /// Threads, at most 1,024; 0 for one on each processor.
+    #[arg(long, default_value_t = 0, value_parser = parse_threads)]
     threads: usize,
     #[command(flatten)]
     optimise: OptimiseArguments,
@@ -257,6 +257,13 @@ fn machine_memory() -> u64 {
     system.refresh_memory();
     // A system that does not say has no limit of ours.
     if system.total_memory() == 0 { u64::MAX } else { system.total_memory() }
+}
+
+fn parse_threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n <= 1024 => Ok(n),
+        _ => Err("the number of threads is between 0 and 1024".to_string()),
+    }
 }
 
 fn parse_dims(text: &str) -> Result<Dims, String> {
