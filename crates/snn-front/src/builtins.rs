@@ -1,6 +1,6 @@
 //! Built-in functions: the operations of the IR, and what the library needs at compile time.
 
-use snn_ir::{BinaryOp, Convolution, DType, Dim, Distribution, Op, Reduction, Type, UnaryOp, Value};
+use snn_ir::{BinaryOp, Contraction, Convolution, DType, Dim, Distribution, Op, Reduction, Tensor, Type, UnaryOp, Value};
 use snn_syntax::{Diagnostic, Span};
 
 use crate::call::{Given, sort_arguments};
@@ -20,8 +20,9 @@ const TABLE: &[(&str, &str)] = &[
     ("cos", "x"),
     ("count", "x;axis"),
     ("cumsum", "x;axis"),
-    ("delay", "x,steps"),
+    ("delay", "x,steps;init"),
     ("detach", "x"),
+    ("einsum", "equation,a;b"),
     ("erf", "x"),
     ("exact_div", "a,b"),
     ("exp", "x"),
@@ -34,6 +35,7 @@ const TABLE: &[(&str, &str)] = &[
     ("i64", "x"),
     ("kaiming_normal_conv_linear_weight", "net"),
     ("known", "x"),
+    ("len", "list"),
     ("log", "x"),
     ("matmul", "a,b"),
     ("max", "x;axis,keep"),
@@ -52,11 +54,12 @@ const TABLE: &[(&str, &str)] = &[
     ("redundant_one_hot", "labels,num_classes,n"),
     ("reshape", "x,shape"),
     ("round", "x"),
+    ("scatter_add", "target,indices,updates;axis"),
     ("set_threshold_margin", "layer,label_one_hot;eval_threshold,threshold0,threshold1"),
     ("same_shape", "a,b"),
     ("shape", "x"),
     ("sin", "x"),
-    ("spike", "u;surrogate,strict"),
+    ("spike", "u;surrogate,strict,derivative"),
     ("sqrt", "x"),
     ("squeeze", "x,axis"),
     ("stack", "parts;axis"),
@@ -177,8 +180,23 @@ impl Lowerer<'_> {
                 {
                     return Ok(Val::Float(n as f64));
                 }
+                if let (Val::Float(x), DType::I64) = (a.get(0), to) {
+                    return match x.is_finite() && x.abs() < 9.2e18 {
+                        true => Ok(Val::int(x.trunc() as i64)),
+                        false => self.fail(span, format!("{x} is no integer"), "here"),
+                    };
+                }
                 let v = self.lift(a.get(0), None, a.span(0))?;
                 self.cast(v, to, span)?
+            }
+            "einsum" => self.einsum(a)?,
+            "scatter_add" => {
+                let target = self.lift(a.get(0), None, a.span(0))?;
+                let ty = self.ty(target);
+                let indices = self.lift(a.get(1), Some(DType::I64), a.span(1))?;
+                let updates = self.lift(a.get(2), Some(ty.dtype), a.span(2))?;
+                let axis = self.axis(a.get(3), 0, &ty, a.span(3))?;
+                self.emit(Op::ScatterAdd { axis }, &[target, indices, updates], None, span)?
             }
             "maximum" | "minimum" => {
                 let op = if name == "maximum" { BinaryOp::Max } else { BinaryOp::Min };
@@ -191,6 +209,18 @@ impl Lowerer<'_> {
             "where" => return self.select(a.get(0), a.get(1), a.get(2), span),
             "spike" => return self.spike(a),
             "matmul" => return self.matmul(a.get(0), a.get(1), (a.span(0), a.span(1))),
+            "len" => {
+                return match a.get(0) {
+                    Val::List(items) | Val::Tuple(items) => Ok(Val::int(items.len() as i64)),
+                    v => {
+                        let v = self.lift(v, None, a.span(0))?;
+                        match self.ty(v).shape.first() {
+                            Some(d) => Ok(Val::Int(d.clone())),
+                            None => self.fail(a.span(0), "a scalar has no length", "here"),
+                        }
+                    }
+                };
+            }
             "known" => return Ok(Val::Bool(a.get(0).number().is_some())),
             "same_shape" => {
                 let [x, y] = [0, 1].map(|i| match a.get(i) {
@@ -283,8 +313,30 @@ impl Lowerer<'_> {
         };
         let u = self.lift(a.get(0), Some(DType::F32), a.span(0))?;
         let u = self.cast(u, DType::F32, a.span)?;
+        if !matches!(a.get(3), Val::Nothing) {
+            return self.spike_with(u, a.get(3), strict, a);
+        }
         let graph = self.surrogate_graph(&surrogate, a.span)?;
         let v = self.emit(Op::Spike { strict, surrogate: Box::new(graph) }, &[u], None, a.span)?;
+        Ok(self.tensor(v))
+    }
+
+    /// A spike whose derivative is a value: `s` with the derivative `d` with respect to `u`, written as `s + d (u - detach(u))`.
+    fn spike_with(&mut self, u: Value, derivative: Val, strict: bool, a: &Arguments) -> Result<Val> {
+        let span = a.span;
+        let ty = self.ty(u);
+        let zero = self.constant(Tensor::scalar(0.0), span)?;
+        let zero = self.broadcast(zero, &ty.shape, span)?;
+        let op = if strict { BinaryOp::Gt } else { BinaryOp::Ge };
+        let fires = self.emit(Op::Binary(op), &[u, zero], None, span)?;
+        let s = self.cast(fires, DType::F32, span)?;
+        let d = self.lift(derivative, Some(DType::F32), a.span(3))?;
+        let d = self.broadcast(d, &ty.shape, a.span(3))?;
+        let d = self.emit(Op::Unary(UnaryOp::Detach), &[d], None, span)?;
+        let still = self.emit(Op::Unary(UnaryOp::Detach), &[u], None, span)?;
+        let change = self.emit(Op::Binary(BinaryOp::Sub), &[u, still], None, span)?;
+        let change = self.emit(Op::Binary(BinaryOp::Mul), &[d, change], None, span)?;
+        let v = self.emit(Op::Binary(BinaryOp::Add), &[s, change], None, span)?;
         Ok(self.tensor(v))
     }
 
@@ -650,6 +702,69 @@ impl Lowerer<'_> {
         self.emit(Op::Reshape, &[v], Some(kept), span)
     }
 
+    /// `einsum("bij,bjk->bik", a, b)`: sums of products over the letters that the result lacks, as `torch.einsum` of one or two tensors.
+    fn einsum(&mut self, a: &Arguments) -> Result<Value> {
+        let span = a.span;
+        let Val::Text(equation) = a.get(0) else {
+            return self.fail_help(a.span(0), "`einsum` begins with its equation", "this is no text", "write `einsum(\"ij,jk->ik\", a, b)`");
+        };
+        let (left, right) = match equation.split_once("->") {
+            Some((l, r)) => (l.to_string(), r.trim().to_string()),
+            None => return self.fail(a.span(0), "the equation says what the result has: `ij,jk->ik`", "there is no `->`"),
+        };
+        let parts: Vec<Vec<char>> = left.split(',').map(|p| p.trim().chars().collect()).collect();
+        let result: Vec<char> = right.chars().collect();
+        let given = if matches!(a.get(2), Val::Nothing) { 1 } else { 2 };
+        if parts.len() != given {
+            return self.fail(a.span(0), format!("the equation has {} operands, and {given} are given", parts.len()), "here");
+        }
+        let mut operands = Vec::new();
+        for (i, letters) in parts.iter().enumerate() {
+            let v = self.lift(a.get(i + 1), Some(DType::F32), a.span(i + 1))?;
+            let v = self.cast(v, DType::F32, a.span(i + 1))?;
+            let ty = self.ty(v);
+            let twice = letters.iter().enumerate().any(|(k, c)| letters[..k].contains(c));
+            if letters.len() != ty.rank() || twice || letters.iter().any(|c| !c.is_ascii_alphabetic()) {
+                let text: String = letters.iter().collect();
+                return self.fail(a.span(i + 1), format!("`{text}` does not name the axes of {ty}, each by a letter of its own"), "here");
+            }
+            operands.push((v, letters.clone()));
+        }
+        if let Some(c) = result.iter().enumerate().find(|(i, c)| result[..*i].contains(c) || !parts.iter().any(|p| p.contains(c))) {
+            return self.fail(a.span(0), format!("the result has `{}` once, as an axis of an operand", c.1), "here");
+        }
+        // Letters that only one operand has and the result lacks are summed first.
+        for i in 0..operands.len() {
+            let other = operands.get(1 - i.min(1)).map(|o| o.1.clone()).filter(|_| operands.len() > 1).unwrap_or_default();
+            let (v, letters) = operands[i].clone();
+            let axes: Vec<usize> = (0..letters.len()).filter(|k| !other.contains(&letters[*k]) && !result.contains(&letters[*k])).collect();
+            if !axes.is_empty() {
+                let kept = letters.iter().enumerate().filter(|(k, _)| !axes.contains(k)).map(|(_, c)| *c).collect();
+                operands[i] = (self.emit(Op::Reduce { kind: Reduction::Sum, axes }, &[v], None, span)?, kept);
+            }
+        }
+        let (v, letters) = match operands.as_slice() {
+            [(x, p), (y, q)] => {
+                let shared: Vec<char> = p.iter().copied().filter(|c| q.contains(c)).collect();
+                let place = |list: &[char], c: &char| list.iter().position(|k| k == c).unwrap_or(0);
+                let (batch, sum): (Vec<char>, Vec<char>) = shared.iter().partition(|c| result.contains(c));
+                let c = Contraction {
+                    lhs_batch: batch.iter().map(|c| place(p, c)).collect(),
+                    rhs_batch: batch.iter().map(|c| place(q, c)).collect(),
+                    lhs_sum: sum.iter().map(|c| place(p, c)).collect(),
+                    rhs_sum: sum.iter().map(|c| place(q, c)).collect(),
+                };
+                let free = p.iter().chain(q).copied().filter(|c| !shared.contains(c));
+                let letters: Vec<char> = batch.iter().copied().chain(free).collect();
+                (self.emit(Op::Contract(c), &[*x, *y], None, span)?, letters)
+            }
+            [(x, p)] => (*x, p.clone()),
+            _ => return Err(Stop::Said),
+        };
+        let permutation: Vec<usize> = result.iter().filter_map(|c| letters.iter().position(|k| k == c)).collect();
+        self.emit(Op::Transpose { permutation }, &[v], None, span)
+    }
+
     fn delay(&mut self, a: &Arguments) -> Result<Value> {
         let x = self.lift(a.get(0), None, a.span(0))?;
         let ty = self.ty(x);
@@ -670,7 +785,26 @@ impl Lowerer<'_> {
                 .help(format!("bring time to the front and back: `x |> permute({order:?}) |> delay({steps}) |> permute({order:?})`"));
             self.warn(a.span(0), d, format!("the first dimension of this is {}", ty.shape[0]));
         }
-        self.emit(Op::Delay { steps }, &[x], None, a.span)
+        let delayed = self.emit(Op::Delay { steps }, &[x], None, a.span)?;
+        if matches!(a.get(2), Val::Nothing) || steps == 0 {
+            return Ok(delayed);
+        }
+        // What came before the first step stands where the delay gives zeros.
+        let mut before = self.lift(a.get(2), Some(ty.dtype), a.span(2))?;
+        let mut wanted = ty.clone();
+        wanted.shape[0] = steps.into();
+        let actual = self.ty(before);
+        if actual != wanted {
+            let message = format!("`init` of a delay of {steps} steps is {wanted}, the last steps before the first, not {actual}");
+            return self.fail(a.span(2), message, format!("this is {actual}"));
+        }
+        let rest = ty.shape[0].minus(&steps.into());
+        if rest.as_constant().is_some_and(|n| n < 0) {
+            before = self.emit(Op::Slice { axis: 0, start: 0.into(), step: 1 }, &[before], Some(ty), a.span)?;
+        } else {
+            before = self.emit(Op::Pad { axis: 0, low: 0.into(), high: rest, value: 0.0 }, &[before], None, a.span)?;
+        }
+        self.emit(Op::Binary(BinaryOp::Add), &[delayed, before], None, a.span)
     }
 
     fn first_spike(&mut self, a: &Arguments) -> Result<Value> {

@@ -1,12 +1,13 @@
 //! Calls: which argument is which, and what is called.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use snn_syntax::ast::{Argument, ExprKind, Item, ItemKind};
 use snn_syntax::{Diagnostic, Span, nearest};
 
 use crate::context::{Lowerer, Result, Stop};
-use crate::value::{ItemRef, SurrogateValue, Val};
+use crate::value::{ItemRef, Partial, SurrogateValue, Val};
 
 /// The value of a setting or input, with the place that gave it.
 #[derive(Clone, Debug)]
@@ -80,12 +81,18 @@ impl Lowerer<'_> {
     /// The item that a name means in this frame.
     pub fn resolve_item(&self, name: &str, kinds: &[ItemKind]) -> Option<ItemRef> {
         let own = self.frames.last().map_or(0, |f| f.file);
-        let files: &[u16] = if own == 0 { &[0, 1] } else { &[1] };
-        files.iter().find_map(|file| {
-            let items = &self.ast(*file).items;
-            let index = items.iter().position(|i| i.name.text == name && kinds.contains(&i.kind))?;
-            Some(ItemRef { file: *file, index })
-        })
+        self.item_of_file(own, name, kinds).or_else(|| self.item_of_file(1, name, kinds))
+    }
+
+    /// The item that a name means in a file, or in a file that it has chosen the name from.
+    pub fn item_of_file(&self, file: u16, name: &str, kinds: &[ItemKind]) -> Option<ItemRef> {
+        let items = &self.ast(file).items;
+        if let Some(index) = items.iter().position(|i| i.name.text == name && kinds.contains(&i.kind)) {
+            return Some(ItemRef { file, index });
+        }
+        let chosen = |i: &&Item| i.uses.as_ref().is_some_and(|u| u.chosen.iter().any(|n| n.text == name));
+        let from = items.iter().find(chosen).and_then(|i| self.module.used(file, i))?;
+        self.item_of_file(from, name, kinds)
     }
 
     /// A call by name or of a value, with its evaluated arguments.
@@ -98,14 +105,45 @@ impl Lowerer<'_> {
             return self.call_name(name, given, span, expr.span);
         }
         let value = self.eval(callee)?;
+        self.call_value(value, given, span, expr.span)
+    }
+
+    /// Calls a value; a list of layers is applied one after the other.
+    pub fn call_value(&mut self, value: Val, given: Vec<Given>, span: Span, place: Span) -> Result<Val> {
         match value {
             Val::Layer(index) => self.apply_layer(index, given, span),
             Val::Item(item) => self.call_item(item, given, span),
+            Val::Partial(p) => self.call_partial(&p, given, span),
             Val::Builtin(name) => self.call_builtin(name, given, span),
+            Val::List(items) => {
+                let mut given = given;
+                if items.is_empty() {
+                    return match given.as_slice() {
+                        [Given { name: None, value, .. }] => Ok(value.clone()),
+                        _ => self.fail(place, "an empty list of layers takes one value, and gives it", "this is called"),
+                    };
+                }
+                let mut result = Val::Nothing;
+                for (i, item) in items.into_iter().enumerate() {
+                    if i > 0 {
+                        given = vec![Given { name: None, value: result, span }];
+                    }
+                    result = self.call_value(item, std::mem::take(&mut given), span, place)?;
+                }
+                Ok(result)
+            }
             Val::Poison => Err(Stop::Said),
             Val::Unknown => Ok(Val::Unknown),
-            other => self.fail(expr.span, format!("{} cannot be called", other.describe()), "this is called"),
+            other => self.fail(place, format!("{} cannot be called", other.describe()), "this is called"),
         }
+    }
+
+    /// A net or neuron that has some settings already is given more, or its inputs.
+    fn call_partial(&mut self, partial: &Partial, given: Vec<Given>, span: Span) -> Result<Val> {
+        let more: Vec<&str> = given.iter().filter_map(|g| g.name.as_deref()).collect();
+        let before = partial.given.iter().filter(|g| !more.contains(&g.name.as_deref().unwrap_or_default()));
+        let all = before.cloned().chain(given.iter().cloned()).collect();
+        self.call_item(partial.item, all, span)
     }
 
     pub fn call_name(&mut self, name: &str, given: Vec<Given>, span: Span, name_span: Span) -> Result<Val> {
@@ -137,6 +175,11 @@ impl Lowerer<'_> {
                 Ok(Val::Surrogate(Rc::new(SurrogateValue { item, settings })))
             }
             ItemKind::Neuron | ItemKind::Net => {
+                let is_setting = |g: &Given| g.name.as_ref().is_some_and(|n| declared.settings.iter().any(|s| s.name.text == *n));
+                let (given, inits) = take_inits(declared, given);
+                if !declared.inputs.is_empty() && given.iter().all(is_setting) {
+                    return Ok(Val::Partial(Rc::new(Partial { item, given })));
+                }
                 let names = input_and_setting_names(declared);
                 let mut sorted = sort_arguments(self, &declared.name.text, &names, given)?;
                 let settings = sorted.split_off(declared.inputs.len());
@@ -154,7 +197,7 @@ impl Lowerer<'_> {
                 }
                 let settings = self.fill_settings(item, settings, span)?;
                 if declared.kind == ItemKind::Neuron {
-                    let (value, _) = self.apply_neuron(item, &settings, "", inputs, span)?;
+                    let (value, _) = self.apply_neuron(item, &settings, "", inputs, inits, span)?;
                     Ok(value)
                 } else {
                     let prefix = self.frame().prefix.clone();
@@ -238,6 +281,25 @@ impl Lowerer<'_> {
         }
         self.body_value(&declared.body)
     }
+}
+
+/// Initial values of states, which are given as `init_NAME`, apart from the other arguments.
+pub(crate) fn take_inits(item: &Item, given: Vec<Given>) -> (Vec<Given>, HashMap<String, Given>) {
+    let states = crate::parameter::state_names(item);
+    let mut inits = HashMap::new();
+    let mut others = Vec::new();
+    for g in given {
+        let state = g.name.as_deref().and_then(|n| n.strip_prefix("init_")).filter(|n| states.contains(n)).map(str::to_string);
+        // A setting of that name comes first.
+        let is_setting = item.settings.iter().any(|s| Some(&s.name.text) == g.name.as_ref());
+        match state.filter(|_| !is_setting) {
+            Some(state) => {
+                inits.insert(state, g);
+            }
+            None => others.push(g),
+        }
+    }
+    (others, inits)
 }
 
 pub(crate) fn input_and_setting_names(item: &Item) -> Vec<&str> {

@@ -8,7 +8,7 @@ use snn_ir::{DType, Dim, Graph, NodeId, Op, ParameterInfo, SourceSpan, Tensor, T
 use snn_syntax::ast::{Ast, Item};
 use snn_syntax::{Diagnostic, Severity, Span};
 
-use crate::call::Bound;
+use crate::call::{Bound, Given};
 use crate::value::{ItemRef, Val};
 use crate::{Module, Options, standard_library};
 
@@ -66,6 +66,8 @@ pub(crate) struct Frame {
     pub assigned: BTreeMap<String, Val>,
     /// The states of a neuron, with their initial values outside and inputs inside.
     pub states: Vec<(String, Value, Value)>,
+    /// Initial values of states that the caller gives.
+    pub inits: HashMap<String, Given>,
     pub emitted: Vec<Val>,
     pub buffers: Vec<String>,
     /// Are inputs unknown, and only parameters wanted?
@@ -150,7 +152,11 @@ impl<'a> Lowerer<'a> {
     }
 
     pub fn ast(&self, file: u16) -> &'a Ast {
-        if file == 0 { &self.module.ast } else { standard_library() }
+        match file {
+            0 => &self.module.ast,
+            1 => standard_library(),
+            used => &self.module.files[used as usize - 2].ast,
+        }
     }
 
     pub fn item(&self, item: ItemRef) -> &'a Item {
@@ -193,10 +199,10 @@ impl<'a> Lowerer<'a> {
 
     /// Where in the user's file something happened: the place itself, or the call that led to it.
     pub fn user_span(&self, span: Span) -> (Span, Option<Span>) {
-        if span.file == 0 {
+        if span.file != 1 {
             return (span, None);
         }
-        let call = self.frames.iter().rev().find_map(|f| f.call.filter(|c| c.file == 0));
+        let call = self.frames.iter().rev().find_map(|f| f.call.filter(|c| c.file != 1));
         match call {
             Some(c) => (c, Some(span)),
             None => (span, None),
@@ -212,7 +218,7 @@ impl<'a> Lowerer<'a> {
                 let text = self.module.sources.text(inner).lines().next().unwrap_or("").trim();
                 // A message is said already.
                 let text = text.strip_prefix("assert ").and_then(|t| t.split_once(", \"")).map_or(text, |(condition, _)| condition);
-                let name = self.frames.iter().rev().find(|f| f.file != 0).map_or("the library", |f| f.item_name.as_str());
+                let name = self.frames.iter().rev().find(|f| f.file == 1).map_or("the library", |f| f.item_name.as_str());
                 diagnostic.note(format!("inside `{name}` of the standard library: `{text}`"))
             }
             None => diagnostic,

@@ -122,6 +122,28 @@ impl Lowerer<'_> {
         })
     }
 
+    /// `x[high:low:-step]`, as Python's: from the last element on, or from `low`.
+    fn backwards(&mut self, v: Value, axis: usize, (low, high, step): (Option<ExprId>, Option<ExprId>, i64), span: Span) -> Result<Value> {
+        let n = self.ty(v).shape[axis].clone();
+        let Some(n) = n.as_constant() else {
+            return self.undecided(span, format!("the length {n} of what is read backwards must be known when the program is compiled"));
+        };
+        let mut place = |e: Option<ExprId>, default: i64| -> Result<i64> {
+            let Some(e) = e else { return Ok(default) };
+            let i = self.known_int(e)?;
+            Ok((if i < 0 { i + n } else { i }).clamp(-1, n - 1))
+        };
+        let (start, end) = (place(low, n - 1)?, place(high, -1)?);
+        let mut places = Vec::new();
+        let mut i = start;
+        while i > end {
+            places.push(i);
+            i = i.saturating_add(step);
+        }
+        let indices = self.constant(snn_ir::Tensor::i64([places.len()], places), span)?;
+        self.emit(Op::Gather { axis }, &[v, indices], None, span)
+    }
+
     fn slice(
         &mut self,
         v: Value,
@@ -133,11 +155,14 @@ impl Lowerer<'_> {
     ) -> Result<Value> {
         let mut ty = self.ty(v);
         let n = ty.shape[axis].clone();
+        let step = step.map(|e| self.known_int(e)).transpose()?.unwrap_or(1);
+        if step < 0 {
+            return self.backwards(v, axis, (low, high, step), span);
+        }
         let start = self.bound(low, Dim::constant(0), &n)?;
         let end = self.bound(high, n.clone(), &n)?;
-        let step = step.map(|e| self.known_int(e)).transpose()?.unwrap_or(1);
-        if step < 1 {
-            return self.fail(span, "a step of an index is at least 1", "here");
+        if step == 0 {
+            return self.fail(span, "a step of an index is not 0", "here");
         }
         if start == Dim::constant(0) && end == n && step == 1 {
             return Ok(v);

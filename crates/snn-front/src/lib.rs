@@ -18,6 +18,7 @@ mod shapes;
 mod value;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 pub use documentation::{OPERATIONS, documentation, known_names, library_parts, signature_of};
@@ -26,7 +27,13 @@ use snn_syntax::ast::ItemKind;
 use snn_syntax::{Ast, Diagnostic, Severity, Sources};
 
 /// The text of the standard library.
-pub const STANDARD_LIBRARY: &str = include_str!("../../../grammar/std.snn");
+pub const STANDARD_LIBRARY: &str = concat!(
+    include_str!("../../../grammar/std.snn"),
+    include_str!("../../../grammar/std/functions.snn"),
+    include_str!("../../../grammar/std/norms.snn"),
+    include_str!("../../../grammar/std/snntorch.snn"),
+    include_str!("../../../grammar/std/norse.snn"),
+);
 
 /// What the library is called in messages.
 pub const STANDARD_LIBRARY_NAME: &str = "std.snn";
@@ -66,9 +73,25 @@ pub struct Lowered {
 pub struct Module {
     /// The user's file.
     pub ast: Ast,
-    /// The texts, for messages: 0 is the user's, 1 the library's.
+    /// The texts, for messages: 0 is the user's, 1 the library's, and then those of `files`.
     pub sources: Sources,
+    /// The files that it uses, and those that they use.
+    pub files: Vec<UsedFile>,
+    /// What each `use` of a file means, by the file and the path as written.
+    uses: BTreeMap<(u16, String), u16>,
 }
+
+/// A file that another one uses.
+#[derive(Clone, Debug)]
+pub struct UsedFile {
+    /// Its path, by which two uses are the same.
+    pub path: PathBuf,
+    /// What it holds.
+    pub ast: Ast,
+}
+
+/// Reads a used file: its path, and its text.
+pub type Reader<'a> = dyn Fn(&Path) -> std::io::Result<(PathBuf, String)> + 'a;
 
 pub(crate) fn standard_library() -> &'static Ast {
     static LIBRARY: OnceLock<Ast> = OnceLock::new();
@@ -84,12 +107,43 @@ pub fn prepare() {
     standard_library();
 }
 
+/// Items of one name. A surrogate may share its name with a function of tensors.
+fn declared_twice(ast: &Ast) -> Vec<Diagnostic> {
+    let mut first: BTreeMap<(&str, bool), snn_syntax::Span> = BTreeMap::new();
+    let mut errors = Vec::new();
+    let chosen = ast.items.iter().flat_map(|i| i.uses.iter().flat_map(|u| &u.chosen)).map(|n| (n, false));
+    let own = ast.items.iter().filter(|i| i.uses.as_ref().is_none_or(|u| u.chosen.is_empty()));
+    for (name, is_surrogate) in own.map(|i| (&i.name, i.kind == ItemKind::Surrogate)).chain(chosen) {
+        if let Some(before) = first.insert((&name.text, is_surrogate), name.span) {
+            errors.push(
+                Diagnostic::error(format!("`{}` is declared twice", name.text))
+                    .label(name.span, "here again")
+                    .label(before, "first here"),
+            );
+        }
+    }
+    errors
+}
+
 impl Module {
-    /// Parses a file; `name` is what messages call it.
+    /// Parses a file; `name` is what messages call it, and files that it uses are looked for beside it.
     ///
     /// # Errors
     /// Syntax errors, and names that are declared twice.
     pub fn parse(name: &str, text: &str) -> Result<Module, (Sources, Vec<Diagnostic>)> {
+        let read = |path: &Path| {
+            let path = path.canonicalize()?;
+            let text = std::fs::read_to_string(&path)?;
+            Ok((path, text))
+        };
+        Module::parse_with(name, text, &read)
+    }
+
+    /// Parses a file; `read` gives the files that it uses.
+    ///
+    /// # Errors
+    /// Syntax errors, names that are declared twice, files that cannot be read or use each other.
+    pub fn parse_with(name: &str, text: &str, read: &Reader<'_>) -> Result<Module, (Sources, Vec<Diagnostic>)> {
         let mut sources = Sources::default();
         sources.add(name, text);
         sources.add(STANDARD_LIBRARY_NAME, STANDARD_LIBRARY);
@@ -97,19 +151,71 @@ impl Module {
             Ok(ast) => ast,
             Err(d) => return Err((sources, vec![*d])),
         };
-        // A surrogate may share its name with a function of tensors.
-        let mut first: BTreeMap<(&str, bool), snn_syntax::Span> = BTreeMap::new();
-        let mut errors = Vec::new();
-        for item in &ast.items {
-            if let Some(before) = first.insert((&item.name.text, item.kind == ItemKind::Surrogate), item.name.span) {
-                errors.push(
-                    Diagnostic::error(format!("`{}` is declared twice", item.name.text))
-                        .label(item.name.span, "here again")
-                        .label(before, "first here"),
-                );
-            }
+        let mut errors = declared_twice(&ast);
+        let mut module = Module { ast, sources, files: vec![], uses: BTreeMap::new() };
+        let own = Path::new(name).canonicalize().unwrap_or_else(|_| PathBuf::from(name));
+        if let Err(d) = module.load_uses(0, &mut vec![own], read) {
+            errors.push(*d);
         }
-        if errors.is_empty() { Ok(Module { ast, sources }) } else { Err((sources, errors)) }
+        if errors.is_empty() { Ok(module) } else { Err((module.sources, errors)) }
+    }
+
+    /// Loads what a file uses, and what that uses. `open` are the files on the way here.
+    fn load_uses(&mut self, file: u16, open: &mut Vec<PathBuf>, read: &Reader<'_>) -> Result<(), Box<Diagnostic>> {
+        let uses: Vec<snn_syntax::ast::Use> = self.file_ast(file).items.iter().filter_map(|i| i.uses.clone()).collect();
+        for u in uses {
+            let (written, span) = u.path.clone();
+            let folder = open.last().and_then(|p| p.parent()).unwrap_or(Path::new(""));
+            let fail = |message: String, label: &str| Err(Box::new(Diagnostic::error(message).label(span, label)));
+            let (path, text) = match read(&folder.join(&written)) {
+                Ok(found) => found,
+                Err(e) => return fail(format!("cannot use `{written}`: {e}"), "looked for beside this file"),
+            };
+            if open.contains(&path) {
+                let names: Vec<String> = open.iter().chain([&path]).map(|p| p.display().to_string()).collect();
+                return fail(format!("files use each other: {}", names.join(" -> ")), "closes the circle");
+            }
+            let known = self.files.iter().position(|f| f.path == path).map(|i| i as u16 + 2);
+            let number = match known {
+                Some(n) => n,
+                None => {
+                    let number = self.sources.add(path.display().to_string(), text.clone());
+                    let ast = snn_syntax::parse(&text, number)?;
+                    if let Some(d) = declared_twice(&ast).pop() {
+                        return Err(Box::new(d));
+                    }
+                    self.files.push(UsedFile { path: path.clone(), ast });
+                    open.push(path);
+                    self.load_uses(number, open, read)?;
+                    open.pop();
+                    number
+                }
+            };
+            for name in &u.chosen {
+                let items = &self.file_ast(number).items;
+                if !items.iter().any(|i| i.name.text == name.text && i.kind != ItemKind::Use) {
+                    let known = items.iter().map(|i| i.name.text.as_str());
+                    let near = snn_syntax::nearest(&name.text, known).map(|n| format!("did you mean `{n}`?"));
+                    let d = Diagnostic::error(format!("`{written}` has no `{}`", name.text)).label(name.span, "chosen here");
+                    return Err(Box::new(match near {
+                        Some(help) => d.help(help),
+                        None => d,
+                    }));
+                }
+            }
+            self.uses.insert((file, written), number);
+        }
+        Ok(())
+    }
+
+    fn file_ast(&self, file: u16) -> &Ast {
+        if file == 0 { &self.ast } else { &self.files[file as usize - 2].ast }
+    }
+
+    /// The file that a `use` of a file means.
+    pub(crate) fn used(&self, file: u16, item: &snn_syntax::ast::Item) -> Option<u16> {
+        let u = item.uses.as_ref()?;
+        self.uses.get(&(file, u.path.0.clone())).copied()
     }
 
     /// The names of the nets in the file.

@@ -80,7 +80,7 @@ pub(crate) fn check_neuron(module: &Module, item: &Item) -> Vec<Diagnostic> {
             let value = l.graph().add_input(input.name.text.clone(), Type::new(DType::F32, [Dim::name("T"), Dim::name("N")]));
             inputs.push(Given { name: None, value: l.tensor(value), span: input.name.span });
         }
-        l.apply_neuron(item_ref, &settings, "n.", inputs, item.name.span)
+        l.apply_neuron(item_ref, &settings, "n.", inputs, HashMap::new(), item.name.span)
     });
     if let Err(stop) = result {
         l.conclude(stop);
@@ -135,6 +135,7 @@ impl<'a> Lowerer<'a> {
             call,
             assigned: BTreeMap::new(),
             states: vec![],
+            inits: HashMap::new(),
             emitted: vec![],
             buffers: vec![],
             declaring: false,
@@ -547,6 +548,24 @@ impl<'a> Lowerer<'a> {
                 let v = self.eval(*base)?;
                 match v {
                     Val::Layer(i) => self.layer_field(i, name, span),
+                    Val::ThisNet => match self.lookup(&name.text) {
+                        Some(v) => Ok(v),
+                        None => self.fail(name.span, format!("the net has no layer or value `{}` here", name.text), "not found"),
+                    },
+                    Val::List(items) if name.text.chars().all(|c| c.is_ascii_digit()) => {
+                        let at = name.text.parse().ok().and_then(|i: usize| items.get(i).cloned());
+                        at.map_or_else(|| self.fail(name.span, format!("the list has {} elements", items.len()), "outside of it"), Ok)
+                    }
+                    Val::File(file) => match self.item_of_file(file, &name.text, &[ItemKind::Surrogate]) {
+                        Some(item) => self.call_item(item, vec![], span),
+                        None => match self.item_of_file(file, &name.text, &[ItemKind::Constant]) {
+                            Some(item) => self.constant_value(item, span),
+                            None => match self.item_of_file(file, &name.text, &[ItemKind::Function, ItemKind::Net, ItemKind::Neuron]) {
+                                Some(item) => Ok(Val::Item(item)),
+                                None => self.fail(name.span, format!("the file has no `{}`", name.text), "not found"),
+                            },
+                        },
+                    },
                     Val::Unknown => Ok(Val::Unknown),
                     Val::Poison => Err(Stop::Said),
                     other => self.fail(span, format!("{} has no `.{}`", other.describe(), name.text), "only layers have fields"),
@@ -680,6 +699,12 @@ impl<'a> Lowerer<'a> {
         use ItemKind::{Constant, Function, Net, Neuron, Surrogate};
         if let Some(item) = self.resolve_item(name, &[Constant]) {
             return self.constant_value(item, span);
+        }
+        let own = self.frame().file;
+        if let Some(item) = self.ast(own).items.iter().find(|i| i.kind == ItemKind::Use && i.name.text == name)
+            && let Some(file) = self.module.used(own, item)
+        {
+            return Ok(Val::File(file));
         }
         // A surrogate without brackets has its defaults.
         if let Some(item) = self.resolve_item(name, &[Surrogate]) {

@@ -20,6 +20,7 @@ impl Lowerer<'_> {
         settings: &[Bound],
         prefix: &str,
         inputs: Vec<Given>,
+        inits: HashMap<String, Given>,
         span: Span,
     ) -> Result<(Val, HashMap<String, Val>)> {
         let declared = self.item(item);
@@ -58,6 +59,14 @@ impl Lowerer<'_> {
                 )));
             }
         }
+        let at = ty.shape.iter().position(|d| d.as_name() == Some("T"));
+        if let Some(at) = at.filter(|at| *at > 0) {
+            let mut order: Vec<usize> = (0..ty.rank()).collect();
+            order.swap(0, at);
+            let d = Diagnostic::warning(format!("`{name}` runs along the first dimension, and `T` is dimension {at} of {ty}"))
+                .help(format!("bring time to the front and back: `x |> permute({order:?}) |> {name} |> permute({order:?})`"));
+            self.warn(inputs[0].span, d, format!("the first dimension of this is {}", ty.shape[0]));
+        }
         let element = ty.shape[1..].to_vec();
         // A list of numbers is a tensor of the net around the step.
         let mut settings = settings.to_vec();
@@ -75,6 +84,7 @@ impl Lowerer<'_> {
         self.context().sequence = Some(ty.clone());
         let entered = self.enter(item, prefix, Some(span));
         let built = entered.and_then(|()| {
+            self.frame().inits = inits;
             for s in &settings {
                 self.bind(&s.name, s.value.clone());
             }
@@ -178,7 +188,14 @@ impl Lowerer<'_> {
                     let v = self.lift(v.clone(), Some(DType::F32), span)?;
                     self.cast(v, DType::F32, span)?
                 }
-                None => input,
+                None => {
+                    if self.frame().file == 0 {
+                        let d = Diagnostic::warning(format!("the state `{state}` of `{name}` never changes"))
+                            .help(format!("give its next value: `{state} = ...`"));
+                        self.warn(span, d, "used here");
+                    }
+                    input
+                }
             };
             states.push(StepState { name: state, initial, input, next });
         }
@@ -190,6 +207,27 @@ impl Lowerer<'_> {
         if !self.in_step() {
             return self.fail(span, "only a neuron has states", "here");
         }
+        let given = self.frame().inits.get(name).cloned();
+        if let Some(g) = &given {
+            let sequence = self.context().sequence.clone();
+            let step = self.close();
+            let checked = self.lift(g.value.clone(), Some(DType::F32), g.span).and_then(|v| {
+                let ty = self.ty(v);
+                let element = sequence.map(|s| s.shape[1..].to_vec()).unwrap_or_default();
+                if !broadcasts(&ty.shape, &element) {
+                    let text = shape_text(&element);
+                    return self.fail(g.span, format!("the state `{name}` is {text}, and its initial value {ty}"), format!("this is {ty}"));
+                }
+                self.cast(v, DType::F32, g.span)
+            });
+            self.contexts.push(step);
+            let context = self.contexts[self.contexts.len() - 2].id;
+            return self.declare_state_from(name, Val::Tensor { context, value: checked? }, span);
+        }
+        self.declare_state_from(name, value, span)
+    }
+
+    fn declare_state_from(&mut self, name: &str, value: Val, span: Span) -> Result<()> {
         let initial = match value {
             Val::Tensor { context, value } if Some(context) == self.contexts.iter().rev().nth(1).map(|c| c.id) => value,
             Val::Tensor { .. } | Val::Unknown => {

@@ -4,66 +4,53 @@ use snn_ir::{DType, Distribution, Graph, Op, ParameterInfo, Tensor, Type, Value}
 use snn_syntax::ast::{Body, ExprId, ExprKind, ItemKind, Name, StatementKind, TypeExpr};
 use snn_syntax::{Diagnostic, Span};
 
-use crate::call::{Given, has_parameters, sort_arguments};
+use crate::call::{Bound, Given, has_parameters, sort_arguments, take_inits};
 use crate::context::{Declared, Layer, Lowerer, Purpose, Result, Stop};
-use crate::value::Val;
+use crate::value::{ItemRef, Val};
+
+/// What a `layer` line makes: an instance, or a list.
+enum Made {
+    One(ItemRef, Vec<Bound>),
+    Many(Vec<Made>),
+}
 
 /// The layers of the library whose weights `kaiming_normal_conv_linear_weight` draws.
 const WEIGHTED: [&str; 4] = ["linear", "conv1d", "conv2d", "conv3d"];
 
 impl Lowerer<'_> {
-    /// `layer name = f(...)`
+    /// `layer name = f(...)`, or a list of such.
     pub fn declare_layer(&mut self, name: &Name, value: ExprId) -> Result<()> {
-        let file = self.frame().file;
-        let expr = self.ast(file).expr(value);
-        let (callee, arguments) = match &expr.kind {
-            ExprKind::Call { callee, arguments } => (*callee, arguments.as_slice()),
-            _ => (value, &[][..]),
-        };
-        let ExprKind::Name(callee_name) = &self.ast(file).expr(callee).kind else {
-            return self.fail(expr.span, "a layer is an instance of a net or neuron", "this is neither");
-        };
-        let Some(item) = self.resolve_item(callee_name, &[ItemKind::Net, ItemKind::Neuron]) else {
-            let span = self.ast(file).expr(callee).span;
-            let known: Vec<&str> = [0u16, 1]
-                .iter()
-                .flat_map(|f| &self.ast(*f).items)
-                .filter(|i| matches!(i.kind, ItemKind::Net | ItemKind::Neuron))
-                .map(|i| i.name.text.as_str())
-                .collect();
-            let near = snn_syntax::nearest(callee_name, known).map(|n| format!("did you mean `{n}`?"));
-            let is_function =
-                self.resolve_item(callee_name, &[ItemKind::Function]).is_some() || crate::builtins::names().any(|n| n == callee_name);
-            if is_function {
-                let message = format!("`{callee_name}` is a function, without parameters or settings to keep");
-                return self.fail_help(span, message, "not a layer", format!("call it: `x |> {callee_name}(...)`"));
-            }
-            return self.fail_help(
-                span,
-                format!("there is no layer `{callee_name}`"),
-                "not found",
-                near.unwrap_or_else(|| "declare it as a `net` or `neuron`".into()),
-            );
-        };
         if let Some(Val::Layer(_)) = self.frames.last().and_then(|f| f.scopes.last()).and_then(|s| s.get(&name.text)) {
             return self.fail(name.span, format!("there is a layer `{}` already", name.text), "declared again here");
         }
+        let file = self.frame().file;
+        let span = self.ast(file).expr(value).span;
+        let made = self.instances(value)?;
+        let value = self.instantiate(&name.text, name.span, made, span)?;
+        self.bind(&name.text, value);
+        Ok(())
+    }
+
+    /// Makes layers of instances; those of a list are called by their numbers.
+    fn instantiate(&mut self, name: &str, name_span: Span, made: Made, span: Span) -> Result<Val> {
+        let (item, settings) = match made {
+            Made::One(item, settings) => (item, settings),
+            Made::Many(list) => {
+                let layers = list.into_iter().enumerate().map(|(i, one)| self.instantiate(&format!("{name}.{i}"), name_span, one, span));
+                return Ok(Val::List(layers.collect::<Result<_>>()?));
+            }
+        };
         if self.layers.len() >= crate::lower::MAX_LAYERS {
             let message = format!("the net has more than {} layers, those inside of layers counted", crate::lower::MAX_LAYERS);
-            return self.fail_help(expr.span, message, "one too many", "does a net have two layers of another net at every level?");
+            return self.fail_help(span, message, "one too many", "does a net have two layers of another net at every level?");
         }
-        let given = self.given(arguments)?;
-        let declared = self.item(item);
-        let names: Vec<&str> = declared.settings.iter().map(|s| s.name.text.as_str()).collect();
-        let sorted = sort_arguments(self, callee_name, &names, given)?;
-        let settings = self.fill_settings(item, sorted, expr.span)?;
-        let prefix = format!("{}{}.", self.frame().prefix, name.text);
+        let prefix = format!("{}{name}.", self.frame().prefix);
         let layer = Layer {
-            name: name.text.clone(),
+            name: name.to_string(),
             item,
             settings,
             prefix,
-            span: name.span,
+            span: name_span,
             used: false,
             read: false,
             states: Default::default(),
@@ -71,8 +58,133 @@ impl Lowerer<'_> {
         };
         self.layers.push(layer);
         let index = self.layers.len() - 1;
-        self.bind(&name.text, Val::Layer(index));
-        self.declare_parameters_of(index, expr.span)
+        self.declare_parameters_of(index, span)?;
+        Ok(Val::Layer(index))
+    }
+
+    /// What the right side of a `layer` line makes: calls are given settings there, not inputs.
+    fn instances(&mut self, value: ExprId) -> Result<Made> {
+        let file = self.frame().file;
+        let expr = self.ast(file).expr(value);
+        match &expr.kind {
+            ExprKind::List(items) => Ok(Made::Many(items.iter().map(|e| self.instances(*e)).collect::<Result<_>>()?)),
+            ExprKind::Binary(snn_syntax::ast::BinaryOperator::Add, a, b) => match (self.instances(*a)?, self.instances(*b)?) {
+                (Made::Many(mut first), Made::Many(second)) => {
+                    first.extend(second);
+                    Ok(Made::Many(first))
+                }
+                _ => self.fail(expr.span, "only lists of layers are joined", "one side is no list"),
+            },
+            ExprKind::Comprehension { element, name, items } => {
+                let items = match self.eval(*items)? {
+                    Val::List(items) | Val::Tuple(items) => items,
+                    other => return self.fail(expr.span, format!("`for` goes over a list, not {}", other.describe()), "here"),
+                };
+                let mut made = Vec::new();
+                for item in items {
+                    self.frame().scopes.push([(name.text.clone(), item)].into());
+                    let one = self.instances(*element);
+                    self.frame().scopes.pop();
+                    made.push(one?);
+                }
+                Ok(Made::Many(made))
+            }
+            ExprKind::If { condition, then, otherwise } => {
+                let block = match self.eval(*condition)? {
+                    Val::Bool(true) => then,
+                    Val::Bool(false) => otherwise,
+                    _ => return self.fail(expr.span, "which layer it is must be known when the program is compiled", "here"),
+                };
+                let Some((last, before)) = block.statements.split_last() else {
+                    return self.fail(block.span, "an empty body has no value", "here");
+                };
+                let StatementKind::Expression(e) = &last.kind else {
+                    return self.fail(last.span, "a layer is an instance of a net or neuron", "this is neither");
+                };
+                self.frame().scopes.push(Default::default());
+                let made = before.iter().try_for_each(|s| self.statement(s)).and_then(|()| self.instances(*e));
+                self.frame().scopes.pop();
+                made
+            }
+            ExprKind::Call { callee, arguments } => {
+                let callee_expr = self.ast(file).expr(*callee);
+                if let ExprKind::Name(name) = &callee_expr.kind
+                    && self.frames.last().is_some_and(|f| f.scopes.iter().all(|s| !s.contains_key(name)))
+                {
+                    let item = self.layer_item(name, callee_expr.span)?;
+                    let given = self.given(arguments)?;
+                    return self.instance(item, given, expr.span);
+                }
+                match self.eval(*callee)? {
+                    Val::Item(item) => {
+                        let given = self.given(arguments)?;
+                        self.instance(item, given, expr.span)
+                    }
+                    Val::Partial(p) => {
+                        let given = self.given(arguments)?;
+                        let more: Vec<&str> = given.iter().filter_map(|g| g.name.as_deref()).collect();
+                        let before = p.given.iter().filter(|g| !more.contains(&g.name.as_deref().unwrap_or_default()));
+                        let all = before.cloned().chain(given.iter().cloned()).collect();
+                        self.instance(p.item, all, expr.span)
+                    }
+                    Val::Unknown => Err(Stop::Said),
+                    _ => {
+                        let value = self.eval(value)?;
+                        self.instances_of(value, expr.span)
+                    }
+                }
+            }
+            ExprKind::Name(name) if self.lookup(name).is_none() => {
+                let item = self.layer_item(name, expr.span)?;
+                self.instance(item, vec![], expr.span)
+            }
+            _ => {
+                let value = self.eval(value)?;
+                self.instances_of(value, expr.span)
+            }
+        }
+    }
+
+    /// A value as what a `layer` line makes.
+    fn instances_of(&mut self, value: Val, span: Span) -> Result<Made> {
+        match value {
+            Val::Item(item) => self.instance(item, vec![], span),
+            Val::Partial(p) => self.instance(p.item, p.given.clone(), span),
+            Val::List(items) => Ok(Made::Many(items.into_iter().map(|v| self.instances_of(v, span)).collect::<Result<_>>()?)),
+            other => self.fail(span, format!("a layer is an instance of a net or neuron, not {}", other.describe()), "this is neither"),
+        }
+    }
+
+    /// The net or neuron that a name means on a `layer` line.
+    fn layer_item(&mut self, name: &str, span: Span) -> Result<ItemRef> {
+        if let Some(item) = self.resolve_item(name, &[ItemKind::Net, ItemKind::Neuron]) {
+            return Ok(item);
+        }
+        let known: Vec<&str> = [0u16, 1]
+            .iter()
+            .flat_map(|f| &self.ast(*f).items)
+            .filter(|i| matches!(i.kind, ItemKind::Net | ItemKind::Neuron))
+            .map(|i| i.name.text.as_str())
+            .collect();
+        let near = snn_syntax::nearest(name, known).map(|n| format!("did you mean `{n}`?"));
+        let is_function = self.resolve_item(name, &[ItemKind::Function]).is_some() || crate::builtins::names().any(|n| n == name);
+        if is_function {
+            let message = format!("`{name}` is a function, without parameters or settings to keep");
+            return self.fail_help(span, message, "not a layer", format!("call it: `x |> {name}(...)`"));
+        }
+        let help = near.unwrap_or_else(|| "declare it as a `net` or `neuron`".into());
+        self.fail_help(span, format!("there is no layer `{name}`"), "not found", help)
+    }
+
+    /// An instance of an item with settings that are given by place or name.
+    fn instance(&mut self, item: ItemRef, given: Vec<Given>, span: Span) -> Result<Made> {
+        let declared = self.item(item);
+        if !matches!(declared.kind, ItemKind::Net | ItemKind::Neuron) {
+            return self.fail(span, format!("`{}` is neither a net nor a neuron", declared.name.text), "not a layer");
+        }
+        let names: Vec<&str> = declared.settings.iter().map(|s| s.name.text.as_str()).collect();
+        let sorted = sort_arguments(self, &declared.name.text, &names, given)?;
+        Ok(Made::One(item, self.fill_settings(item, sorted, span)?))
     }
 
     /// Declares the parameters of a layer in order, with its inputs unknown.
@@ -239,6 +351,18 @@ impl Lowerer<'_> {
         if let Some(s) = layer.settings.iter().find(|s| s.name == field.text) {
             return Ok(s.value.clone());
         }
+        // A layer inside of it, or a list of them; of several applications the last.
+        let inner = format!("{full}.");
+        if let Some(i) = self.layers.iter().rposition(|l| l.prefix == inner) {
+            self.layers[i].read = true;
+            return Ok(Val::Layer(i));
+        }
+        let numbered = |n: usize| format!("{inner}{n}.");
+        let list: Vec<Val> =
+            (0..).map_while(|n| self.layers.iter().rposition(|l| l.prefix == numbered(n))).map(Val::Layer).collect();
+        if !list.is_empty() {
+            return Ok(Val::List(list));
+        }
         let item = self.item(layer.item);
         let states = state_names(item);
         if states.contains(&field.text.as_str()) {
@@ -264,6 +388,7 @@ impl Lowerer<'_> {
             let help = format!("write `layer {} = {}(..., {})`", layer.name, item.name.text, self.module.sources.text(g.span));
             return self.fail_help(g.span, message, "this is a setting", help);
         }
+        let (given, inits) = take_inits(item, given);
         let sorted = sort_arguments(self, &layer.name, &names, given)?;
         let inputs = self.required_inputs(item, sorted, span)?;
         if item.kind == ItemKind::Net {
@@ -282,7 +407,7 @@ impl Lowerer<'_> {
                 return Err(Stop::Say(Box::new(d.label(span, format!("applied to {actual} here")))));
             }
         }
-        let (value, states) = self.apply_neuron(layer.item, &layer.settings, &layer.prefix, inputs, span)?;
+        let (value, states) = self.apply_neuron(layer.item, &layer.settings, &layer.prefix, inputs, inits, span)?;
         self.layers[index].states = states;
         Ok(value)
     }

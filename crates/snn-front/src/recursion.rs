@@ -12,18 +12,18 @@ use crate::value::Val;
 impl Lowerer<'_> {
     /// `let rec`: first its type is found with the value unknown, then the value is built on a placeholder.
     pub fn recursive(&mut self, statements: &[Statement]) -> Result<()> {
-        let mut known: Vec<Option<Type>> = vec![None; statements.len()];
+        let mut known: Vec<Option<Vec<Type>>> = vec![None; statements.len()];
         let part = |s: &Statement| match &s.kind {
-            StatementKind::Let { names, ty, value, .. } => (names[0].clone(), ty.clone(), *value),
+            StatementKind::Let { names, ty, value, .. } => (names.clone(), ty.clone(), *value),
             _ => unreachable!("only recursive bindings are grouped"),
         };
         for (i, s) in statements.iter().enumerate() {
             if let (_, Some(ty), _) = part(s) {
-                known[i] = Some(self.declared_type(&ty, true)?);
+                known[i] = Some(vec![self.declared_type(&ty, true)?]);
             }
         }
         if self.frames.last().is_some_and(|f| f.declaring) {
-            statements.iter().for_each(|s| self.bind(&part(s).0.text, Val::Unknown));
+            statements.iter().flat_map(bound_names).for_each(|n| self.bind(&n, Val::Unknown));
             return Ok(());
         }
         for _ in 0..statements.len() {
@@ -37,43 +37,55 @@ impl Lowerer<'_> {
             }
         }
         let mut placeholders = Vec::new();
-        for (s, ty) in statements.iter().zip(&known) {
-            let (name, _, _) = part(s);
-            let Some(ty) = ty else {
-                let help = format!("write its type: `let rec {}: f32[T, B, 10] = ...`", name.text);
-                return self.fail_help(
-                    name.span,
-                    format!("the type of the recursive value `{}` cannot be found", name.text),
-                    "this one",
-                    help,
-                );
+        for (s, types) in statements.iter().zip(&known) {
+            let (names, _, _) = part(s);
+            let Some(types) = types else {
+                let (name, place) = (&names[0].text, names[0].span);
+                let help = format!("write its type: `let rec {name}: f32[T, B, 10] = ...`");
+                return self.fail_help(place, format!("the type of the recursive value `{name}` cannot be found"), "this one", help);
             };
-            let value = self.graph().add(Op::Input(name.text.clone()), &[], Some(ty.clone()));
-            self.graph().node_mut(value.node).span = Some(SourceSpan { file: 0, start: s.span.start as u32, end: s.span.end as u32 });
-            let bound = self.tensor(value);
-            self.note(name.span, &bound);
-            self.bind(&name.text, bound);
-            placeholders.push(value);
-        }
-        for ((s, ty), placeholder) in statements.iter().zip(&known).zip(placeholders) {
-            let (name, _, e) = part(s);
-            let value = self.eval(e)?;
-            let definition = self.lift(value, ty.as_ref().map(|t| t.dtype), s.span)?;
-            let actual = self.ty(definition);
-            if Some(&actual) != ty.as_ref() {
-                let expected = ty.as_ref().map_or(String::new(), ToString::to_string);
-                let message = format!("the recursive value `{}` is used as {expected} and is {actual}", name.text);
-                return self.fail(s.span, message, "here");
+            if types.len() != names.len() {
+                return self.fail(s.span, format!("{} names for {} values", names.len(), types.len()), "here");
             }
-            self.context().recursions.push(Recursion { name: name.text.clone(), placeholder, definition });
-            let bound = self.tensor(definition);
-            self.bind(&name.text, bound);
+            let mut own = Vec::new();
+            for (name, ty) in names.iter().zip(types) {
+                let value = self.graph().add(Op::Input(name.text.clone()), &[], Some(ty.clone()));
+                let span = SourceSpan { file: s.span.file, start: s.span.start as u32, end: s.span.end as u32 };
+                self.graph().node_mut(value.node).span = Some(span);
+                let bound = self.tensor(value);
+                self.note(name.span, &bound);
+                self.bind(&name.text, bound);
+                own.push(value);
+            }
+            placeholders.push(own);
+        }
+        for ((s, types), placeholders) in statements.iter().zip(&known).zip(placeholders) {
+            let (names, _, e) = part(s);
+            let values = match self.eval(e)? {
+                Val::Tuple(items) | Val::List(items) if names.len() > 1 => items,
+                other => vec![other],
+            };
+            if values.len() != names.len() {
+                return self.fail(s.span, format!("{} names for {} values", names.len(), values.len()), "here");
+            }
+            let types = types.clone().unwrap_or_default();
+            for (((name, value), ty), placeholder) in names.iter().zip(values).zip(types).zip(placeholders) {
+                let definition = self.lift(value, Some(ty.dtype), s.span)?;
+                let actual = self.ty(definition);
+                if actual != ty {
+                    let message = format!("the recursive value `{}` is used as {ty} and is {actual}", name.text);
+                    return self.fail(s.span, message, "here");
+                }
+                self.context().recursions.push(Recursion { name: name.text.clone(), placeholder, definition });
+                let bound = self.tensor(definition);
+                self.bind(&name.text, bound);
+            }
         }
         Ok(())
     }
 
-    /// The type of a recursive value whose own uses are unknown, if it has one then. Leaves no trace.
-    fn first_look(&mut self, statements: &[Statement], known: &[Option<Type>], at: usize) -> Result<Option<Type>> {
+    /// The types of a recursive value whose own uses are unknown, if it has them then. Leaves no trace.
+    fn first_look(&mut self, statements: &[Statement], known: &[Option<Vec<Type>>], at: usize) -> Result<Option<Vec<Type>>> {
         let saved = (
             self.contexts.clone(),
             self.frames.clone(),
@@ -85,9 +97,9 @@ impl Lowerer<'_> {
         // A look copies everything that is there.
         self.evaluated += self.contexts.iter().map(|c| c.graph.len()).sum::<usize>() + 10 * (self.layers.len() + self.frames.len());
         self.dry += 1;
-        for (s, ty) in statements.iter().zip(known) {
-            for name in bound_names(s) {
-                let value = match ty {
+        for (s, types) in statements.iter().zip(known) {
+            for (i, name) in bound_names(s).into_iter().enumerate() {
+                let value = match types.as_ref().and_then(|t| t.get(i)) {
                     Some(ty) => {
                         let v = self.graph().add(Op::Input(name.clone()), &[], Some(ty.clone()));
                         self.tensor(v)
@@ -97,10 +109,17 @@ impl Lowerer<'_> {
                 self.bind(&name, value);
             }
         }
-        let StatementKind::Let { value, .. } = &statements[at].kind else { return Ok(None) };
+        let StatementKind::Let { value, names, .. } = &statements[at].kind else { return Ok(None) };
         let result = self.eval(*value);
-        let ty = match &result {
-            Ok(Val::Tensor { value, .. }) => Some(self.ty(*value)),
+        let types = match &result {
+            Ok(Val::Tensor { value, .. }) if names.len() == 1 => Some(vec![self.ty(*value)]),
+            Ok(Val::Tuple(items)) if names.len() > 1 => items
+                .iter()
+                .map(|v| match v {
+                    Val::Tensor { value, .. } => Some(self.ty(*value)),
+                    _ => None,
+                })
+                .collect(),
             _ => None,
         };
         self.dry -= 1;
@@ -109,7 +128,7 @@ impl Lowerer<'_> {
         self.parameters.truncate(saved.4);
         match result {
             Err(stop) => Err(stop),
-            Ok(_) => Ok(ty),
+            Ok(_) => Ok(types),
         }
     }
 }

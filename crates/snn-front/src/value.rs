@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use snn_ir::{Dim, Value};
 
-use crate::call::Bound;
+use crate::call::{Bound, Given};
 
 /// A value at compile time.
 #[derive(Clone, Debug)]
@@ -27,6 +27,10 @@ pub(crate) enum Val {
     Layer(usize),
     /// An item of a file, not applied.
     Item(ItemRef),
+    /// A net or neuron with some of its settings, not applied: `lif(tau = 4.0)`.
+    Partial(Rc<Partial>),
+    /// The names of another file, behind a prefix.
+    File(u16),
     /// A built-in function, not applied.
     Builtin(&'static str),
     ThisNet,
@@ -41,6 +45,14 @@ pub(crate) enum Val {
 pub(crate) struct SurrogateValue {
     pub item: ItemRef,
     pub settings: Vec<Bound>,
+}
+
+/// A net or neuron that waits for its inputs.
+#[derive(Clone, Debug)]
+pub(crate) struct Partial {
+    pub item: ItemRef,
+    /// Settings by name, in the order in which they were given; a later one of a name counts.
+    pub given: Vec<Given>,
 }
 
 /// An item with the file that it stands in.
@@ -65,6 +77,8 @@ impl Val {
             Val::Surrogate(_) => "a surrogate".into(),
             Val::Layer(_) => "a layer".into(),
             Val::Item(_) => "a declaration that is not called".into(),
+            Val::Partial(_) => "a net or neuron that is not applied".into(),
+            Val::File(_) => "a file".into(),
             Val::Builtin(n) => format!("the function `{n}`"),
             Val::ThisNet => "the net".into(),
             Val::Poison => "a value with an error".into(),
