@@ -9,7 +9,7 @@ const CANDLE: Backends = Backends::Candle(DeviceName::Cpu, Precision::F32);
 fn plan(text: &str, net: &str, wrt: Option<&[&str]>, dims: &[(&str, i64)]) -> String {
     let dims: Dims = dims.iter().map(|(n, v)| (n.to_string(), *v)).collect();
     let program = Program::parse("model.snn", text).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    let options = Options { mode: Mode::Eval, dims: dims.clone(), rest: None };
+    let options = Options { mode: Mode::Eval, dims: dims.clone(), rest: None, ..Default::default() };
     let graph = program.lower(Some(net), &options).unwrap_or_else(|e| panic!("{e}\n{text}")).bind(&dims);
     let graph = match wrt {
         Some(wrt) => snnc::gradients(&graph, &wrt.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap().graph,

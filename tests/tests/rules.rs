@@ -150,7 +150,7 @@ fn program(body: &str) -> Program {
 
 fn graph(body: &str, steps: i64, batch: i64) -> Graph {
     let dims = Dims::from([("T".to_string(), steps), ("B".to_string(), batch)]);
-    let options = snnc::Options { mode: Mode::Eval, dims: dims.clone(), rest: None };
+    let options = snnc::Options { mode: Mode::Eval, dims: dims.clone(), rest: None, ..Default::default() };
     if body.starts_with('%') {
         let last = body.lines().count();
         let text = format!("graph main {{\n%0: i64[B] = input(\"label\")\n{body}\ninputs %0\nreturn out = %{last}\n}}\n");

@@ -26,7 +26,7 @@ net main(x: f32[T, B, 4]) -> f32[T, B, 4] {
 fn graph(text: &str, mode: Mode, dims: &[(&str, i64)]) -> snnc::Graph {
     let dims: Dims = dims.iter().map(|(n, v)| (n.to_string(), *v)).collect();
     let program = Program::parse("model.snn", text).unwrap();
-    program.lower(None, &Options { mode, dims: dims.clone(), rest: None }).unwrap_or_else(|e| panic!("{e}")).bind(&dims)
+    program.lower(None, &Options { mode, dims: dims.clone(), rest: None, ..Default::default() }).unwrap_or_else(|e| panic!("{e}")).bind(&dims)
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn optimised() {
     assert_snapshot!("opt_explained", snn_opt::optimise(&graph, &options(true)).unwrap().report);
     let small = "net main(x: f32[T]) -> f32[T] { x |> delay(1) |> delay(2) }";
     let program = Program::parse("small.snn", small).unwrap();
-    let graph = program.lower(None, &Options { mode: Mode::Eval, dims: Dims::new(), rest: None }).unwrap();
+    let graph = program.lower(None, &Options { mode: Mode::Eval, dims: Dims::new(), rest: None, ..Default::default() }).unwrap();
     assert_snapshot!("e_graph_of_two_delays", snn_opt::e_graph_dot(&graph, &options(false)).unwrap());
 }
 

@@ -57,6 +57,67 @@ pub struct Options {
     pub dims: Dims,
     /// How many dimensions `...` stands for in the inputs; 1 where it is not given.
     pub rest: Option<usize>,
+    /// Settings of the net instead of their defaults.
+    pub settings: Settings,
+}
+
+/// Settings by name.
+pub type Settings = BTreeMap<String, Setting>;
+
+/// The value of a setting that is given from outside.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Setting {
+    /// An integer.
+    Int(i64),
+    /// A number.
+    Float(f64),
+    /// True or false.
+    Bool(bool),
+    /// `none`.
+    Nothing,
+    /// A text.
+    Text(String),
+    /// Several.
+    List(Vec<Setting>),
+}
+
+// Settings are part of what a net is compiled for: equal bits are equal numbers there.
+impl Eq for Setting {}
+
+impl std::hash::Hash for Setting {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        match self {
+            Setting::Int(n) => n.hash(state),
+            Setting::Float(x) => x.to_bits().hash(state),
+            Setting::Bool(b) => b.hash(state),
+            Setting::Nothing => 0u8.hash(state),
+            Setting::Text(t) => t.hash(state),
+            Setting::List(items) => items.hash(state),
+        }
+    }
+}
+
+impl std::str::FromStr for Setting {
+    type Err = String;
+
+    /// As it is written in a program: `3`, `0.5`, `true`, `none`, `"text"`, `[1, 2]`; what is nothing else is a text.
+    fn from_str(text: &str) -> Result<Setting, String> {
+        let text = text.trim();
+        if let Some(inside) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
+            let items = inside.split(',').map(str::trim).filter(|t| !t.is_empty());
+            return Ok(Setting::List(items.map(str::parse).collect::<Result<_, _>>()?));
+        }
+        Ok(match text {
+            "true" => Setting::Bool(true),
+            "false" => Setting::Bool(false),
+            "none" => Setting::Nothing,
+            _ => match (text.parse(), text.parse()) {
+                (Ok(n), _) => Setting::Int(n),
+                (_, Ok(x)) => Setting::Float(x),
+                _ => Setting::Text(text.trim_matches('"').to_string()),
+            },
+        })
+    }
 }
 
 /// A graph, with warnings about its source.
@@ -66,6 +127,8 @@ pub struct Lowered {
     pub graph: Graph,
     /// What is suspicious.
     pub warnings: Vec<Diagnostic>,
+    /// The layers by name, with their settings that are numbers.
+    pub layers: Vec<(String, Vec<(String, f64)>)>,
 }
 
 /// A parsed file and the standard library.
@@ -296,7 +359,7 @@ impl Module {
         let outcome = stacker::grow(64 << 20, || lower::lower(self, net, options));
         let is_error = |d: &Diagnostic| d.severity == Severity::Error;
         match outcome.graph {
-            Some(graph) if !outcome.diagnostics.iter().any(is_error) => Ok(Lowered { graph, warnings: outcome.diagnostics }),
+            Some(graph) if !outcome.diagnostics.iter().any(is_error) => Ok(Lowered { graph, warnings: outcome.diagnostics, layers: outcome.layers }),
             _ => {
                 let mut diagnostics = outcome.diagnostics;
                 if !diagnostics.iter().any(is_error) {

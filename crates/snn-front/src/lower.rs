@@ -31,7 +31,12 @@ pub(crate) fn lower(module: &Module, net: &str, options: &Options) -> Outcome {
             None
         }
     };
-    Outcome { graph, diagnostics: l.diagnostics, undecided: l.undecided.map(|d| *d) }
+    let numbers = |layer: &crate::context::Layer| {
+        let known = layer.settings.iter().filter_map(|s| Some((s.name.clone(), s.value.number()?))).collect();
+        (layer.prefix.trim_end_matches('.').to_string(), known)
+    };
+    let layers = l.layers.iter().map(numbers).collect();
+    Outcome { graph, diagnostics: l.diagnostics, undecided: l.undecided.map(|d| *d), layers }
 }
 
 /// What lowering gives.
@@ -40,6 +45,7 @@ pub(crate) struct Outcome {
     pub diagnostics: Vec<Diagnostic>,
     /// What could not be decided because a size is symbolic.
     pub undecided: Option<Diagnostic>,
+    pub layers: Vec<(String, Vec<(String, f64)>)>,
 }
 
 /// What each name of the user's file is bound to in a net, as far as it can be lowered: a type, or a description.
@@ -145,8 +151,21 @@ impl<'a> Lowerer<'a> {
 
     fn bind_defaults(&mut self, index: usize) -> Result<()> {
         let item = ItemRef { file: 0, index };
-        let given = vec![None; self.item(item).settings.len()];
-        let settings = self.fill_settings(item, given, self.item(item).name.span)?;
+        let declared = self.item(item);
+        let span = declared.name.span;
+        if let Some(name) = self.options.settings.keys().find(|n| !declared.settings.iter().any(|s| s.name.text == **n)) {
+            let known: Vec<&str> = declared.settings.iter().map(|s| s.name.text.as_str()).collect();
+            let list = if known.is_empty() { "it has none".to_string() } else { format!("it has: {}", known.join(", ")) };
+            let near = nearest(name, known.iter().copied()).map(|n| format!("did you mean `{n}`? "));
+            let message = format!("the net `{}` has no setting `{name}`", declared.name.text);
+            return self.fail_help(span, message, "this net", near.unwrap_or_default() + &list);
+        }
+        let value = |s: &snn_syntax::ast::Setting| {
+            let given = self.options.settings.get(&s.name.text)?;
+            Some(Given { name: Some(s.name.text.clone()), value: Val::from_setting(given), span: s.name.span })
+        };
+        let given = declared.settings.iter().map(value).collect();
+        let settings = self.fill_settings(item, given, span)?;
         settings.into_iter().for_each(|s| self.bind(&s.name, s.value));
         Ok(())
     }

@@ -63,6 +63,19 @@ pub(crate) struct ItemRef {
 }
 
 impl Val {
+    /// A setting that is given from outside.
+    pub fn from_setting(setting: &crate::Setting) -> Val {
+        use crate::Setting;
+        match setting {
+            Setting::Int(n) => Val::int(*n),
+            Setting::Float(x) => Val::Float(*x),
+            Setting::Bool(b) => Val::Bool(*b),
+            Setting::Nothing => Val::Nothing,
+            Setting::Text(t) => Val::Text(t.clone()),
+            Setting::List(items) => Val::List(items.iter().map(Val::from_setting).collect()),
+        }
+    }
+
     /// What it is, for messages.
     pub fn describe(&self) -> String {
         match self {

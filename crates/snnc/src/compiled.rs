@@ -8,7 +8,7 @@ use snn_front::{Mode, Options};
 use snn_ir::{Backend, Dims, Executable, Graph, Held, Interpreter, Tensor, Type};
 
 use crate::bind::{BoundData, bind, part, rest_rank};
-use crate::weights::{check_complete, check_names, parameters};
+use crate::weights::{check_complete, check_names, parameters, without_bookkeeping};
 use crate::{Diagnostic, Error, Program};
 
 /// Which backend runs a net.
@@ -114,6 +114,8 @@ pub struct CompileOptions {
     pub memory_limit: u64,
     /// Run the dimension `B` in pieces of this size.
     pub batch: Option<usize>,
+    /// Settings of the net instead of their defaults.
+    pub settings: snn_front::Settings,
     /// Draw parameters that given weights lack, instead of failing.
     pub partial: bool,
     /// Names that the data hold beside the tensors that are given, for messages.
@@ -134,6 +136,7 @@ impl Default for CompileOptions {
             seed: 0,
             memory_limit: u64::MAX,
             batch: None,
+            settings: Default::default(),
             partial: false,
             other_data: vec![],
         }
@@ -160,6 +163,8 @@ struct Ready {
     /// Parameters that must be finite, or the optimiser has done too much.
     finite: BTreeSet<String>,
     independent: Vec<String>,
+    /// The layers with their settings that are numbers.
+    layers: Vec<(String, Vec<(String, f64)>)>,
     executable: Box<dyn Executable>,
 }
 
@@ -324,7 +329,7 @@ impl Compiled {
     }
 
     fn lowering(&self, dims: Dims, rest: Option<usize>) -> Options {
-        Options { mode: self.options.mode, dims, rest }
+        Options { mode: self.options.mode, dims, rest, settings: self.options.settings.clone() }
     }
 
     /// The declared inputs, where `...` stands for `rest` dimensions.
@@ -380,7 +385,7 @@ impl Compiled {
         if needed > self.options.memory_limit {
             return Err(Error::Memory { needed, limit: self.options.memory_limit });
         }
-        let ready = Arc::new(Ready { graph, finite, independent, executable });
+        let ready = Arc::new(Ready { graph, finite, independent, layers: lowered.layers, executable });
         cache().insert(key, ready.clone());
         Ok(ready)
     }
@@ -486,6 +491,7 @@ impl Compiled {
                 inputs.join(", ")
             )));
         }
+        let weights = &without_bookkeeping(weights, &ready.graph, &ready.layers)?;
         let weight_names: Vec<&str> = weights.iter().map(|(n, _)| n.as_str()).collect();
         let data_names: Vec<&str> = data.iter().map(|(n, _)| n.as_str()).collect();
         check_names(&ready.graph, &weight_names, &data_names)?;

@@ -25,7 +25,7 @@ pub use snn_candle::{DeviceError, DeviceName, Precision, devices};
 pub use compiled::{Backends, CompileOptions, Compiled, Optimise, Prepared, Run, gradients};
 pub use error::Error;
 pub use snn_data::{load, save};
-pub use snn_front::{Mode, Options};
+pub use snn_front::{Mode, Options, Setting, Settings};
 pub use snn_ir::{DType, Dims, Graph, Tensor};
 pub use snn_syntax::{Diagnostic, Severity, Sources};
 pub use trainer::Trainer;
@@ -87,7 +87,7 @@ impl Program {
     /// What is wrong with its source.
     pub fn inputs(&self, net: &str) -> Result<Vec<String>, Error> {
         let net = self.module.default_net(Some(net)).map_err(|d| self.error(vec![d]))?;
-        let options = Options { mode: Mode::Eval, dims: Dims::new(), rest: None };
+        let options = Options::default();
         self.module.signature(&net, &options).map(|s| s.into_iter().map(|(n, _)| n).collect()).map_err(|d| self.error(d))
     }
 
@@ -97,7 +97,7 @@ impl Program {
     /// What is wrong with its source.
     pub fn signature(&self, net: &str) -> Result<Vec<(String, snn_ir::Type)>, Error> {
         let net = self.module.default_net(Some(net)).map_err(|d| self.error(vec![d]))?;
-        let options = Options { mode: Mode::Eval, dims: Dims::new(), rest: None };
+        let options = Options::default();
         self.module.signature(&net, &options).map_err(|d| self.error(d))
     }
 

@@ -145,7 +145,7 @@ impl Session {
     /// # Errors
     /// What is wrong with it.
     pub fn lowered(&self, expression: &str) -> Result<Graph, Error> {
-        let options = Options { mode: self.options.mode, dims: self.options.dims.clone(), rest: None };
+        let options = Options { mode: self.options.mode, dims: self.options.dims.clone(), rest: None, ..Default::default() };
         self.program(expression)?.lower(Some(NET), &options).map_err(without_warnings)
     }
 

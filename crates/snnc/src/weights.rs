@@ -92,3 +92,39 @@ pub(crate) fn check_complete(graph: &Graph, given: &[&str], data: &[&str]) -> Re
         missing.join(", ")
     )))
 }
+
+/// What frameworks save of layers without learning it: counters, and settings such as snnTorch's `beta` and `threshold`.
+const BOOKKEEPING: [&str; 3] = ["num_batches_tracked", "reset_mechanism_val", "graded_spikes_factor"];
+
+/// The weights without bookkeeping. A number that is a setting of its layer must be the setting.
+///
+/// # Errors
+/// If a file has another value for a setting than the program.
+pub(crate) fn without_bookkeeping(
+    weights: &[(String, Tensor)],
+    graph: &Graph,
+    layers: &[(String, Vec<(String, f64)>)],
+) -> Result<Vec<(String, Tensor)>, Error> {
+    let mut kept = Vec::with_capacity(weights.len());
+    for (name, tensor) in weights {
+        let Some((layer, own)) = name.rsplit_once('.').filter(|_| graph.parameter(name).is_none()) else {
+            kept.push((name.clone(), tensor.clone()));
+            continue;
+        };
+        let settings = layers.iter().find(|(l, _)| l == layer).map(|(_, s)| s);
+        // `Leaky.threshold` is the setting `threshold`, or `v_threshold` of other neurons.
+        let setting = settings.and_then(|s| s.iter().find(|(n, _)| n == own || n.strip_prefix("v_") == Some(own)));
+        match setting.filter(|_| tensor.len() == 1) {
+            Some((_, value)) if tensor.to_f32()[0] == *value as f32 => {}
+            Some((setting, value)) => {
+                return Err(Error::Data(format!(
+                    "the weights have {} as `{name}`, and the program has {setting} = {value} there: write it in the program, or `--ignore {name}`",
+                    tensor.to_f32()[0]
+                )));
+            }
+            None if settings.is_some() && tensor.len() == 1 && BOOKKEEPING.contains(&own) => {}
+            None => kept.push((name.clone(), tensor.clone())),
+        }
+    }
+    Ok(kept)
+}

@@ -6,7 +6,7 @@ use clap::Args;
 
 use snnc::CompileOptions;
 
-use super::{Failure, NetArguments, load_program, load_weights};
+use super::{Failure, NetArguments, load_program};
 use crate::command::say::{say, say_part};
 
 #[derive(Args)]
@@ -40,7 +40,7 @@ pub fn bench(a: &BenchArguments) -> Result<(), Failure> {
     let net = program.compile(a.net.net.as_deref(), &options)?;
     let parsed = started.elapsed();
     let data = a.net.load_data(&net)?.tensors;
-    let weights = load_weights(&a.net.weights, a.net.memory())?;
+    let weights = a.net.load_weights()?;
     let started = Instant::now();
     let prepared = net.prepare(&data, &weights)?;
     let compile = parsed + started.elapsed();

@@ -72,7 +72,7 @@ pub fn emit(a: &EmitArguments) -> Result<(), Failure> {
         return Ok(());
     }
     let dims = a.dims.clone().unwrap_or_default();
-    let options = Options { mode: a.mode.into(), dims: dims.clone(), rest: a.rest };
+    let options = Options { mode: a.mode.into(), dims: dims.clone(), rest: a.rest, ..Default::default() };
     let mut graph = program.lower(a.net.as_deref(), &options)?.bind(&dims);
     if a.stage == Stage::Grad || (a.grad && a.stage != Stage::Ir) {
         graph = snnc::gradients(&graph, &a.wrt)?.graph;

@@ -168,6 +168,15 @@ struct NetArguments {
     /// Parameters that the weights lack are drawn, instead of being an error.
     #[arg(long, requires = "weights")]
     partial: bool,
+    /// Tensors of the weights by other names: `OLD=NEW`, where `*` stands for anything. May be given several times.
+    #[arg(long, requires = "weights", value_name = "OLD=NEW", value_parser = parse_rename)]
+    rename: Vec<(String, String)>,
+    /// Tensors of the weights that are not looked at; `*` stands for anything. May be given several times.
+    #[arg(long, requires = "weights", value_name = "PATTERN")]
+    ignore: Vec<String>,
+    /// A setting of the net. May be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_setting)]
+    set: Vec<(String, snnc::Setting)>,
     /// Evaluation or training.
     #[arg(long, value_enum, default_value_t = ModeName::Eval)]
     mode: ModeName,
@@ -227,6 +236,7 @@ impl NetArguments {
             seed: self.seed,
             memory_limit: self.memory(),
             batch: self.batch,
+            settings: self.set.iter().cloned().collect(),
             partial: self.partial,
             other_data: vec![],
         })
@@ -257,6 +267,30 @@ fn machine_memory() -> u64 {
     system.refresh_memory();
     // A system that does not say has no limit of ours.
     if system.total_memory() == 0 { u64::MAX } else { system.total_memory() }
+}
+
+fn parse_rename(text: &str) -> Result<(String, String), String> {
+    let (old, new) = text.split_once('=').ok_or_else(|| format!("`{text}` is not `OLD=NEW`"))?;
+    match new.matches('*').count() <= old.matches('*').count() {
+        true => Ok((old.to_string(), new.to_string())),
+        false => Err(format!("`{new}` has more `*` than `{old}`")),
+    }
+}
+
+fn parse_setting(text: &str) -> Result<(String, snnc::Setting), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not `NAME=VALUE`"))?;
+    Ok((name.trim().to_string(), value.parse()?))
+}
+
+/// What the stars of a pattern stand for in a name that it fits.
+fn matched<'a>(pattern: &str, name: &'a str) -> Option<Vec<&'a str>> {
+    let Some((first, rest)) = pattern.split_once('*') else { return (pattern == name).then(Vec::new) };
+    let tail = name.strip_prefix(first)?;
+    (0..=tail.len()).rev().filter(|i| tail.is_char_boundary(*i)).find_map(|i| {
+        let mut found = matched(rest, &tail[i..])?;
+        found.insert(0, &tail[..i]);
+        Some(found)
+    })
 }
 
 fn parse_threads(text: &str) -> Result<usize, String> {
@@ -451,13 +485,35 @@ fn load_wanted(files: &[String], wanted: &dyn Fn(&str) -> bool, limit: u64) -> R
     Ok(all)
 }
 
-/// Reads weights: everything that the files hold.
-fn load_weights(files: &[String], limit: u64) -> Result<Vec<(String, Tensor)>, Failure> {
-    let weights = load_wanted(files, &|_| true, limit)?.tensors;
-    if weights.is_empty() && !files.is_empty() {
-        return Err(Failure::Text(format!("there are no weights in `{}`", files.join("`, `"))));
+impl NetArguments {
+    /// The weights: everything that the files hold, by the names that were asked for.
+    fn load_weights(&self) -> Result<Vec<(String, Tensor)>, Failure> {
+        let ignored = |n: &str| self.ignore.iter().any(|p| matched(p, n).is_some());
+        let loaded = load_wanted(&self.weights, &|n| !ignored(n), self.memory())?.tensors;
+        if loaded.is_empty() && !self.weights.is_empty() {
+            return Err(Failure::Text(format!("there are no weights in `{}`", self.weights.join("`, `"))));
+        }
+        let mut used = vec![false; self.rename.len()];
+        let mut weights: Vec<(String, Tensor)> = Vec::new();
+        for (name, tensor) in loaded {
+            let renamed = self.rename.iter().enumerate().find_map(|(i, (old, new))| {
+                let stars = matched(old, &name)?;
+                used[i] = true;
+                let mut parts = new.split('*');
+                let first = parts.next().unwrap_or_default().to_string();
+                Some(parts.zip(stars).fold(first, |text, (part, star)| text + star + part))
+            });
+            let name = renamed.unwrap_or(name);
+            if weights.iter().any(|(n, _)| *n == name) {
+                return Err(Failure::Text(format!("two tensors of the weights are called `{name}` after `--rename`")));
+            }
+            weights.push((name, tensor));
+        }
+        if let Some(i) = used.iter().position(|u| !u) {
+            return Err(Failure::Text(format!("`--rename {}={}` fits no tensor of the weights", self.rename[i].0, self.rename[i].1)));
+        }
+        Ok(weights)
     }
-    Ok(weights)
 }
 
 fn check(path: &Path, mode: Mode) -> Result<(), Failure> {

@@ -112,7 +112,7 @@ pub fn plot(a: &PlotArguments) -> Result<(), Failure> {
         What::Graph { file, net, dims, mode, fast_math, out } => {
             let program = load_program(file)?;
             let dims = dims.clone().unwrap_or_default();
-            let options = Options { mode: (*mode).into(), dims: dims.clone(), rest: None };
+            let options = Options { mode: (*mode).into(), dims: dims.clone(), rest: None, ..Default::default() };
             let before = program.lower(net.as_deref(), &options)?.bind(&dims);
             let level = if *fast_math { Optimise::Fast } else { Optimise::Exact };
             let (after, _) = level.apply(before.clone(), true)?;

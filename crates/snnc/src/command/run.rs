@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use snnc::{CompileOptions, DType, Run, Tensor};
 
-use super::{Failure, NetArguments, load_program, load_weights, warn};
+use super::{Failure, NetArguments, load_program, warn};
 use crate::command::say::{remark, remark_part, say};
 
 #[derive(Args)]
@@ -60,7 +60,7 @@ fn compute(a: &RunArguments, net: Option<&str>, options: &CompileOptions) -> Res
     let files = a.net.load_data(&net)?;
     net.set_other_data(files.others);
     let data = files.tensors;
-    let weights = load_weights(&a.net.weights, a.net.memory())?;
+    let weights = a.net.load_weights()?;
     let loaded = started.elapsed();
     let run = net.run(&data, &weights)?;
     let ran = started.elapsed();

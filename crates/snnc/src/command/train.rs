@@ -13,7 +13,7 @@ use snn_train::update::PREFIX;
 use snn_train::{DataSet, Epoch, Optimizer, Outcome, Schedule, Settings, State, Update, Watcher, train as run_training};
 use snnc::{CompileOptions, Compiled, Error, Mode, Program, Tensor, Trainer};
 
-use super::{Failure, NetArguments, load_program, load_wanted, load_weights, warn};
+use super::{Failure, NetArguments, load_program, load_wanted, warn};
 use crate::command::say::remark;
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -139,7 +139,7 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
     let validation = Validation::new(a, &program, &loss_net)?;
     let mut trainer = Trainer::new(&program, &loss_net, &options)?;
     let first: Vec<usize> = (0..settings.batch).collect();
-    let (mut state, independent) = trainer.start(&data.batch(&first), &load_weights(&a.net.weights, a.net.memory())?)?;
+    let (mut state, independent) = trainer.start(&data.batch(&first), &a.net.load_weights()?)?;
     for name in &independent {
         remark!("Warning: the loss does not depend on `{name}`, which stays as it is");
     }
