@@ -1,6 +1,6 @@
-"""Makes data, weights and expected values for library.snn from PyTorch and snnTorch (BSD 3-clause and MIT; nothing of theirs is copied).
+"""Makes data, weights and expected values for library.snn from PyTorch, snnTorch and Norse (BSD 3-clause, MIT and LGPL 3; nothing of theirs is copied).
 
-python generate.py writes data.safetensors, weights.safetensors and expected.safetensors beside itself; needs torch, snntorch, safetensors."""
+python generate.py writes data.safetensors, weights.safetensors and expected.safetensors beside itself; needs torch, snntorch, norse, safetensors."""
 import pathlib
 import snntorch, torch, torch.nn.functional as F
 from safetensors.torch import save_file
@@ -76,6 +76,14 @@ put("neurons", **n)
 loss = (sum(n.values()) * probe2).sum()
 gx, gw = torch.autograd.grad(loss, [spikes_in, rl.recurrent.weight])
 put("neurons_loss", loss=loss, **{"grad.x": gx, "grad.rl.recurrent.weight": gw})
+import norse.torch as norse
+def cell(method):
+    p = norse.LIFParameters(method=method, v_reset=torch.as_tensor(-0.1), alpha=torch.as_tensor(2.0))
+    return norse.LIF(p)(spikes_in * 5)[0]
+n = {k: cell(m) for k, m in dict(lif="super", triangle="triangle", tanh="tanh", erfc="heavi_erfc", circ="circ").items()} | dict(li=norse.LI()(spikes_in)[0])
+put("norse", **n)
+loss = (sum(n.values()) * probe2).sum()
+put("norse_loss", loss=loss, **{"grad.x": torch.autograd.grad(loss, spikes_in)[0]})
 weights = {k: v for k, v in net.state_dict().items() if "num_batches" not in k}
 weights |= {f"rl.recurrent.{k}": v for k, v in rl.recurrent.state_dict().items()}
 data = dict(x=x, image=image, ids=ids, spikes=spikes_in, probe=probe, probe2=probe2)

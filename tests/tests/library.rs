@@ -1,4 +1,4 @@
-//! The library beside PyTorch and snnTorch: `tests/library` has a program, and what they compute for it.
+//! The library beside PyTorch, snnTorch and Norse: `tests/library` has a program, and what they compute for it.
 
 use snn_ir::Tensor;
 use snnc::{Backends, CompileOptions, Program, load};
@@ -34,7 +34,7 @@ fn check(net: &str, inputs: &[(&str, &str)], backend: Backends) {
 }
 
 #[test]
-fn library_is_pytorchs_and_snntorchs() {
+fn library_is_that_of_the_frameworks() {
     for backend in [Backends::Interpreter, Backends::Cranelift, Backends::CandleOperations] {
         let (x, image, ids) = (("x", "x"), ("image", "image"), ("ids", "ids"));
         check("functions", &[x], backend);
@@ -43,5 +43,7 @@ fn library_is_pytorchs_and_snntorchs() {
         check("layers_loss", &[x, image, ids], backend);
         check("neurons", &[("x", "spikes")], backend);
         check("neurons_loss", &[("x", "spikes"), ("probe", "probe2")], backend);
+        check("norse", &[("x", "spikes")], backend);
+        check("norse_loss", &[("x", "spikes"), ("probe", "probe2")], backend);
     }
 }

@@ -134,6 +134,12 @@ impl Lowerer<'_> {
             }
             Val::Poison => Err(Stop::Said),
             Val::Unknown => Ok(Val::Unknown),
+            Val::ThisNet => self.fail_help(
+                place,
+                "`net` is a reserved word: it means the net that is being written",
+                "this is called",
+                "give the layer another name, or call it `net.net`",
+            ),
             other => self.fail(place, format!("{} cannot be called", other.describe()), "this is called"),
         }
     }

@@ -564,11 +564,19 @@ impl<'a> Lowerer<'a> {
                 self.index(v, subscripts, span)
             }
             ExprKind::Field { base, name } => {
+                // A layer that is called so as a whole.
+                if let Some(path) = self.dotted(id)
+                    && let Some(v) = self.lookup(&path)
+                {
+                    return Ok(v);
+                }
                 let v = self.eval(*base)?;
                 match v {
                     Val::Layer(i) => self.layer_field(i, name, span),
                     Val::ThisNet => match self.lookup(&name.text) {
                         Some(v) => Ok(v),
+                        // The first part of a longer name.
+                        None if self.frame().scopes.iter().any(|s| s.keys().any(|k| k.starts_with(&format!("{}.", name.text)))) => Ok(Val::ThisNet),
                         None => self.fail(name.span, format!("the net has no layer or value `{}` here", name.text), "not found"),
                     },
                     Val::List(items) if name.text.chars().all(|c| c.is_ascii_digit()) => {
@@ -612,6 +620,29 @@ impl<'a> Lowerer<'a> {
                 }
             }
         }
+    }
+
+    /// `a.b.c` as a text; what stands behind `net.` by itself.
+    fn dotted(&self, id: ExprId) -> Option<String> {
+        let file = self.frames.last()?.file;
+        let mut parts = Vec::new();
+        let mut at = id;
+        loop {
+            match &self.ast(file).expr(at).kind {
+                ExprKind::Field { base, name } => {
+                    parts.push(name.text.as_str());
+                    at = *base;
+                }
+                ExprKind::Name(first) => {
+                    parts.push(first);
+                    break;
+                }
+                ExprKind::ThisNet => break,
+                _ => return None,
+            }
+        }
+        parts.reverse();
+        Some(parts.join("."))
     }
 
     /// `[element for name in items]`

@@ -129,6 +129,11 @@ impl Tensor {
         &self.data
     }
 
+    /// The elements, handed over.
+    pub fn into_data(self) -> Data {
+        self.data
+    }
+
     /// The elements, to change them; copies them if they are shared.
     pub fn data_mut(&mut self) -> &mut Data {
         &mut self.data

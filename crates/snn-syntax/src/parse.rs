@@ -247,7 +247,7 @@ impl Builder {
         let (mut message, mut adds) = (None, false);
         for part in pair.into_inner() {
             match part.as_rule() {
-                Rule::name | Rule::digits => names.push(self.name(&part)),
+                Rule::name | Rule::path => names.push(self.name(&part)),
                 Rule::string => message = Some(unquoted(part.as_str())),
                 Rule::update => adds = part.as_str() == "+=",
                 Rule::pattern => names.extend(part.into_inner().map(|p| self.name(&p))),
@@ -536,7 +536,7 @@ fn describe(rule: Rule) -> Option<&'static str> {
         Rule::type_ | Rule::dtype => "a type such as `f32[T, B]`",
         Rule::result | Rule::named_result => "a result type",
         Rule::block => "`{`",
-        Rule::name | Rule::input => "a name",
+        Rule::name | Rule::input | Rule::path | Rule::word_name => "a name",
         Rule::operator => "an operator",
         Rule::call => "`(`",
         Rule::index => "`[`",

@@ -98,6 +98,9 @@ pub struct CompileOptions {
     /// Compute the gradients of the net's scalar with respect to these inputs and parameters, as outputs `grad.<name>`; the
     /// scalar is then called `loss`. An empty list stands for all learnable parameters.
     pub gradients: Option<Vec<String>>,
+    /// Instead of gradients of a scalar: those of `sum(output * cotangent)` over all outputs of floats, where the cotangents are inputs
+    /// called `cotangent.<output>`; with respect to these names.
+    pub cotangents: Option<Vec<String>>,
     /// With gradients: keep the states of neurons every so many steps only, and compute those between again.
     pub checkpoint: Option<usize>,
     /// With gradients: let parameters follow them. New values are updates of the run.
@@ -128,6 +131,7 @@ impl Default for CompileOptions {
             mode: Mode::Eval,
             dims: Dims::new(),
             gradients: None,
+            cotangents: None,
             checkpoint: None,
             update: None,
             optimise: Optimise::default(),
@@ -185,6 +189,29 @@ fn drawn_name(stream: u32) -> String {
     format!("random.{stream}")
 }
 
+/// What the names of inputs begin with that are gradients of outputs.
+pub const COTANGENT: &str = "cotangent.";
+
+/// The scalar `sum(output * cotangent)` over all outputs of floats, with the cotangents as inputs.
+fn with_cotangents(mut graph: Graph) -> Graph {
+    let outputs: Vec<(String, snn_ir::Value)> = graph.outputs.clone();
+    let mut total = None;
+    for (name, v) in outputs {
+        let ty = graph.ty(v).clone();
+        if ty.dtype != snn_ir::DType::F32 {
+            continue;
+        }
+        let cotangent = graph.add_input(format!("{COTANGENT}{name}"), ty.clone());
+        let mut build = snn_ir::Build(&mut graph);
+        let product = build.mul(v, cotangent);
+        let sum = build.sum(product, (0..ty.rank()).collect());
+        total = Some(total.map_or(sum, |t| build.add(t, sum)));
+    }
+    let total = total.unwrap_or_else(|| graph.add_f32(0.0));
+    graph.outputs = vec![("loss".into(), total)];
+    graph
+}
+
 /// A graph whose random operations of some streams are inputs.
 fn with_random_inputs(graph: &Graph, streams: &BTreeMap<u32, usize>) -> Graph {
     let mut inputs = Vec::new();
@@ -233,6 +260,22 @@ impl Prepared {
     /// Takes back results that are no longer needed, so that the next run can use their memory.
     pub fn recycle(&self, run: Run) {
         self.ready.executable.recycle(snn_ir::Results { outputs: run.outputs, updates: run.updates });
+    }
+
+    /// The same net with other inputs and parameters of the same types; `None` where one is of another type, or where the code that
+    /// was generated does not hold for it.
+    pub fn with_tensors(&self, tensors: &[(String, Tensor)]) -> Option<Prepared> {
+        let mut own = self.tensors.clone();
+        for (name, new) in tensors {
+            if let Some(slot) = own.get_mut(name) {
+                let finite = || !self.ready.finite.contains(name) || new.as_f32().iter().all(|x| x.is_finite());
+                if slot.dtype() != new.dtype() || slot.shape() != new.shape() || !finite() {
+                    return None;
+                }
+                *slot = new.clone();
+            }
+        }
+        Some(Prepared { ready: self.ready.clone(), tensors: own, seed: self.seed })
     }
 
     /// Runs it with another seed.
@@ -354,7 +397,9 @@ impl Compiled {
                 }
             }
         }
-        let (graph, independent) = match &self.options.gradients {
+        let wrt = self.options.cotangents.as_ref().or(self.options.gradients.as_ref());
+        let graph = if self.options.cotangents.is_some() { with_cotangents(graph) } else { graph };
+        let (graph, independent) = match wrt {
             Some(wrt) => {
                 let graph = match self.options.checkpoint {
                     Some(every) if every > 1 => snn_autodiff::recurrence::with_checkpoints(&graph, every),
@@ -478,6 +523,7 @@ impl Compiled {
         drawn_outside: &BTreeMap<u32, usize>,
     ) -> Result<(Prepared, Vec<(String, Tensor)>), Error> {
         let key = Key { dims: dims.clone(), rest, assume_finite: true, drawn_outside: drawn_outside.clone() };
+        tensors.extend(data.iter().filter(|(n, _)| n.starts_with(COTANGENT)).cloned());
         let mut ready = self.ready(key.clone()).map_err(|e| self.with_missing_inputs(e, &tensors, data))?;
         let needed = ready.graph.needed_inputs();
         let missing: Vec<&str> = needed.iter().map(|(n, _)| *n).filter(|n| !tensors.contains_key(*n)).collect();

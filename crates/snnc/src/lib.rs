@@ -15,6 +15,7 @@ mod compiled;
 mod error;
 pub mod plot;
 pub mod session;
+pub mod stages;
 mod trainer;
 mod weights;
 

@@ -42,6 +42,17 @@ fn write(path: &Path, size: (u32, u32), draw: impl FnOnce(&Canvas<'_>) -> Result
     snn_data::replace(path, &bytes).map_err(cannot)
 }
 
+/// What a drawing writes into a file, as the text of an SVG.
+///
+/// # Errors
+/// As the drawing.
+pub fn as_svg(draw: impl FnOnce(&Path) -> Result<(), Error>) -> Result<String, Error> {
+    let folder = tempfile::tempdir().map_err(failed)?;
+    let path = folder.path().join("picture.svg");
+    draw(&path)?;
+    std::fs::read_to_string(&path).map_err(failed)
+}
+
 /// Where a picture is drawn.
 enum Canvas<'a> {
     Svg(DrawingArea<SVGBackend<'a>, Shift>),

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use snnc::{Dims, Optimise, Options};
+use snnc::stages::{Stage, View};
+use snnc::{Dims, Options};
 
 use super::{Failure, ModeName, OptimiseArguments, load_program, parse_dims};
 use crate::command::say::say_part;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Stage {
+enum StageName {
     /// The syntax tree.
     Ast,
     /// The graph, which can be read back.
@@ -36,7 +37,7 @@ pub struct EmitArguments {
     file: PathBuf,
     /// What to print.
     #[arg(long, value_enum)]
-    stage: Stage,
+    stage: StageName,
     /// Which net.
     #[arg(long)]
     net: Option<String>,
@@ -67,49 +68,25 @@ pub struct EmitArguments {
 
 pub fn emit(a: &EmitArguments) -> Result<(), Failure> {
     let program = load_program(&a.file)?;
-    if a.stage == Stage::Ast {
-        say_part!("{}", snn_syntax::dump(&program.module().ast));
-        return Ok(());
-    }
-    let dims = a.dims.clone().unwrap_or_default();
-    let options = Options { mode: a.mode.into(), dims: dims.clone(), rest: a.rest, ..Default::default() };
-    let mut graph = program.lower(a.net.as_deref(), &options)?.bind(&dims);
-    if a.stage == Stage::Grad || (a.grad && a.stage != Stage::Ir) {
-        graph = snnc::gradients(&graph, &a.wrt)?.graph;
-    }
-    if a.explain && a.stage != Stage::Opt {
+    if a.explain && a.stage != StageName::Opt {
         return Err(Failure::Text("`--explain` is for `--stage opt`".into()));
     }
-    let optimised = || a.optimise.level().apply(graph.clone(), true).map(|o| o.0);
-    let text = match a.stage {
-        Stage::Dot => snn_ir::dot::dot(&optimised()?),
-        Stage::Egraph => snn_opt::e_graph_dot(&graph, &options_of(a)).map_err(snnc::Error::from)?,
-        Stage::Clif => listing(&optimised()?, snn_cpu::Listing::Clif)?,
-        Stage::Asm => listing(&optimised()?, snn_cpu::Listing::Assembly)?,
-        Stage::Candle => snn_candle::describe::describe(&optimised()?, a.device).map_err(unknown_sizes)?,
-        Stage::Opt if a.explain => snn_opt::optimise(&graph, &options_of(a)).map_err(snnc::Error::from)?.report.to_string(),
-        Stage::Opt => optimised()?.to_string(),
-        Stage::Ir | Stage::Grad | Stage::Ast => graph.to_string(),
+    let stage = match a.stage {
+        StageName::Ast => Stage::Ast,
+        StageName::Ir => Stage::Ir,
+        StageName::Grad => Stage::Grad,
+        StageName::Opt => Stage::Opt,
+        StageName::Clif => Stage::Clif,
+        StageName::Asm => Stage::Asm,
+        StageName::Candle => Stage::Candle,
+        StageName::Dot => Stage::Dot,
+        StageName::Egraph => Stage::Egraph,
     };
-    say_part!("{text}");
+    let options = Options { mode: a.mode.into(), dims: a.dims.clone().unwrap_or_default(), rest: a.rest, ..Default::default() };
+    let gradients = (a.grad || a.stage == StageName::Grad).then(|| a.wrt.clone());
+    let view = View { optimise: a.optimise.level(), gradients, device: a.device, explain: a.explain };
+    say_part!("{}", snnc::stages::stage(&program, a.net.as_deref(), stage, &options, &view)?);
     Ok(())
-}
-
-fn options_of(a: &EmitArguments) -> snn_opt::Options {
-    snn_opt::Options { fast_math: a.optimise.level() == Optimise::Fast, explain: a.explain, ..snn_opt::Options::default() }
-}
-
-fn listing(graph: &snnc::Graph, kind: snn_cpu::Listing) -> Result<String, Failure> {
-    snn_cpu::listing(graph, kind).map_err(unknown_sizes)
-}
-
-fn unknown_sizes(e: snn_ir::CompileError) -> Failure {
-    match e {
-        snn_ir::CompileError::UnknownSize(e) => {
-            Failure::Text(format!("{e}; machine code is made for known sizes: give `--dims T=16,B=64`"))
-        }
-        other => Failure::Error(other.into()),
-    }
 }
 
 fn parse_rest(text: &str) -> Result<usize, String> {

@@ -228,6 +228,7 @@ impl NetArguments {
             mode: self.mode.into(),
             dims: self.dims.clone().unwrap_or_default(),
             gradients: None,
+            cotangents: None,
             checkpoint: None,
             update: None,
             optimise: self.optimise.level(),

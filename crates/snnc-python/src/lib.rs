@@ -1,0 +1,372 @@
+//! The native part of the Python package: programs, nets, arrays. What Python does better stands in `python/snnc`.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use numpy::{IntoPyArray, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString};
+use snn_ir::{DType, Data, RuntimeError, Tensor};
+use snnc::{CompileOptions, Compiled, Error, Mode, Optimise, Prepared, Program, Setting, Severity};
+
+pyo3::create_exception!(_native, ProgramError, PyValueError, "A program is wrong; the text is the diagnostic with its source lines.");
+
+fn raised(error: Error) -> PyErr {
+    match &error {
+        Error::Source { .. } => ProgramError::new_err(error.to_string()),
+        Error::Run(RuntimeError::Interrupted) => PyKeyboardInterrupt::new_err("interrupted"),
+        Error::Run(_) | Error::Compile(_) | Error::Device(_) | Error::Memory { .. } => PyRuntimeError::new_err(error.to_string()),
+        _ => PyValueError::new_err(error.to_string()),
+    }
+}
+
+/// An array as a tensor: its elements are copied once.
+fn tensor(name: &str, array: &Bound<'_, PyAny>) -> PyResult<Tensor> {
+    let untyped = array.cast::<PyUntypedArray>().map_err(|_| PyTypeError::new_err(format!("`{name}` is no NumPy array")))?;
+    let shape = untyped.shape().to_vec();
+    macro_rules! elements {
+        ($t:ty) => {
+            array.cast::<PyArrayDyn<$t>>().ok().map(|a| {
+                let a: PyReadonlyArrayDyn<'_, $t> = a.readonly();
+                match a.as_slice() {
+                    Ok(slice) => slice.to_vec(),
+                    Err(_) => a.as_array().iter().copied().collect(),
+                }
+            })
+        };
+    }
+    if let Some(v) = elements!(f32) {
+        return Ok(Tensor::f32(shape, v));
+    }
+    if let Some(v) = elements!(i64) {
+        return Ok(Tensor::i64(shape, v));
+    }
+    if let Some(v) = elements!(bool) {
+        return Ok(Tensor::bool(shape, v.into_iter().map(u8::from).collect()));
+    }
+    if let Some(v) = elements!(u8) {
+        return Ok(Tensor::u8(shape, v));
+    }
+    Err(PyTypeError::new_err(format!("`{name}` has elements of type {}; f32, i64, bool and u8 are taken", untyped.dtype())))
+}
+
+/// A tensor as an array; its memory is handed over.
+fn array<'py>(py: Python<'py>, tensor: Tensor) -> PyResult<Bound<'py, PyAny>> {
+    let shape = tensor.shape().to_vec();
+    fn own<T: Clone>(v: std::sync::Arc<Vec<T>>) -> Vec<T> {
+        std::sync::Arc::try_unwrap(v).unwrap_or_else(|v| v.as_ref().clone())
+    }
+    let flat = match tensor.into_data() {
+        Data::F32(v) => own(v).into_pyarray(py).reshape(shape)?.into_any(),
+        Data::I64(v) => own(v).into_pyarray(py).reshape(shape)?.into_any(),
+        Data::Bool(v) => v.iter().map(|b| *b != 0).collect::<Vec<bool>>().into_pyarray(py).reshape(shape)?.into_any(),
+        Data::U8(v) => own(v).into_pyarray(py).reshape(shape)?.into_any(),
+    };
+    Ok(flat)
+}
+
+fn tensors(arrays: &Bound<'_, PyDict>) -> PyResult<Vec<(String, Tensor)>> {
+    arrays.iter().map(|(name, a)| {
+        let name: String = name.extract()?;
+        let t = tensor(&name, &a)?;
+        Ok((name, t))
+    }).collect()
+}
+
+fn dict<'py>(py: Python<'py>, list: Vec<(String, Tensor)>) -> PyResult<Bound<'py, PyDict>> {
+    let all = PyDict::new(py);
+    for (name, t) in list {
+        all.set_item(name, array(py, t)?)?;
+    }
+    Ok(all)
+}
+
+fn setting(value: &Bound<'_, PyAny>) -> PyResult<Setting> {
+    if value.is_none() {
+        Ok(Setting::Nothing)
+    } else if value.is_instance_of::<PyBool>() {
+        Ok(Setting::Bool(value.extract()?))
+    } else if value.is_instance_of::<PyInt>() {
+        Ok(Setting::Int(value.extract()?))
+    } else if value.is_instance_of::<PyFloat>() {
+        Ok(Setting::Float(value.extract()?))
+    } else if value.is_instance_of::<PyString>() {
+        Ok(Setting::Text(value.extract()?))
+    } else if let Ok(items) = value.cast::<PyList>() {
+        Ok(Setting::List(items.iter().map(|i| setting(&i)).collect::<PyResult<_>>()?))
+    } else {
+        Err(PyTypeError::new_err(format!("a setting is a number, text, truth value, None or a list, not {}", value.get_type())))
+    }
+}
+
+type Kinds = Vec<(String, DType, Vec<usize>)>;
+
+/// A compiled net with its weights.
+#[pyclass(frozen)]
+struct Net {
+    program: Program,
+    name: String,
+    options: CompileOptions,
+    compiled: Compiled,
+    weights: Mutex<Vec<(String, Tensor)>>,
+    /// What was prepared for inputs of some types and shapes.
+    prepared: Mutex<HashMap<Kinds, std::sync::Arc<Prepared>>>,
+}
+
+/// Reads the options that Python gives by name.
+fn options(given: &Bound<'_, PyDict>) -> PyResult<CompileOptions> {
+    let mut o = CompileOptions::default();
+    let (mut backend, mut device) = ("cranelift".to_string(), "cpu".to_string());
+    for (name, value) in given.iter() {
+        let name: String = name.extract()?;
+        match name.as_str() {
+            "training" => o.mode = if value.extract()? { Mode::Train } else { Mode::Eval },
+            "seed" => o.seed = value.extract()?,
+            "threads" => o.threads = value.extract()?,
+            "fast_math" => {
+                if value.extract()? {
+                    o.optimise = Optimise::Fast;
+                }
+            }
+            "optimise" => {
+                if !value.extract::<bool>()? {
+                    o.optimise = Optimise::Off;
+                }
+            }
+            "backend" => backend = value.extract()?,
+            "device" => device = value.extract()?,
+            "partial" => o.partial = value.extract()?,
+            "dims" => o.dims = value.extract()?,
+            "gradients" => o.gradients = value.extract()?,
+            "cotangents" => o.cotangents = value.extract()?,
+            "batch" => o.batch = value.extract()?,
+            "settings" => {
+                for (n, v) in value.cast::<PyDict>()?.iter() {
+                    o.settings.insert(n.extract()?, setting(&v)?);
+                }
+            }
+            other => return Err(PyTypeError::new_err(format!("there is no option `{other}`"))),
+        }
+    }
+    let text = if backend == "candle" { format!("candle {device}") } else { backend };
+    o.backend = text.parse().map_err(raised)?;
+    Ok(o)
+}
+
+/// A panic of the compiler is an exception that says so; it never ends the interpreter.
+fn guarded<T>(f: impl FnOnce() -> Result<T, Error>) -> PyResult<T> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)) {
+        Ok(result) => result.map_err(raised),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            Err(PyRuntimeError::new_err(format!("a defect of snnc: {}", text.unwrap_or_default())))
+        }
+    }
+}
+
+#[pymethods]
+impl Net {
+    #[new]
+    #[pyo3(signature = (text, file, net, weights, given))]
+    fn new(py: Python<'_>, text: &str, file: &str, net: Option<&str>, weights: &Bound<'_, PyDict>, given: &Bound<'_, PyDict>) -> PyResult<Net> {
+        let (options, weights) = (options(given)?, tensors(weights)?);
+        py.detach(|| {
+            guarded(|| {
+                let program = Program::parse(file, text)?;
+                let errors: Vec<_> = program.check(options.mode).into_iter().filter(|d| d.severity == Severity::Error).collect();
+                let name = program.module().default_net(net).map_err(|d| Error::Source { sources: Box::new(program.module().sources.clone()), diagnostics: vec![d] })?;
+                if !errors.is_empty() && options.settings.is_empty() {
+                    return Err(Error::Source { sources: Box::new(program.module().sources.clone()), diagnostics: errors });
+                }
+                let compiled = program.compile(Some(&name), &options)?;
+                Ok(Net { program, name, options, compiled, weights: Mutex::new(weights), prepared: Mutex::default() })
+            })
+        })
+    }
+
+    /// The name of the net.
+    #[getter]
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The names of the nets of the program.
+    #[getter]
+    fn nets(&self) -> Vec<String> {
+        self.program.module().nets().iter().map(ToString::to_string).collect()
+    }
+
+    /// The same program for another net, or with other options; the weights that it has stay.
+    fn variant(&self, py: Python<'_>, net: Option<&str>, given: &Bound<'_, PyDict>) -> PyResult<Net> {
+        let changed = options(given)?;
+        let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let o = CompileOptions { backend: self.options.backend, threads: self.options.threads, optimise: self.options.optimise, settings: self.options.settings.clone(), seed: self.options.seed, partial: self.options.partial, dims: self.options.dims.clone(), mode: changed.mode, gradients: changed.gradients, cotangents: changed.cotangents, ..CompileOptions::default() };
+        py.detach(|| {
+            guarded(|| {
+                let name = net.unwrap_or(&self.name).to_string();
+                let compiled = self.program.compile(Some(&name), &o)?;
+                let weights = if net.is_some() { compiled.own_weights(&weights)? } else { weights };
+                Ok(Net { program: self.program.clone(), name, options: o, compiled, weights: Mutex::new(weights), prepared: Mutex::default() })
+            })
+        })
+    }
+
+    /// Inputs: name, element type, shape with symbols as text.
+    #[getter]
+    fn inputs(&self) -> PyResult<Vec<(String, String, Vec<String>)>> {
+        let signature = self.program.signature(&self.name).map_err(raised)?;
+        Ok(signature.into_iter().map(|(n, t)| (n, t.dtype.to_string(), t.shape.iter().map(ToString::to_string).collect())).collect())
+    }
+
+    /// Outputs and parameters as the graph with symbolic sizes has them: name, element type, shape, and of parameters whether they learn.
+    fn described(&self) -> PyResult<(Vec<(String, String, Vec<String>)>, Vec<(String, String, Vec<String>, bool)>)> {
+        let lowered = snnc::Options { mode: self.options.mode, dims: self.options.dims.clone(), settings: self.options.settings.clone(), ..Default::default() };
+        let graph = self.program.lower(Some(&self.name), &lowered).map_err(raised)?;
+        let shape = |t: &snn_ir::Type| t.shape.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let outputs = graph.outputs.iter().map(|(n, v)| (n.clone(), graph.ty(*v).dtype.to_string(), shape(graph.ty(*v)))).collect();
+        let parameters = graph.parameters.iter().map(|p| (p.name.clone(), p.ty.dtype.to_string(), shape(&p.ty), p.learnable)).collect();
+        Ok((outputs, parameters))
+    }
+
+    /// Runs the net: outputs, and new values of buffers in training, by name.
+    #[pyo3(signature = (inputs, seed = None))]
+    fn run<'py>(&self, py: Python<'py>, inputs: &Bound<'py, PyDict>, seed: Option<u64>) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
+        let data = tensors(inputs)?;
+        let run = py.detach(|| {
+            guarded(|| {
+                let kinds: Kinds = data.iter().map(|(n, t)| (n.clone(), t.dtype(), t.shape().to_vec())).collect();
+                let cache = || self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+                let known = cache().get(&kinds).cloned();
+                let prepared = match known.and_then(|p| p.with_tensors(&data)) {
+                    Some(p) => p,
+                    None if self.options.batch.is_some() => {
+                        let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                        return self.compiled.run(&data, &weights);
+                    }
+                    None => {
+                        let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                        let (prepared, parameters) = self.compiled.prepare_with_parameters(&data, &weights)?;
+                        // Parameters that were drawn are drawn once.
+                        if weights.is_empty() {
+                            *self.weights.lock().unwrap_or_else(PoisonError::into_inner) = parameters;
+                        }
+                        let mut all = cache();
+                        if all.len() > 64 {
+                            all.clear();
+                        }
+                        let kept = prepared.with_tensors(&[]);
+                        if let Some(kept) = kept {
+                            all.insert(kinds, std::sync::Arc::new(kept));
+                        }
+                        prepared
+                    }
+                };
+                prepared.run_seeded(seed.unwrap_or(self.options.seed))
+            })
+        })?;
+        py.check_signals()?;
+        Ok((dict(py, run.outputs)?, dict(py, run.updates)?))
+    }
+
+    /// The weights that are used: those that were given, or drawn by the first run.
+    #[getter]
+    fn weights<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        dict(py, weights)
+    }
+
+    /// Other weights from now on.
+    fn set_weights(&self, weights: &Bound<'_, PyDict>) -> PyResult<()> {
+        let new = tensors(weights)?;
+        *self.weights.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        Ok(())
+    }
+
+    /// The source, as it was given.
+    #[getter]
+    fn source(&self) -> String {
+        self.program.module().sources.whole(0).to_string()
+    }
+
+    /// A stage of the compiler as text.
+    fn emit(&self, stage: &str, dims: HashMap<String, i64>) -> PyResult<String> {
+        guarded(|| snnc::stages::text(&self.program, &self.name, stage, &dims.into_iter().collect(), &self.options))
+    }
+
+    /// What each kernel takes: name, milliseconds, bytes, operations, firing rate.
+    fn profile(&self, py: Python<'_>, inputs: &Bound<'_, PyDict>) -> PyResult<Vec<(String, f64, usize, usize, Option<f64>)>> {
+        let data = tensors(inputs)?;
+        py.detach(|| {
+            guarded(|| {
+                let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let kernels = self.compiled.prepare(&data, &weights)?.profile()?;
+                Ok(kernels.into_iter().map(|k| (k.name, k.time.as_secs_f64() * 1e3, k.bytes, k.operations, k.firing_rate)).collect())
+            })
+        })
+    }
+}
+
+/// Reads a file of tensors.
+#[pyfunction]
+fn load_tensors<'py>(py: Python<'py>, path: &str) -> PyResult<Bound<'py, PyDict>> {
+    dict(py, snnc::load(path).map_err(|e| raised(e.into()))?)
+}
+
+/// Writes a file of tensors.
+#[pyfunction]
+fn save_tensors(path: &str, arrays: &Bound<'_, PyDict>) -> PyResult<()> {
+    snnc::save(path.as_ref(), &tensors(arrays)?).map_err(|e| raised(e.into()))
+}
+
+/// A program in its canonical layout.
+#[pyfunction]
+fn format_source(text: &str) -> PyResult<String> {
+    let program = Program::parse("program.snn", text).map_err(raised)?;
+    Ok(snn_syntax::print(&program.module().ast, text))
+}
+
+/// Spike trains `[T, N]` (or one sample of `[T, B, N]`) as a raster, in SVG.
+#[pyfunction]
+fn raster_svg(names: Vec<String>, arrays: &Bound<'_, PyDict>, sample: usize) -> PyResult<String> {
+    let all = tensors(arrays)?;
+    guarded(|| {
+        let of = |n: &String| all.iter().find(|(k, _)| k == n).map(|(_, t)| snnc::plot::Signal::new(n, t, sample));
+        let layers = names.iter().filter_map(of).collect::<Result<Vec<_>, Error>>()?;
+        snnc::plot::as_svg(|path| snnc::plot::raster(path, &layers))
+    })
+}
+
+/// Membranes, with their spikes and threshold, in SVG.
+#[pyfunction]
+#[pyo3(signature = (v, spikes, threshold, neurons, sample))]
+fn trace_svg(v: &Bound<'_, PyAny>, spikes: Option<&Bound<'_, PyAny>>, threshold: Option<f32>, neurons: Vec<usize>, sample: usize) -> PyResult<String> {
+    let v = tensor("v", v)?;
+    let spikes = spikes.map(|s| tensor("spikes", s)).transpose()?;
+    guarded(|| {
+        let potential = snnc::plot::Signal::new("v", &v, sample)?;
+        let spikes = spikes.map(|s| snnc::plot::Signal::new("spikes", &s, sample)).transpose()?;
+        snnc::plot::as_svg(|path| snnc::plot::traces(path, &snnc::plot::Membrane { potential, spikes, threshold, neurons }))
+    })
+}
+
+/// The graph of a net as SVG.
+#[pyfunction]
+fn graph_svg(net: &Net, dims: HashMap<String, i64>) -> PyResult<String> {
+    guarded(|| snnc::stages::svg(&net.program, &net.name, &dims.into_iter().collect(), &net.options))
+}
+
+#[pymodule]
+fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<Net>()?;
+    m.add("ProgramError", m.py().get_type::<ProgramError>())?;
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add_function(wrap_pyfunction!(load_tensors, m)?)?;
+    m.add_function(wrap_pyfunction!(save_tensors, m)?)?;
+    m.add_function(wrap_pyfunction!(format_source, m)?)?;
+    m.add_function(wrap_pyfunction!(graph_svg, m)?)?;
+    m.add_function(wrap_pyfunction!(raster_svg, m)?)?;
+    m.add_function(wrap_pyfunction!(trace_svg, m)?)?;
+    Ok(())
+}
