@@ -109,7 +109,7 @@ impl Lowerer<'_> {
             ExprKind::Call { callee, arguments } => {
                 let callee_expr = self.ast(file).expr(*callee);
                 if let ExprKind::Name(name) = &callee_expr.kind
-                    && self.frames.last().is_some_and(|f| f.scopes.iter().all(|s| !s.contains_key(name)))
+                    && self.frames.last().is_some_and(|f| f.scopes.iter().all(|s| matches!(s.get(name), None | Some(Val::Layer(_)))))
                 {
                     let item = self.layer_item(name, callee_expr.span)?;
                     let given = self.given(arguments)?;

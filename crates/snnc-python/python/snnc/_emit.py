@@ -22,7 +22,7 @@ def is_leaf(module):
     if where.startswith("torch.nn.modules"):
         return name in _MODULES
     if where.startswith("spikingjelly"):
-        return ".neuron" in where or name in _SPIKINGJELLY_LAYERS or any(isinstance(module, c) and type(module).__mro__[1:].count(c) for c in _PLAIN)
+        return ".neuron" in where or name in _SPIKINGJELLY_LAYERS or any(c.__name__ == name and isinstance(module, c) for c in _PLAIN)
     if where.startswith("snntorch"):
         return "_neurons" in where
     if where.startswith("norse"):
@@ -32,7 +32,7 @@ def is_leaf(module):
 
 def is_sequence(module):
     """Does a module take a whole sequence, time first?"""
-    return framework(module) == "norse" and type(module).__name__ in ("LIF", "LI", "IAF") or framework(module) == "spikingjelly" and getattr(module, "step_mode", "s") == "m"
+    return framework(module) == "norse" and type(module).__name__ in ("LIF", "LI", "IAF", "LIFRecurrent") or framework(module) == "spikingjelly" and getattr(module, "step_mode", "s") == "m"
 
 
 def number(x):
@@ -164,13 +164,18 @@ class Emitter:
             t = self.recorder.constants[ref.index]
             if t.dim() == 0:
                 return number(t.item())
-            name = f"constant{len(self.constants)}"
             if ref.index not in self.constants:
-                self.constants[ref.index] = name
-                self.params[name] = t
-                self.weights[name] = (t.float() if t.is_floating_point() else t).detach()
+                self.constants[ref.index] = self.constant(t)
             return self.constants[ref.index]
         self.fail(f"a value that is not recorded is used\n  {self.op.where if self.op else ''}")
+
+    def constant(self, tensor):
+        """A tensor of the program that no run changes."""
+        name = f"constant{len(self.constants)}"
+        self.constants[name] = name
+        self.params[name] = tensor
+        self.weights[name] = (tensor.float() if tensor.is_floating_point() else tensor).detach()
+        return name
 
     def parameter(self, path):
         self.params[path] = self.state.get(path, None) if path in self.state else dict(self.module.named_buffers())[path]
@@ -181,6 +186,8 @@ class Emitter:
         """An argument of a call as an expression."""
         if type(value).__name__ == "Ref":
             return self.value(value)
+        if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
+            value = value.item()
         if isinstance(value, (int, float, bool)) or value is None:
             return number(value)
         if isinstance(value, (list, tuple)):
@@ -296,7 +303,7 @@ class Emitter:
         handler = _FUNCTIONS.get(op.target) or _FUNCTIONS.get(op.target.rstrip("_")) or _FUNCTIONS.get(op.target.strip("_"))
         if handler is None:
             self.fail(
-                f"the function `{op.target}` has no counterpart\n  {op.where}\n  write that part by hand: import what is around it, or put it into the program with the language's own functions (docs/operations.md)"
+                f"the function `{op.target}` has no counterpart{op.inside}\n  {op.where}\n  write that part by hand: import what is around it, or put it into the program with the language's own functions (docs/operations.md)"
             )
         made = handler(self, op, index)
         made = made if isinstance(made, list) else [made]
@@ -437,7 +444,7 @@ class Emitter:
 
     def norse(self, index, op, module, name, arguments, first):
         p = module.p
-        own = "li_cell" if name in ("LICell", "LI") else "lif_cell"
+        own = "li_cell" if name in ("LICell", "LI") else "lif_recurrent" if "Recurrent" in name else "lif_cell"
         fields = ["tau_syn_inv", "tau_mem_inv", "v_leak"] + ([] if own == "li_cell" else ["v_th", "v_reset"])
         settings = []
         for f in fields:
@@ -446,73 +453,14 @@ class Emitter:
                 self.fail(f"`{op.target}` has one {f} for each neuron: give it as a tensor by hand")
             settings.append(f"{f} = {number(float(t))}")
         settings.append(f"dt = {number(float(module.dt))}")
-        if own == "lif_cell":
+        if own != "li_cell":
             known = {"super": "superspike", "triangle": "triangle", "tanh": "heavi_tanh", "heavi_erfc": "heavi_erfc", "circ": "heavi_circ"}
             if p.method not in known:
                 self.fail(f"`{op.target}` has the surrogate `{p.method}`, which is not known")
             alpha = "" if p.method == "super" else f"alpha = {number(float(torch.as_tensor(p.alpha)))}"
             settings.append(f"surrogate = {known[p.method]}({alpha})")
-        layer = self.layer(op.target, f"{own}({commas(settings)})")
-        if own != "learned_leaky":
-            for key in [k for k in self.weights if k.startswith(f"{op.target}.") and "recurrent" not in k and k not in self.params]:
-                del self.weights[key]
-        else:
-            for key in [k for k in self.weights if k.startswith(f"{op.target}.") and k.split(".")[-1] not in learned]:
-                del self.weights[key]
-        spikes = self.over_time(module, arguments[0], lambda s: f"{layer}({s})")
-        # The states after the spikes are fields of the layer.
-        states = {"Leaky": ["v"], "RLeaky": None, "Synaptic": ["i", "v"], "Alpha": ["e", "i", "v"], "Lapicque": ["v"], "RSynaptic": None}[name]
-        made = [spikes]
-        results = len(op.shapes)
-        used = self.uses(index)
-        for k in range(1, results):
-            if k not in used:
-                made.append(None)
-            elif states is None or own == "learned_leaky" or results != len(states) + 1:
-                self.fail(f"the state that `{op.target}` gives is used, which is not possible for {name} here\n  {op.where}")
-            else:
-                field = f"{layer}.{states[k - 1]}"
-                made.append(field if self.lead else f"squeeze({field}, 0)")
-        return made
-
-    def uses(self, index):
-        """Which results of a call anybody reads, states passed back to the same module apart."""
-        read = {r.index for r in self.refs if r.op == index}
-        own = self.recorder.ops[index].target
-        for op in self.recorder.ops:
-            if op.kind == "module" and op.target == own:
-                continue
-            for r in refs_in(op.args) + refs_in(op.kwargs):
-                if r.op == index:
-                    read.add(r.index)
-        return read
-
-    def snn_surrogate(self, f):
-        name = getattr(f, "__qualname__", type(f).__qualname__).split(".")[0]
-        values = dict(zip(f.__code__.co_freevars, [c.cell_contents for c in f.__closure__])) if getattr(f, "__closure__", None) else {}
-        known = {"atan": ("atan", "alpha", 2.0), "ATan": ("atan", "alpha", 2.0), "fast_sigmoid": ("fast_sigmoid", "slope", 25), "sigmoid": ("scaled_sigmoid", "slope", 25)}
-        if name == "straight_through_estimator":
-            return "straight_through()"
-        if name not in known:
-            self.fail(f"snnTorch's surrogate {name} is not known; write it as `surrogate` in the program")
-        own, field, default = known[name]
-        return f"{own}({field} = {number(values.get(field, default))})"
-
-    def norse(self, index, op, module, name, arguments, first):
-        p = module.p
-        own = "li_cell" if name in ("LICell", "LI") else "lif_cell"
-        fields = ["tau_syn_inv", "tau_mem_inv", "v_leak"] + ([] if own == "li_cell" else ["v_th", "v_reset"])
-        settings = []
-        for f in fields:
-            t = torch.as_tensor(getattr(p, f))
-            if t.numel() != 1:
-                self.fail(f"`{op.target}` has one {f} for each neuron: give it as a tensor by hand")
-            settings.append(f"{f} = {number(float(t))}")
-        settings.append(f"dt = {number(float(module.dt))}")
-        if own == "lif_cell":
-            if p.method != "super":
-                self.fail(f"`{op.target}` has the surrogate `{p.method}`, which is not known")
-            settings.append(f"surrogate = fast_sigmoid(slope = {number(float(torch.as_tensor(p.alpha)))})")
+        if own == "lif_recurrent":
+            settings.insert(0, f"{int(module.input_size)}, {int(module.hidden_size)}, autapses = {str(bool(module.autapses)).lower()}")
         layer = self.layer(op.target, f"{own}({commas(settings)})")
         return [self.over_time(module, arguments[0], lambda s: f"{layer}({s})")] + [None] * (len(op.shapes) - 1)
 
@@ -625,14 +573,28 @@ def _pool(kind, n):
 
 
 def pool(e, op, kind, n, x, kernel, stride, padding, dilation=1, ceil=False, include=True, divisor=None):
-    if ceil or sizes(dilation, n) != "1" or divisor or (kind == "avg" and not include and sizes(padding, n) != "0") or n == 3:
-        e.fail(f"a pool with ceil_mode, dilation, without padding in its count, or over three axes is not known\n  {op.where}")
+    if ceil or sizes(dilation, n) != "1" or divisor or (kind == "avg" and not include and sizes(padding, n) != "0"):
+        e.fail(f"a pool with ceil_mode, dilation, or without padding in its count is not known\n  {op.where}")
+    if n == 3:
+        return pool3d(e, op, kind, x, kernel, stride, padding)
     more = ""
     if stride is not None and sizes(stride, n) != sizes(kernel, n):
         more += f", stride = {sizes(stride, n)}"
     if sizes(padding, n) != "0":
         more += f", padding = {sizes(padding, n)}"
     return f"{kind}_pool{n}d({x}, {sizes(kernel, n)}{more})"
+
+
+def pool3d(e, op, kind, x, kernel, stride, padding):
+    """A pool over three axes: over the last two, then over the first with the others as one."""
+    shape = e.shape_of(next(a for a in op.args if type(a).__name__ == "Ref"))
+    after = e.shape(e.recorder.ops.index(op), 0)
+    each = [[v] * 3 if isinstance(v, int) else list(v) for v in (kernel, stride or kernel, padding)]
+    plane, deep = [v[1:] for v in each], [[v[0], w] for v, w in zip(each, (1, 1, 0))]
+    lead = ["T"] if e.lead else []
+    flat = commas(lead + shape[:-3] + [shape[-3], f"({after[-2]}) * ({after[-1]})"])
+    text = f"reshape({kind}_pool2d({x}, {plane[0]}, stride = {plane[1]}, padding = {plane[2]}), [{flat}])"
+    return f"reshape({kind}_pool2d({text}, {deep[0]}, stride = {deep[1]}, padding = {deep[2]}), {e.whole(after)})"
 
 
 def adaptive(e, op, x, size, n):
@@ -732,7 +694,7 @@ _SPIKINGJELLY_NEURONS = {
     "IzhikevichNode": ("izhikevich", [(n, n) for n in ("tau", "v_c", "a0", "v_threshold", "v_reset", "v_rest", "w_rest", "tau_w", "a", "b")], ()),
     "KLIFNode": ("klif", [("scale_reset", "scale_reset")] + _LIF, ("k",)), "CUBALIFNode": ("cuba_lif", [("c_decay", "c_decay"), ("v_decay", "v_decay")] + _RESET, ()),
     "RAFNode": ("resonate_and_fire", [("b", "b"), ("omega", "omega"), ("dt", "dt")] + _RESET, ()), "TernaryIFNode": ("ternary_if", _RESET, ()), "TernaryLIFNode": ("ternary_lif", _LIF, ()),
-    "NonSpikingIFNode": ("non_spiking_if", [], ()), "NonSpikingLIFNode": ("non_spiking_lif", [("tau", "tau")], ()), "ComplementaryLIFNode": ("complementary_lif", _LIF, ()),
+    "NonSpikingIFNode": ("non_spiking_if", [], ()), "NonSpikingLIFNode": ("non_spiking_lif", [("tau", "tau")], ()), "ComplementaryLIFNode": ("complementary_lif", [("tau", "tau"), ("v_threshold", "v_threshold")], ()),
 }
 _SURROGATES = {
     "Sigmoid": ("sigmoid", [("alpha", "alpha")]), "ATan": ("atan", [("alpha", "alpha")]), "PiecewiseQuadratic": ("piecewise_quadratic", [("alpha", "alpha")]), "PiecewiseExp": ("piecewise_exp", [("alpha", "alpha")]),
@@ -759,8 +721,40 @@ def _voting(e, op, m, x, first):
     return f"avg_pool1d({x}, {m.voting_size})"
 
 
-_SPIKINGJELLY_LAYERS = {"Delay": _delay, "SynapseFilter": _synapse, "VotingLayer": _voting}
-_NORSE = {"LIFCell", "LICell", "LIF", "LI"}
+def _psn(e, op, m, x, first):
+    weight, bias = e.parameter(f"{op.target}.weight"), e.parameter(f"{op.target}.bias")
+    if type(m).__name__ == "MaskedPSN":
+        weight = f"{weight} * {e.constant(torch.where(m.mask0 > 0, m.mask0, float(1 - m.lambda_) * m.mask1) if m.lambda_ < 1 else m.mask0)}"
+    surrogate = e.surrogate(m.surrogate_function)
+    if type(m).__name__ == "SlidingPSN":
+        return f"spike(causal_conv({x}, flip({weight}, 0)) + {bias}, {surrogate})"
+    return f"psn({x}, {weight}, {bias}, surrogate = {surrogate})"
+
+
+def _ilif(e, op, m, x, first):
+    s = m.surrogate_function
+    if s.grad_min != 0.0 or s.grad_max != s.max_spike_count:
+        e.fail(f"`{op.target}` has a gradient between other bounds than its counts; write it by hand")
+    more = ", detach_reset = true" if m.detach_reset else ""
+    layer = e.layer(op.target, f"ilif(tau = {number(m.tau)}, v_threshold = {number(m.v_threshold)}, max_spikes = {s.max_spike_count}{more})")
+    return e.over_time(m, x, lambda y: f"{layer}({y})")
+
+
+def _gated_lif(e, op, m, x, first):
+    one = m.alpha.dim() == 0
+    layer = e.layer(op.target, f"gated_lif(steps = {m.T}{'' if one else f', inplane = {m.alpha.shape[0]}'}, surrogate = {e.surrogate(m.surrogate_function)})")
+    if one:
+        # Where there is one for all, the library's parameters have an axis of one channel.
+        for key in e.weights:
+            if key.startswith(f"{op.target}."):
+                e.weights[key] = e.weights[key].reshape((m.T, 1) if key.endswith(".conduct") else (1,))
+    return f"{layer}({x})"
+
+
+_SPIKINGJELLY_LAYERS = {
+    "Delay": _delay, "SynapseFilter": _synapse, "VotingLayer": _voting, "PSN": _psn, "MaskedPSN": _psn, "SlidingPSN": _psn, "ILIFNode": _ilif, "GatedLIFNode": _gated_lif,
+}
+_NORSE = {"LIFCell", "LICell", "LIF", "LI", "LIFRecurrent", "LIFRecurrentCell"}
 
 # ---------------------------------------------------------------- functions of PyTorch
 
@@ -938,8 +932,36 @@ def _softmax_function(name):
 
 def _full(value):
     def make(e, op, i):
-        v = number(value if value is not None else _arg(op, 1, "fill_value"))
-        return f"full({e.whole(e.shape(i, 0))}, {v if '.' in v or 'e' in v else v + '.0'})"
+        v = e.text(value if value is not None else _arg(op, 1, "fill_value"))
+        return f"full({e.whole(e.shape(i, 0))}, {v + '.0' if v.lstrip('-').isdigit() else v})"
+
+    return make
+
+
+def _batch_norm_function(e, op, i):
+    x, m, v, w, b = (_arg(op, k, n) for k, n in enumerate(("input", "running_mean", "running_var", "weight", "bias")))
+    if _arg(op, 5, "training", False):
+        e.fail(f"`batch_norm` as a function in training is not known; use the module\n  {op.where}")
+    size = "[" + commas(["-1"] + ["1"] * (e.rank(x) - 2)) + "]"
+    parts = [f"reshape({e.text(t)}, {size})" if t is not None else None for t in (m, v, w, b)]
+    text = f"({e.text(x)} - {parts[0]}) / sqrt({parts[1]} + {number(_arg(op, 7, 'eps', 1e-5))})"
+    return text + (f" * {parts[2]}" if parts[2] else "") + (f" + {parts[3]}" if parts[3] else "")
+
+
+def _variance(root):
+    def make(e, op, i):
+        x, dim = op.args[0], _arg(op, 1, "dim")
+        rank = e.rank(x)
+        unbiased = op.kwargs.get("unbiased", op.kwargs.get("correction", 1) != 0)
+        dims = list(range(rank)) if dim is None else [dim] if isinstance(dim, int) else list(dim)
+        axes = [e.axis(d, rank) for d in dims]
+        keep = ", keep = true" if op.kwargs.get("keepdim", False) else ""
+        text = f"variance({e.text(x)}, axis = {axes}{keep})"
+        if unbiased:
+            shape = e.shape_of(x)
+            count = " * ".join(f"({shape[d]})" for d in dims)
+            text = f"{text} * f32({count}) / f32({count} - 1)"
+        return f"sqrt({text})" if root else text
 
     return make
 
@@ -1007,7 +1029,7 @@ _FUNCTIONS = {
     "linear": _linear_function, "conv1d": _conv_function(1), "conv2d": _conv_function(2), "conv3d": _conv_function(3), "max_pool1d": _pool_function("max", 1), "max_pool2d": _pool_function("max", 2), "boolean_dispatch": _pool_function("max", 2), "fn": _pool_function("max", 2), "avg_pool1d": _pool_function("avg", 1), "avg_pool2d": _pool_function("avg", 2),
     "adaptive_avg_pool2d": lambda e, op, i: adaptive(e, op, e.text(op.args[0]), op.args[1], 2), "adaptive_avg_pool1d": lambda e, op, i: adaptive(e, op, e.text(op.args[0]), op.args[1], 1), "where": _where, "einsum": _einsum, "pad": _pad, "scaled_dot_product_attention": _attention_function,
     "interpolate": lambda e, op, i: interpolated(e, op, e.text(op.args[0]), _arg(op, 2, "scale_factor"), _arg(op, 1, "size"), op.kwargs.get("mode", "nearest"), op.kwargs.get("align_corners"), e.rank(op.args[0])),
-    "zeros_like": _full(0.0), "ones_like": _full(1.0), "full_like": _full(None), "new_zeros": _full(0.0), "new_ones": _full(1.0), "flip": lambda e, op, i: f"flip({e.text(op.args[0])}, {e.axis((op.args[1] if isinstance(op.args[1], int) else op.args[1][0]), e.rank(op.args[0]))})",
+    "batch_norm": _batch_norm_function, "var": _variance(False), "std": _variance(True), "zeros": _full(0.0), "ones": _full(1.0), "full": _full(None), "zeros_like": _full(0.0), "ones_like": _full(1.0), "full_like": _full(None), "new_zeros": _full(0.0), "new_ones": _full(1.0), "flip": lambda e, op, i: f"flip({e.text(op.args[0])}, {e.axis((op.args[1] if isinstance(op.args[1], int) else op.args[1][0]), e.rank(op.args[0]))})",
     "roll": lambda e, op, i: f"roll({e.text(op.args[0])}, {_arg(op, 1, 'shifts') if isinstance(_arg(op, 1, 'shifts'), int) else _arg(op, 1, 'shifts')[0]}, axis = {e.axis(_arg(op, 2, 'dims') if isinstance(_arg(op, 2, 'dims'), int) else _arg(op, 2, 'dims')[0], e.rank(op.args[0]))})",
     "tril": _unary("tril"), "triu": _unary("triu"), "cumprod": lambda e, op, i: f"cumprod({e.text(op.args[0])}, axis = {e.axis(_arg(op, 1, 'dim'), e.rank(op.args[0]))})",
 }

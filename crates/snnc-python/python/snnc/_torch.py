@@ -22,6 +22,17 @@ class ImportProblem(ValueError):
     """A module cannot be said in the language; the text names its path and class, and what to do."""
 
 
+class _Whole(nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs):
+        out = self.module(*inputs)
+        # Cells of snnTorch and Norse give their state as well.
+        return out[0] if isinstance(out, tuple) and not type(self.module).__module__.startswith("torch.") else out
+
+
 class Op:
     """A recorded call: a leaf module or a function, its arguments with `Ref`s for recorded tensors, and the shapes of its results."""
 
@@ -29,6 +40,7 @@ class Op:
         self.kind, self.target, self.args, self.kwargs, self.where = kind, target, args, kwargs, where
         self.shapes = [tuple(r.shape) for r in results]
         self.dtypes = [r.dtype for r in results]
+        self.inside = ""
 
 
 class Ref:
@@ -97,6 +109,8 @@ class Recorder(TorchFunctionMode):
         self.trained = {id(p) for p in module.parameters() if p.requires_grad}
         self.paths = {id(m): n for n, m in module.named_modules(remove_duplicate=False)}
         self.inside = 0
+        # Modules whose `forward` is running, the innermost last.
+        self.callers = []
         for i, t in enumerate(inputs):
             self.remember(t, Ref(-1, i))
 
@@ -124,7 +138,12 @@ class Recorder(TorchFunctionMode):
             target = plain[1:]
         elif plain[:1] == "r" and plain[1:] in _ARITHMETIC and len(args) == 2 and not kwargs:
             target, args = plain[1:], (args[1], args[0])
+        if kind == "function" and target != "einsum":
+            # PyTorch takes NumPy's names as well.
+            kwargs = {{"axis": "dim", "keepdims": "keepdim"}.get(k, k): v for k, v in kwargs.items()}
         op = Op(kind, target, mapped(args, self.ref), mapped(kwargs, self.ref), results, user_line())
+        if self.callers and self.paths.get(id(self.callers[-1])):
+            op.inside = f", in `{self.paths[id(self.callers[-1])]}` ({type(self.callers[-1]).__module__}.{type(self.callers[-1]).__name__})"
         # A tensor that is given twice (Norse's LI gives its potential and a state with it) is its first place.
         for i, r in reversed(list(enumerate(results))):
             self.remember(r, Ref(len(self.ops), i))
@@ -142,7 +161,9 @@ class Recorder(TorchFunctionMode):
         if known and name in _READS and name != "__len__":
             raise ImportProblem(f"the module looks at the values of a tensor (`{name}`): which way it goes depends on data\n  {user_line()}")
         out = func(*args, **kwargs)
-        if known and name not in _SHAPES and tensors_in(out):
+        # Zeros that the code makes may have sizes of the input, so that they are calls as well.
+        made = name in ("zeros", "ones", "full") and isinstance(out, torch.Tensor) and out.is_floating_point() and out.numel() > 0
+        if (known or made) and name not in _SHAPES and tensors_in(out):
             self.record("function", name, args, kwargs, out)
         elif known and name == "__get__" and isinstance(out, torch.Tensor):
             self.record("function", _property(func), args, kwargs, out)
@@ -160,8 +181,14 @@ def leaves(recorder, is_leaf):
     original = nn.Module.__call__
 
     def call(module, *args, **kwargs):
-        if recorder.inside or not is_leaf(module):
+        if recorder.inside:
             return original(module, *args, **kwargs)
+        if not is_leaf(module):
+            recorder.callers.append(module)
+            try:
+                return original(module, *args, **kwargs)
+            finally:
+                recorder.callers.pop()
         recorder.inside += 1
         try:
             out = original(module, *args, **kwargs)
@@ -240,6 +267,9 @@ def from_torch(module, example_inputs, verify=True, name="main", time="first", *
     Raises `ImportProblem` for what has no counterpart: it names the module's path and class, or the line of the code.
     """
     inputs = list(example_inputs) if isinstance(example_inputs, (tuple, list)) else [example_inputs]
+    if _emit.is_leaf(module):
+        # A module that is one layer has no name of its own in it: its weights are `module.weight` and so on.
+        module = _Whole(module)
     mode = module.training
     module.eval()
     try:
@@ -257,9 +287,12 @@ def _translate(module, inputs, name, time):
     recorder, refs, outputs, names = record(module, inputs)
     multi = any(getattr(m, "step_mode", "s") == "m" for m in module.modules()) or any(_emit.is_sequence(m) for m in module.modules())
     layouts = []
-    if multi and all(t.dim() >= 2 for t in inputs):
+    # A neuron with a parameter for each step has as many steps as it has.
+    fixed = any(type(m).__name__ == "GatedLIFNode" for m in module.modules())
+    if multi and not fixed and all(t.dim() >= 2 for t in inputs):
         layouts.append({"T": [0] * len(inputs), "B": [1] * len(inputs)})
-    layouts.append({"B": [0] * len(inputs)})
+    if not fixed:
+        layouts.append({"B": [0] * len(inputs)})
     layouts.append({"B": [1] * len(inputs)})
     chosen, variants = {}, {}
     for layout in layouts:
@@ -276,7 +309,7 @@ def _translate(module, inputs, name, time):
             variants = {}
     emitter = _emit.Emitter(module, recorder, inputs, refs, outputs, names, chosen, variants, name, time, ImportProblem)
     program = emitter.program()
-    weights = {k: np.array(v) for k, v in emitter.weights.items()}
+    weights = {k: v.cpu().numpy() for k, v in emitter.weights.items()}
     return program, weights, recorder
 
 

@@ -1,0 +1,163 @@
+"""The core with NumPy alone: compile, run, gradients, files, errors."""
+
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import snnc
+
+FC = """
+net main(x: f32[T, B, 4]) -> (spikes: f32[T, B, 3], rate: f32[B, 3]) {
+    layer fc1 = linear(4, 8)
+    layer fc2 = linear(8, 3)
+    let s = x |> fc1() |> lif(tau = 2.0) |> fc2() |> lif()
+    (s, mean(s, axis = 0))
+}
+net loss(x: f32[T, B, 4], label: i64[B]) -> f32[] {
+    let (s, rate) = main(x)
+    cross_entropy(rate, label)
+}
+"""
+
+
+def numpy_lif(x, tau=2.0):
+    v, out = np.zeros_like(x[0]), []
+    for row in x:
+        v = v + (row - v) / np.float32(tau)
+        s = (v >= 1).astype(np.float32)
+        v = np.where(s > 0, np.float32(0), v)
+        out.append(s)
+    return np.stack(out)
+
+
+def test_a_neuron_is_its_equation():
+    x = np.random.default_rng(0).random((20, 3, 5), dtype=np.float32) * 3
+    net = snnc.compile("net main(x: f32[T, B, N]) -> f32[T, B, N] { x |> lif() }")
+    assert (net(x) == numpy_lif(x)).all()
+
+
+def test_several_outputs_are_a_named_tuple_and_inputs_go_by_name():
+    net = snnc.compile(FC, net="main", seed=3)
+    x = np.random.default_rng(1).random((6, 2, 4), dtype=np.float32) * 4
+    out = net(x=x)
+    assert out._fields == ("spikes", "rate") and out.spikes.shape == (6, 2, 3)
+    assert np.allclose(out.rate, out.spikes.mean(0))
+    assert [(d.name, d.dtype, list(d.shape)) for d in net.inputs] == [("x", "f32", ["T", "B", "4"])]
+    assert {d.name for d in net.parameters} == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
+
+
+def test_gradients_are_differences():
+    text = "net main(x: f32[B, 3]) -> f32[] { layer fc = linear(3, 2)\n sum(tanh(fc(x)) ^ 2) }"
+    rng = np.random.default_rng(2)
+    w = {"fc.weight": rng.standard_normal((2, 3)).astype("f"), "fc.bias": rng.standard_normal(2).astype("f")}
+    net = snnc.compile(text, weights=w)
+    x = rng.standard_normal((4, 3)).astype("f")
+    loss, grads = net.value_and_grad(wrt=["fc.weight", "x"])(x)
+    assert np.isclose(loss, net(x)) and set(grads) == {"fc.weight", "x"}
+    for i in range(4):
+        for j in range(3):
+            up, down = x.copy(), x.copy()
+            up[i, j] += 1e-2
+            down[i, j] -= 1e-2
+            assert abs((net(up) - net(down)) / 2e-2 - grads["x"][i, j]) < 2e-2
+
+
+def test_element_types_are_converted_or_refused():
+    net = snnc.compile("net main(x: f32[N]) -> f32[N] { x * 2.0 }")
+    for dtype in ("f8", "f4", "f2", "i4", "u1", "?"):
+        assert np.allclose(net(np.array([0, 1, 1]).astype(dtype)), [0, 2, 2])
+    assert (net(np.arange(8, dtype="f")[::2]) == [0, 4, 8, 12]).all()
+    with pytest.raises((TypeError, ValueError)):
+        net(np.array(["a", "b"]))
+    with pytest.raises((TypeError, ValueError)):
+        net(np.array([1j]))
+
+
+def test_bad_input_is_said():
+    net = snnc.compile(FC, net="main")
+    with pytest.raises(ValueError, match="x"):
+        net(np.zeros((3, 2, 5), "f"))
+    with pytest.raises((TypeError, ValueError), match="x"):
+        net()
+    with pytest.raises(TypeError, match="no input `y`"):
+        net(y=np.zeros((3, 2, 4), "f"))
+    with pytest.raises(TypeError, match="takes 1 inputs, not 2"):
+        net(np.zeros((3, 2, 4), "f"), np.zeros(1))
+
+
+def test_errors_of_programs_have_their_line():
+    with pytest.raises(snnc.ProgramError) as e:
+        snnc.compile("net main(x: f32[N]) -> f32[N] {\n    x + y\n}", file="mine.snn")
+    assert "mine.snn:2" in str(e.value) and "x + y" in str(e.value) and "`y`" in str(e.value)
+    assert isinstance(e.value, ValueError)
+    with pytest.raises(FileNotFoundError):
+        snnc.load("no-such-file.snn")
+
+
+def test_files_and_weights_go_around(tmp_path):
+    net = snnc.compile(FC, net="main", seed=1)
+    x = np.random.default_rng(4).random((5, 2, 4), dtype=np.float32) * 4
+    first = net(x)
+    net.save(tmp_path / "m.snn", tmp_path / "m.safetensors")
+    again = snnc.load(tmp_path / "m.snn", weights=tmp_path / "m.safetensors", net="main")
+    assert (again(x).spikes == first.spikes).all()
+    other = snnc.compile(FC, net="main", seed=2)
+    other.weights = net.weights
+    assert (other(x).spikes == first.spikes).all()
+    with pytest.raises(ValueError, match="fc1.weight"):
+        snnc.compile(FC, net="main", weights={"fc1.bias": np.zeros(8, "f")})(x)
+    snnc.save_tensors(tmp_path / "x.npz", {"x": x})
+    assert (snnc.load_tensors(tmp_path / "x.npz")["x"] == x).all()
+
+
+def test_training_gives_the_new_buffers():
+    net = snnc.compile("net main(x: f32[B, 3]) -> f32[B, 3] { layer bn = batch_norm(3)\n bn(x) }")
+    x = np.random.default_rng(5).standard_normal((16, 3)).astype("f")
+    y, updates = net.train(x)
+    assert np.allclose(y.mean(0), 0, atol=1e-5)
+    assert np.allclose(updates["bn.running_mean"], 0.1 * x.mean(0), atol=1e-6)
+
+
+def test_settings_threads_and_stages():
+    text = "net main(x: f32[T, N]; tau = 2.0) -> f32[T, N] { x |> lif(tau = tau) }"
+    x = np.random.default_rng(6).random((9, 5), dtype=np.float32) * 3
+    assert (snnc.compile(text, settings={"tau": 4.0})(x) == numpy_lif(x, 4.0)).all()
+    net = snnc.compile(text)
+    for stage in ("ast", "ir", "opt", "clif", "candle", "dot"):
+        assert net.emit(stage, T=9, N=5).strip(), stage
+    assert net.explain(T=9, N=5)
+    assert "<svg" in net.graph(T=9, N=5)._repr_svg_()
+    assert "<svg" in snnc.raster(net(x)).svg and "<svg" in snnc.trace(x, threshold=1.0).svg
+    rows = net.profile(x)
+    assert len(rows) >= 1 and "kernel" in repr(rows)
+
+
+def test_many_threads_run_one_net():
+    net = snnc.compile(FC, net="main", seed=1)
+    xs = [np.random.default_rng(i).random((8, 3, 4), dtype=np.float32) * 4 for i in range(8)]
+    want = [net(x).spikes for x in xs]
+    got = [None] * 8
+
+    def work(i):
+        for _ in range(20):
+            got[i] = net(xs[i]).spikes
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert all((g == w).all() for g, w in zip(got, want))
+
+
+def test_import_needs_no_torch():
+    import subprocess
+
+    code = "import sys, snnc; assert 'torch' not in sys.modules; snnc.compile('net main(x: f32[N]) -> f32[N] { x }')"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_docstring_example():
+    import doctest
+
+    assert doctest.testmod(snnc).failed == 0
