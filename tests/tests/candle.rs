@@ -14,7 +14,10 @@ use snnc::{Backends, CompileOptions, DeviceName, Dims, Graph, Mode, Options, Pre
 fn graph(text: &str, mode: Mode) -> Graph {
     let dims: Dims = [("T", 7), ("B", 3)].into_iter().map(|(n, v)| (n.to_string(), v)).collect();
     let program = Program::parse("model.snn", text).unwrap();
-    program.lower(None, &Options { mode, dims: dims.clone(), rest: None, ..Default::default() }).unwrap_or_else(|e| panic!("{e}")).bind(&dims)
+    program
+        .lower(None, &Options { mode, dims: dims.clone(), rest: None, ..Default::default() })
+        .unwrap_or_else(|e| panic!("{e}"))
+        .bind(&dims)
 }
 
 const EVERY_HELPER: &str = "\

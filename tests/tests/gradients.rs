@@ -236,7 +236,8 @@ fn what_has_no_gradient_is_said() {
 fn the_graph_of_a_gradient() {
     let text = "net loss(x: f32[T, B, 3], label: i64[B]) -> f32[] {\n    layer fc = linear(3, 2)\n    cross_entropy(mean(lif(fc(x)), axis = 0), label)\n}";
     let program = Program::parse("loss.snn", text).unwrap();
-    let graph = program.lower(None, &snnc::Options { mode: Mode::Eval, dims: snnc::Dims::new(), rest: None, ..Default::default() }).unwrap();
+    let graph =
+        program.lower(None, &snnc::Options { mode: Mode::Eval, dims: snnc::Dims::new(), rest: None, ..Default::default() }).unwrap();
     let gradients = snnc::gradients(&graph, &[]).unwrap();
     insta::assert_snapshot!(gradients.graph.to_string());
 }

@@ -26,7 +26,13 @@ fn check(net: &str, inputs: &[(&str, &str)], backend: Backends) {
         let want = want.to_f32();
         let largest = want.iter().fold(1f32, |m, x| m.max(x.abs()));
         let spikes = !name.starts_with("grad.") && want.iter().all(|x| *x == 0.0 || *x == 1.0);
-        let limit = if spikes { 0.0 } else if name.starts_with("grad.") { 1e-4 * largest } else { 2e-5 * largest };
+        let limit = if spikes {
+            0.0
+        } else if name.starts_with("grad.") {
+            1e-4 * largest
+        } else {
+            2e-5 * largest
+        };
         for (a, b) in got.iter().zip(&want) {
             assert!((a - b).abs() <= limit, "{net}, {name}, {backend:?}: {a}, not {b}");
         }

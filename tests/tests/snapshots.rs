@@ -26,7 +26,10 @@ net main(x: f32[T, B, 4]) -> f32[T, B, 4] {
 fn graph(text: &str, mode: Mode, dims: &[(&str, i64)]) -> snnc::Graph {
     let dims: Dims = dims.iter().map(|(n, v)| (n.to_string(), *v)).collect();
     let program = Program::parse("model.snn", text).unwrap();
-    program.lower(None, &Options { mode, dims: dims.clone(), rest: None, ..Default::default() }).unwrap_or_else(|e| panic!("{e}")).bind(&dims)
+    program
+        .lower(None, &Options { mode, dims: dims.clone(), rest: None, ..Default::default() })
+        .unwrap_or_else(|e| panic!("{e}"))
+        .bind(&dims)
 }
 
 #[test]

@@ -706,7 +706,12 @@ impl Lowerer<'_> {
     fn einsum(&mut self, a: &Arguments) -> Result<Value> {
         let span = a.span;
         let Val::Text(equation) = a.get(0) else {
-            return self.fail_help(a.span(0), "`einsum` begins with its equation", "this is no text", "write `einsum(\"ij,jk->ik\", a, b)`");
+            return self.fail_help(
+                a.span(0),
+                "`einsum` begins with its equation",
+                "this is no text",
+                "write `einsum(\"ij,jk->ik\", a, b)`",
+            );
         };
         let (left, right) = match equation.split_once("->") {
             Some((l, r)) => (l.to_string(), r.trim().to_string()),

@@ -33,6 +33,7 @@ pub const STANDARD_LIBRARY: &str = concat!(
     include_str!("../../../grammar/std/norms.snn"),
     include_str!("../../../grammar/std/snntorch.snn"),
     include_str!("../../../grammar/std/norse.snn"),
+    include_str!("../../../grammar/std/nir.snn"),
 );
 
 /// What the library is called in messages.
@@ -179,9 +180,7 @@ fn declared_twice(ast: &Ast) -> Vec<Diagnostic> {
     for (name, is_surrogate) in own.map(|i| (&i.name, i.kind == ItemKind::Surrogate)).chain(chosen) {
         if let Some(before) = first.insert((&name.text, is_surrogate), name.span) {
             errors.push(
-                Diagnostic::error(format!("`{}` is declared twice", name.text))
-                    .label(name.span, "here again")
-                    .label(before, "first here"),
+                Diagnostic::error(format!("`{}` is declared twice", name.text)).label(name.span, "here again").label(before, "first here"),
             );
         }
     }
@@ -359,7 +358,9 @@ impl Module {
         let outcome = stacker::grow(64 << 20, || lower::lower(self, net, options));
         let is_error = |d: &Diagnostic| d.severity == Severity::Error;
         match outcome.graph {
-            Some(graph) if !outcome.diagnostics.iter().any(is_error) => Ok(Lowered { graph, warnings: outcome.diagnostics, layers: outcome.layers }),
+            Some(graph) if !outcome.diagnostics.iter().any(is_error) => {
+                Ok(Lowered { graph, warnings: outcome.diagnostics, layers: outcome.layers })
+            }
             _ => {
                 let mut diagnostics = outcome.diagnostics;
                 if !diagnostics.iter().any(is_error) {

@@ -576,7 +576,9 @@ impl<'a> Lowerer<'a> {
                     Val::ThisNet => match self.lookup(&name.text) {
                         Some(v) => Ok(v),
                         // The first part of a longer name.
-                        None if self.frame().scopes.iter().any(|s| s.keys().any(|k| k.starts_with(&format!("{}.", name.text)))) => Ok(Val::ThisNet),
+                        None if self.frame().scopes.iter().any(|s| s.keys().any(|k| k.starts_with(&format!("{}.", name.text)))) => {
+                            Ok(Val::ThisNet)
+                        }
                         None => self.fail(name.span, format!("the net has no layer or value `{}` here", name.text), "not found"),
                     },
                     Val::List(items) if name.text.chars().all(|c| c.is_ascii_digit()) => {

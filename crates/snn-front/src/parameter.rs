@@ -358,8 +358,7 @@ impl Lowerer<'_> {
             return Ok(Val::Layer(i));
         }
         let numbered = |n: usize| format!("{inner}{n}.");
-        let list: Vec<Val> =
-            (0..).map_while(|n| self.layers.iter().rposition(|l| l.prefix == numbered(n))).map(Val::Layer).collect();
+        let list: Vec<Val> = (0..).map_while(|n| self.layers.iter().rposition(|l| l.prefix == numbered(n))).map(Val::Layer).collect();
         if !list.is_empty() {
             return Ok(Val::List(list));
         }

@@ -67,11 +67,14 @@ fn array<'py>(py: Python<'py>, tensor: Tensor) -> PyResult<Bound<'py, PyAny>> {
 }
 
 fn tensors(arrays: &Bound<'_, PyDict>) -> PyResult<Vec<(String, Tensor)>> {
-    arrays.iter().map(|(name, a)| {
-        let name: String = name.extract()?;
-        let t = tensor(&name, &a)?;
-        Ok((name, t))
-    }).collect()
+    arrays
+        .iter()
+        .map(|(name, a)| {
+            let name: String = name.extract()?;
+            let t = tensor(&name, &a)?;
+            Ok((name, t))
+        })
+        .collect()
 }
 
 fn dict<'py>(py: Python<'py>, list: Vec<(String, Tensor)>) -> PyResult<Bound<'py, PyDict>> {
@@ -169,13 +172,23 @@ fn guarded<T>(f: impl FnOnce() -> Result<T, Error>) -> PyResult<T> {
 impl Net {
     #[new]
     #[pyo3(signature = (text, file, net, weights, given))]
-    fn new(py: Python<'_>, text: &str, file: &str, net: Option<&str>, weights: &Bound<'_, PyDict>, given: &Bound<'_, PyDict>) -> PyResult<Net> {
+    fn new(
+        py: Python<'_>,
+        text: &str,
+        file: &str,
+        net: Option<&str>,
+        weights: &Bound<'_, PyDict>,
+        given: &Bound<'_, PyDict>,
+    ) -> PyResult<Net> {
         let (options, weights) = (options(given)?, tensors(weights)?);
         py.detach(|| {
             guarded(|| {
                 let program = Program::parse(file, text)?;
                 let errors: Vec<_> = program.check(options.mode).into_iter().filter(|d| d.severity == Severity::Error).collect();
-                let name = program.module().default_net(net).map_err(|d| Error::Source { sources: Box::new(program.module().sources.clone()), diagnostics: vec![d] })?;
+                let name = program
+                    .module()
+                    .default_net(net)
+                    .map_err(|d| Error::Source { sources: Box::new(program.module().sources.clone()), diagnostics: vec![d] })?;
                 if !errors.is_empty() && options.settings.is_empty() {
                     return Err(Error::Source { sources: Box::new(program.module().sources.clone()), diagnostics: errors });
                 }
@@ -201,13 +214,32 @@ impl Net {
     fn variant(&self, py: Python<'_>, net: Option<&str>, given: &Bound<'_, PyDict>) -> PyResult<Net> {
         let changed = options(given)?;
         let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let o = CompileOptions { backend: self.options.backend, threads: self.options.threads, optimise: self.options.optimise, settings: self.options.settings.clone(), seed: self.options.seed, partial: self.options.partial, dims: self.options.dims.clone(), mode: changed.mode, gradients: changed.gradients, cotangents: changed.cotangents, ..CompileOptions::default() };
+        let o = CompileOptions {
+            backend: self.options.backend,
+            threads: self.options.threads,
+            optimise: self.options.optimise,
+            settings: self.options.settings.clone(),
+            seed: self.options.seed,
+            partial: self.options.partial,
+            dims: self.options.dims.clone(),
+            mode: changed.mode,
+            gradients: changed.gradients,
+            cotangents: changed.cotangents,
+            ..CompileOptions::default()
+        };
         py.detach(|| {
             guarded(|| {
                 let name = net.unwrap_or(&self.name).to_string();
                 let compiled = self.program.compile(Some(&name), &o)?;
                 let weights = if net.is_some() { compiled.own_weights(&weights)? } else { weights };
-                Ok(Net { program: self.program.clone(), name, options: o, compiled, weights: Mutex::new(weights), prepared: Mutex::default() })
+                Ok(Net {
+                    program: self.program.clone(),
+                    name,
+                    options: o,
+                    compiled,
+                    weights: Mutex::new(weights),
+                    prepared: Mutex::default(),
+                })
             })
         })
     }
@@ -221,7 +253,12 @@ impl Net {
 
     /// Outputs and parameters as the graph with symbolic sizes has them: name, element type, shape, and of parameters whether they learn.
     fn described(&self) -> PyResult<(Vec<(String, String, Vec<String>)>, Vec<(String, String, Vec<String>, bool)>)> {
-        let lowered = snnc::Options { mode: self.options.mode, dims: self.options.dims.clone(), settings: self.options.settings.clone(), ..Default::default() };
+        let lowered = snnc::Options {
+            mode: self.options.mode,
+            dims: self.options.dims.clone(),
+            settings: self.options.settings.clone(),
+            ..Default::default()
+        };
         let graph = self.program.lower(Some(&self.name), &lowered).map_err(raised)?;
         let shape = |t: &snn_ir::Type| t.shape.iter().map(ToString::to_string).collect::<Vec<_>>();
         let outputs = graph.outputs.iter().map(|(n, v)| (n.clone(), graph.ty(*v).dtype.to_string(), shape(graph.ty(*v)))).collect();
@@ -231,7 +268,12 @@ impl Net {
 
     /// Runs the net: outputs, and new values of buffers in training, by name.
     #[pyo3(signature = (inputs, seed = None))]
-    fn run<'py>(&self, py: Python<'py>, inputs: &Bound<'py, PyDict>, seed: Option<u64>) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
+    fn run<'py>(
+        &self,
+        py: Python<'py>,
+        inputs: &Bound<'py, PyDict>,
+        seed: Option<u64>,
+    ) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
         let data = tensors(inputs)?;
         let run = py.detach(|| {
             guarded(|| {
@@ -321,6 +363,39 @@ fn save_tensors(path: &str, arrays: &Bound<'_, PyDict>) -> PyResult<()> {
 }
 
 /// A program in its canonical layout.
+/// The program of a NIR file, its weights and warnings.
+#[pyfunction]
+fn import_nir<'py>(
+    py: Python<'py>,
+    path: std::path::PathBuf,
+    given: HashMap<String, String>,
+) -> PyResult<(String, Bound<'py, PyDict>, Vec<String>)> {
+    fn one<T: std::str::FromStr>(given: &HashMap<String, String>, name: &str) -> PyResult<Option<T>>
+    where
+        T::Err: std::fmt::Display,
+    {
+        given.get(name).map(|v| v.parse().map_err(|e| PyValueError::new_err(format!("`{name}`: {e}")))).transpose()
+    }
+    let options = snn_nir::Options {
+        preset: one(&given, "preset")?,
+        dt: one(&given, "dt")?,
+        integrator: one(&given, "integrator")?,
+        reset: one(&given, "reset")?,
+        compare: one(&given, "compare")?,
+        order: one(&given, "order")?,
+        emit: one(&given, "emit")?,
+        input_scale: one(&given, "input_scale")?,
+    };
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let failed = |e: snn_nir::NirError| match e {
+        snn_nir::NirError::Read { source, .. } => PyErr::from(source),
+        e => PyValueError::new_err(e.to_string()),
+    };
+    let model = snn_nir::read(&path).map_err(failed)?;
+    let made = snn_nir::import(&model, &options, &name).map_err(failed)?;
+    Ok((made.source, dict(py, made.weights)?, made.warnings))
+}
+
 #[pyfunction]
 fn format_source(text: &str) -> PyResult<String> {
     let program = Program::parse("program.snn", text).map_err(raised)?;
@@ -341,7 +416,13 @@ fn raster_svg(names: Vec<String>, arrays: &Bound<'_, PyDict>, sample: usize) -> 
 /// Membranes, with their spikes and threshold, in SVG.
 #[pyfunction]
 #[pyo3(signature = (v, spikes, threshold, neurons, sample))]
-fn trace_svg(v: &Bound<'_, PyAny>, spikes: Option<&Bound<'_, PyAny>>, threshold: Option<f32>, neurons: Vec<usize>, sample: usize) -> PyResult<String> {
+fn trace_svg(
+    v: &Bound<'_, PyAny>,
+    spikes: Option<&Bound<'_, PyAny>>,
+    threshold: Option<f32>,
+    neurons: Vec<usize>,
+    sample: usize,
+) -> PyResult<String> {
     let v = tensor("v", v)?;
     let spikes = spikes.map(|s| tensor("spikes", s)).transpose()?;
     guarded(|| {
@@ -365,6 +446,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(load_tensors, m)?)?;
     m.add_function(wrap_pyfunction!(save_tensors, m)?)?;
     m.add_function(wrap_pyfunction!(format_source, m)?)?;
+    m.add_function(wrap_pyfunction!(import_nir, m)?)?;
     m.add_function(wrap_pyfunction!(graph_svg, m)?)?;
     m.add_function(wrap_pyfunction!(raster_svg, m)?)?;
     m.add_function(wrap_pyfunction!(trace_svg, m)?)?;

@@ -1,5 +1,6 @@
 """The core with NumPy alone: compile, run, gradients, files, errors."""
 
+import pathlib
 import sys
 import threading
 
@@ -161,3 +162,27 @@ def test_the_docstring_example():
     import doctest
 
     assert doctest.testmod(snnc).failed == 0
+
+
+def test_nir_files(tmp_path):
+    folder = pathlib.Path(__file__).parents[3] / "tests" / "nir"
+    rows = np.loadtxt(folder / "lif_norse.csv", delimiter=",", dtype="f4")
+    net = snnc.load(folder / "lif_norse.nir", preset="norse")
+    assert (net(rows[:, :1, None]).ravel() == rows[:, 2]).all()
+    with pytest.raises(ValueError, match="--integrator"):
+        snnc.load(folder / "lif_norse.nir", dt=1e-4)
+    with pytest.raises(ValueError, match="preset"):
+        snnc.load(folder / "lif_norse.nir", preset="nobody")
+
+
+def test_nir_graphs():
+    nir = pytest.importorskip("nir")
+    lif = nir.LIF(tau=np.array([2e-4, 3e-4]), r=np.ones(2), v_leak=np.zeros(2), v_threshold=np.ones(2))
+    net = snnc.from_nir(nir.NIRGraph.from_list(nir.Affine(np.eye(2), np.zeros(2)), lif), preset="norse")
+    x = np.full((6, 1, 2), 1.9, "f4")
+    v, want = np.zeros(2), []
+    for row in x[:, 0]:
+        v = v + 1e-4 / lif.tau * (row - v)
+        want.append(v > 1)
+        v = np.where(v > 1, 0, v)
+    assert (net(x)[:, 0] == np.array(want)).all() and np.sum(want) > 0

@@ -7,10 +7,10 @@
 """
 
 from ._native import ProgramError, __version__
-from ._net import Net, compile, load, load_tensors, raster, save_tensors, trace
+from ._net import Net, compile, from_nir, load, load_tensors, raster, save_tensors, trace
 
 __all__ = [
-    "Net", "ProgramError", "__version__", "compile", "from_torch", "load", "load_tensors", "optimise", "raster", "save_tensors", "trace",
+    "Net", "ProgramError", "__version__", "compile", "from_nir", "from_torch", "load", "load_tensors", "optimise", "raster", "save_tensors", "trace",
 ]
 
 

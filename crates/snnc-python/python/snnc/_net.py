@@ -3,6 +3,8 @@
 import keyword
 import os
 import pathlib
+import tempfile
+import warnings
 from collections import namedtuple
 
 import numpy as np
@@ -213,10 +215,33 @@ def compile(text, weights=None, net=None, seed=0, threads=0, fast_math=False, ba
     return Net(_native.Net(text, file, net, _as_weights(weights), options))
 
 
+_NIR = ("preset", "dt", "integrator", "reset", "compare", "order", "emit", "input_scale")
+
+
 def load(path, weights=None, **options):
-    """Compiles a program of a file; see `compile`."""
+    """Compiles a program of a file, or a `.nir` file with its weights; see `compile`.
+
+    What a NIR file leaves open is said with `preset` (norse, snntorch, spikingjelly, nengo, lava, sinabs, spyx) or with `dt`, `integrator`, `reset`, `compare`,
+    `order`, `emit` and `input_scale`; `ValueError` lists what is open.
+    """
     path = os.fspath(path)
+    if path.lower().endswith(".nir"):
+        said = {k: str(options.pop(k)) for k in _NIR if k in options}
+        text, own, notes = _native.import_nir(path, said)
+        for note in notes:
+            warnings.warn(f"{path}: {note}", stacklevel=2)
+        return compile(text, own if weights is None else weights, file=path, **options)
     return compile(pathlib.Path(path).read_text(encoding="utf-8"), weights, file=path, **options)
+
+
+def from_nir(graph, **options):
+    """Compiles a graph of the Python package `nir`; options are those of `load` for NIR files."""
+    import nir
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "graph.nir")
+        nir.write(path, graph)
+        return load(path, **options)
 
 
 def load_tensors(path):

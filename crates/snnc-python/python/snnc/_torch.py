@@ -104,7 +104,10 @@ class Recorder(TorchFunctionMode):
         self.keep = []
         self.refs = {}
         self.constants = {}
-        self.names = {id(p): n for n, p in list(module.named_parameters(remove_duplicate=False)) + list(module.named_buffers(remove_duplicate=False))}
+        named = list(module.named_parameters(remove_duplicate=False)) + list(module.named_buffers(remove_duplicate=False))
+        # States are buffers that a call replaces: they are kept, so that no new tensor gets their id.
+        self.keep += [p for _, p in named]
+        self.names = {id(p): n for n, p in named}
         # What is computed of a parameter stays computed, so that it is trained; what is computed of buffers is a constant.
         self.trained = {id(p) for p in module.parameters() if p.requires_grad}
         self.paths = {id(m): n for n, m in module.named_modules(remove_duplicate=False)}

@@ -35,12 +35,12 @@ pub struct BenchArguments {
 
 pub fn bench(a: &BenchArguments) -> Result<(), Failure> {
     let started = Instant::now();
-    let program = load_program(&a.net.file)?;
+    let (program, own) = load_program(&a.net.file, &a.net.nir)?;
     let options = CompileOptions { gradients: a.grad.then(|| a.wrt.clone()), checkpoint: a.checkpoint, ..a.net.options()? };
     let net = program.compile(a.net.net.as_deref(), &options)?;
     let parsed = started.elapsed();
     let data = a.net.load_data(&net)?.tensors;
-    let weights = a.net.load_weights()?;
+    let weights = a.net.load_weights(own)?;
     let started = Instant::now();
     let prepared = net.prepare(&data, &weights)?;
     let compile = parsed + started.elapsed();

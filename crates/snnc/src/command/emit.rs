@@ -33,7 +33,7 @@ enum StageName {
 
 #[derive(Args)]
 pub struct EmitArguments {
-    /// The program.
+    /// The program, or a `.nir` file.
     file: PathBuf,
     /// What to print.
     #[arg(long, value_enum)]
@@ -64,10 +64,12 @@ pub struct EmitArguments {
     /// With `--stage opt`: which rules fired, what each saves, and why the results are equal.
     #[arg(long)]
     explain: bool,
+    #[command(flatten)]
+    nir: super::nir::NirArguments,
 }
 
 pub fn emit(a: &EmitArguments) -> Result<(), Failure> {
-    let program = load_program(&a.file)?;
+    let (program, _) = load_program(&a.file, &a.nir)?;
     if a.explain && a.stage != StageName::Opt {
         return Err(Failure::Text("`--explain` is for `--stage opt`".into()));
     }

@@ -3,6 +3,7 @@
 mod bench;
 mod editing;
 mod emit;
+mod nir;
 mod plot;
 mod repl;
 mod run;
@@ -40,6 +41,8 @@ enum Command {
         /// What it is checked for.
         #[arg(long, value_enum, default_value_t = ModeName::Eval)]
         mode: ModeName,
+        #[command(flatten)]
+        nir: nir::NirArguments,
     },
     /// Compile a net and run it on data.
     #[command(
@@ -80,6 +83,17 @@ enum Command {
         /// Change nothing, and fail if something would change.
         #[arg(long)]
         check: bool,
+    },
+    /// Make a program and its parameters of a NIR file.
+    #[command(
+        after_help = "Examples:\n  snnc import model.nir --preset snntorch -o model.snn --weights-out model.safetensors\n  snnc import model.nir --dt 1e-4 --integrator euler --reset zero -o model.snn --weights-out model.safetensors"
+    )]
+    Import(nir::ImportArguments),
+    /// Describe a NIR file: its nodes, their parameters, and what it leaves open.
+    #[command(after_help = "Example:\n  snnc nir model.nir")]
+    Nir {
+        /// The NIR file.
+        file: PathBuf,
     },
     /// Draw spikes, membranes or a graph, as SVG or PNG.
     #[command(
@@ -154,7 +168,7 @@ impl BackendArguments {
 /// What `run` and `bench` share.
 #[derive(Args)]
 struct NetArguments {
-    /// The program.
+    /// The program, or a `.nir` file.
     file: PathBuf,
     /// Which net; the only one, else `main`, where it is not given.
     #[arg(long)]
@@ -199,6 +213,8 @@ struct NetArguments {
     /// How much memory a run may use: `512M`, `4G`. The machine's memory where it is not given.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     memory_limit: Option<u64>,
+    #[command(flatten)]
+    nir: nir::NirArguments,
 }
 
 /// What the optimiser may do.
@@ -352,7 +368,9 @@ impl From<snn_data::FileError> for Failure {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
-        Command::Check { file, mode } => check(&file, mode.into()),
+        Command::Check { file, mode, nir } => check(&file, mode.into(), &nir),
+        Command::Import(arguments) => nir::import(&arguments),
+        Command::Nir { file } => nir::describe(&file),
         Command::Run(arguments) => run::run(&arguments),
         Command::Grad(arguments) => run::grad(&arguments),
         Command::Train(arguments) => train::train(&arguments),
@@ -447,9 +465,14 @@ fn read_text(path: &Path) -> Result<String, Failure> {
     })
 }
 
-fn load_program(path: &Path) -> Result<Program, Failure> {
+/// A program, or that of a NIR file with its weights.
+fn load_program(path: &Path, nir: &nir::NirArguments) -> Result<(Program, Vec<(String, Tensor)>), Failure> {
+    if nir::is_nir(path) {
+        return nir.load(path);
+    }
+    nir.refuse()?;
     let text = read_text(path)?;
-    Ok(Program::parse(&path.display().to_string(), &text)?)
+    Ok((Program::parse(&path.display().to_string(), &text)?, vec![]))
 }
 
 /// Prints warnings; errors are told again by what fails because of them.
@@ -488,7 +511,11 @@ fn load_wanted(files: &[String], wanted: &dyn Fn(&str) -> bool, limit: u64) -> R
 
 impl NetArguments {
     /// The weights: everything that the files hold, by the names that were asked for.
-    fn load_weights(&self) -> Result<Vec<(String, Tensor)>, Failure> {
+    /// Those of the command line, else `own`, those of a NIR file.
+    fn load_weights(&self, own: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>, Failure> {
+        if self.weights.is_empty() {
+            return Ok(own);
+        }
         let ignored = |n: &str| self.ignore.iter().any(|p| matched(p, n).is_some());
         let loaded = load_wanted(&self.weights, &|n| !ignored(n), self.memory())?.tensors;
         if loaded.is_empty() && !self.weights.is_empty() {
@@ -517,8 +544,8 @@ impl NetArguments {
     }
 }
 
-fn check(path: &Path, mode: Mode) -> Result<(), Failure> {
-    let program = load_program(path)?;
+fn check(path: &Path, mode: Mode, nir: &nir::NirArguments) -> Result<(), Failure> {
+    let (program, _) = load_program(path, nir)?;
     let diagnostics = program.check(mode);
     remark_part!("{}", program.render(&diagnostics, colour()));
     let errors = diagnostics.iter().filter(|d| d.severity == Severity::Error).count();

@@ -72,6 +72,8 @@ enum What {
         /// The picture: `.svg` or `.png`.
         #[arg(short, long)]
         out: PathBuf,
+        #[command(flatten)]
+        nir: Box<super::nir::NirArguments>,
     },
 }
 
@@ -109,8 +111,8 @@ pub fn plot(a: &PlotArguments) -> Result<(), Failure> {
             };
             traces(out, &Membrane { potential, spikes, threshold: *threshold, neurons: neurons.clone() })?;
         }
-        What::Graph { file, net, dims, mode, fast_math, out } => {
-            let program = load_program(file)?;
+        What::Graph { file, net, dims, mode, fast_math, out, nir } => {
+            let (program, _) = load_program(file, nir)?;
             let dims = dims.clone().unwrap_or_default();
             let options = Options { mode: (*mode).into(), dims: dims.clone(), rest: None, ..Default::default() };
             let before = program.lower(net.as_deref(), &options)?.bind(&dims);

@@ -44,7 +44,7 @@ pub fn run(a: &RunArguments) -> Result<(), Failure> {
 }
 
 pub fn grad(a: &GradArguments) -> Result<(), Failure> {
-    let program = load_program(&a.run.net.file)?;
+    let (program, _) = load_program(&a.run.net.file, &a.run.net.nir)?;
     let has_loss = program.module().nets().contains(&"loss");
     let net = a.run.net.net.as_deref().or(has_loss.then_some("loss"));
     let options = CompileOptions { gradients: Some(a.wrt.clone()), ..a.run.net.options()? };
@@ -53,14 +53,14 @@ pub fn grad(a: &GradArguments) -> Result<(), Failure> {
 
 fn compute(a: &RunArguments, net: Option<&str>, options: &CompileOptions) -> Result<(), Failure> {
     let started = Instant::now();
-    let program = load_program(&a.net.file)?;
+    let (program, own) = load_program(&a.net.file, &a.net.nir)?;
     warn(&program, a.net.mode.into());
     let mut net = program.compile(net, options)?;
     let checked = started.elapsed();
     let files = a.net.load_data(&net)?;
     net.set_other_data(files.others);
     let data = files.tensors;
-    let weights = a.net.load_weights()?;
+    let weights = a.net.load_weights(own)?;
     let loaded = started.elapsed();
     let run = net.run(&data, &weights)?;
     let ran = started.elapsed();

@@ -105,7 +105,7 @@ pub struct TrainArguments {
 }
 
 pub fn train(a: &TrainArguments) -> Result<(), Failure> {
-    let program = load_program(&a.net.file)?;
+    let (program, own) = load_program(&a.net.file, &a.net.nir)?;
     warn(&program, Mode::Train);
     let update = update(a)?;
     let options = CompileOptions { update: Some(update), checkpoint: a.checkpoint, ..a.net.options()? };
@@ -139,7 +139,7 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
     let validation = Validation::new(a, &program, &loss_net)?;
     let mut trainer = Trainer::new(&program, &loss_net, &options)?;
     let first: Vec<usize> = (0..settings.batch).collect();
-    let (mut state, independent) = trainer.start(&data.batch(&first), &a.net.load_weights()?)?;
+    let (mut state, independent) = trainer.start(&data.batch(&first), &a.net.load_weights(own)?)?;
     for name in &independent {
         remark!("Warning: the loss does not depend on `{name}`, which stays as it is");
     }
