@@ -12,6 +12,13 @@ use snnc::{CompileOptions, Compiled, Error, Mode, Optimise, Prepared, Program, S
 
 pyo3::create_exception!(_native, ProgramError, PyValueError, "A program is wrong; the text is the diagnostic with its source lines.");
 
+/// Name, element type and shape.
+type Described = (String, String, Vec<String>);
+/// The same, and whether it is learned.
+type Parameter = (String, String, Vec<String>, bool);
+/// A kernel: name, milliseconds, bytes, operations, firing rate.
+type KernelRow = (String, f64, usize, usize, Option<f64>);
+
 fn raised(error: Error) -> PyErr {
     match &error {
         Error::Source { .. } => ProgramError::new_err(error.to_string()),
@@ -246,13 +253,13 @@ impl Net {
 
     /// Inputs: name, element type, shape with symbols as text.
     #[getter]
-    fn inputs(&self) -> PyResult<Vec<(String, String, Vec<String>)>> {
+    fn inputs(&self) -> PyResult<Vec<Described>> {
         let signature = self.program.signature(&self.name).map_err(raised)?;
         Ok(signature.into_iter().map(|(n, t)| (n, t.dtype.to_string(), t.shape.iter().map(ToString::to_string).collect())).collect())
     }
 
     /// Outputs and parameters as the graph with symbolic sizes has them: name, element type, shape, and of parameters whether they learn.
-    fn described(&self) -> PyResult<(Vec<(String, String, Vec<String>)>, Vec<(String, String, Vec<String>, bool)>)> {
+    fn described(&self) -> PyResult<(Vec<Described>, Vec<Parameter>)> {
         let lowered = snnc::Options {
             mode: self.options.mode,
             dims: self.options.dims.clone(),
@@ -338,7 +345,7 @@ impl Net {
     }
 
     /// What each kernel takes: name, milliseconds, bytes, operations, firing rate.
-    fn profile(&self, py: Python<'_>, inputs: &Bound<'_, PyDict>) -> PyResult<Vec<(String, f64, usize, usize, Option<f64>)>> {
+    fn profile(&self, py: Python<'_>, inputs: &Bound<'_, PyDict>) -> PyResult<Vec<KernelRow>> {
         let data = tensors(inputs)?;
         py.detach(|| {
             guarded(|| {

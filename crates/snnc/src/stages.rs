@@ -5,7 +5,7 @@ use snn_ir::Graph;
 use crate::{CompileOptions, DeviceName, Dims, Error, Optimise, Options, Program};
 
 /// A stage of the compiler.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Stage {
     /// The syntax tree.
     Ast,
@@ -21,7 +21,7 @@ pub enum Stage {
     Asm,
     /// The plan on candle's device, with the source of its kernels; needs all dimensions.
     Candle,
-    /// The graph for Graphviz, after the optimiser.
+    /// The graph for Graphviz, after the optimiser unless `--no-opt`.
     Dot,
     /// All that the optimiser found equal, for Graphviz.
     Egraph,
@@ -31,18 +31,8 @@ impl std::str::FromStr for Stage {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Stage, Error> {
-        Ok(match name {
-            "ast" => Stage::Ast,
-            "ir" => Stage::Ir,
-            "grad" => Stage::Grad,
-            "opt" => Stage::Opt,
-            "clif" => Stage::Clif,
-            "asm" => Stage::Asm,
-            "candle" => Stage::Candle,
-            "dot" => Stage::Dot,
-            "egraph" => Stage::Egraph,
-            _ => return Err(Error::Data(format!("there is no stage `{name}`: ast, ir, grad, opt, clif, asm, candle, dot and egraph are"))),
-        })
+        <Stage as clap::ValueEnum>::from_str(name, false)
+            .map_err(|_| Error::Data(format!("there is no stage `{name}`: ast, ir, grad, opt, clif, asm, candle, dot and egraph are")))
     }
 }
 

@@ -205,7 +205,10 @@ class Profile(list):
         return "\n".join(lines)
 
 
-def compile(text, weights=None, net=None, seed=0, threads=0, fast_math=False, backend="cranelift", device="cpu", settings=None, dims=None, partial=False, file="program.snn"):
+def compile(
+    text: str, weights=None, net: str | None = None, seed: int = 0, threads: int = 0, fast_math: bool = False, backend: str = "cranelift", device: str = "cpu",
+    settings: dict | None = None, dims: dict | None = None, partial: bool = False, file: str = "program.snn",
+) -> Net:
     """Compiles a program.
 
     `weights` is a path or a dict of arrays or tensors (a state_dict); `net` is which of its nets, the only one or `main` where it is not given;
@@ -218,7 +221,7 @@ def compile(text, weights=None, net=None, seed=0, threads=0, fast_math=False, ba
 _NIR = ("preset", "dt", "integrator", "reset", "compare", "order", "emit", "input_scale")
 
 
-def load(path, weights=None, **options):
+def load(path: str | os.PathLike, weights=None, **options) -> Net:
     """Compiles a program of a file, or a `.nir` file with its weights; see `compile`.
 
     What a NIR file leaves open is said with `preset` (norse, snntorch, spikingjelly, nengo, lava, sinabs, spyx) or with `dt`, `integrator`, `reset`, `compare`,
@@ -234,7 +237,7 @@ def load(path, weights=None, **options):
     return compile(pathlib.Path(path).read_text(encoding="utf-8"), weights, file=path, **options)
 
 
-def from_nir(graph, **options):
+def from_nir(graph, **options) -> Net:
     """Compiles a graph of the Python package `nir`; options are those of `load` for NIR files."""
     import nir
 

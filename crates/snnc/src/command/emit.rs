@@ -2,34 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use snnc::stages::{Stage, View};
 use snnc::{Dims, Options};
 
 use super::{Failure, ModeName, OptimiseArguments, load_program, parse_dims};
 use crate::command::say::say_part;
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum StageName {
-    /// The syntax tree.
-    Ast,
-    /// The graph, which can be read back.
-    Ir,
-    /// The graph with the gradients of the net's scalar, before the optimiser.
-    Grad,
-    /// The graph after the optimiser.
-    Opt,
-    /// The plan of kernels and Cranelift's intermediate form; needs all dimensions.
-    Clif,
-    /// Machine code; needs all dimensions.
-    Asm,
-    /// The plan on candle's device, with the source of its kernels; needs all dimensions.
-    Candle,
-    /// The graph for Graphviz, after the optimiser unless `--no-opt`.
-    Dot,
-    /// All that the optimiser found equal, for Graphviz.
-    Egraph,
-}
 
 #[derive(Args)]
 pub struct EmitArguments {
@@ -37,7 +15,7 @@ pub struct EmitArguments {
     file: PathBuf,
     /// What to print.
     #[arg(long, value_enum)]
-    stage: StageName,
+    stage: Stage,
     /// Which net.
     #[arg(long)]
     net: Option<String>,
@@ -70,24 +48,13 @@ pub struct EmitArguments {
 
 pub fn emit(a: &EmitArguments) -> Result<(), Failure> {
     let (program, _) = load_program(&a.file, &a.nir)?;
-    if a.explain && a.stage != StageName::Opt {
+    if a.explain && a.stage != Stage::Opt {
         return Err(Failure::Text("`--explain` is for `--stage opt`".into()));
     }
-    let stage = match a.stage {
-        StageName::Ast => Stage::Ast,
-        StageName::Ir => Stage::Ir,
-        StageName::Grad => Stage::Grad,
-        StageName::Opt => Stage::Opt,
-        StageName::Clif => Stage::Clif,
-        StageName::Asm => Stage::Asm,
-        StageName::Candle => Stage::Candle,
-        StageName::Dot => Stage::Dot,
-        StageName::Egraph => Stage::Egraph,
-    };
     let options = Options { mode: a.mode.into(), dims: a.dims.clone().unwrap_or_default(), rest: a.rest, ..Default::default() };
-    let gradients = (a.grad || a.stage == StageName::Grad).then(|| a.wrt.clone());
+    let gradients = (a.grad || a.stage == Stage::Grad).then(|| a.wrt.clone());
     let view = View { optimise: a.optimise.level(), gradients, device: a.device, explain: a.explain };
-    say_part!("{}", snnc::stages::stage(&program, a.net.as_deref(), stage, &options, &view)?);
+    say_part!("{}", snnc::stages::stage(&program, a.net.as_deref(), a.stage, &options, &view)?);
     Ok(())
 }
 
