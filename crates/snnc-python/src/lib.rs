@@ -287,14 +287,23 @@ impl Net {
                 let kinds: Kinds = data.iter().map(|(n, t)| (n.clone(), t.dtype(), t.shape().to_vec())).collect();
                 let cache = || self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
                 let known = cache().get(&kinds).cloned();
+                // Parameters among the inputs (those of a module) stand before the net's own.
+                let weights = || {
+                    let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    for (name, slot) in &mut weights {
+                        if let Some((_, given)) = data.iter().find(|(n, _)| n == name) {
+                            *slot = given.clone();
+                        }
+                    }
+                    weights
+                };
                 let prepared = match known.and_then(|p| p.with_tensors(&data)) {
                     Some(p) => p,
                     None if self.options.batch.is_some() => {
-                        let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                        return self.compiled.run(&data, &weights);
+                        return self.compiled.run(&data, &weights());
                     }
                     None => {
-                        let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                        let weights = weights();
                         let (prepared, parameters) = self.compiled.prepare_with_parameters(&data, &weights)?;
                         // Parameters that were drawn are drawn once.
                         if weights.is_empty() {

@@ -274,6 +274,27 @@ def test_training_goes_as_the_original():
     compiled.load_state_dict({k: v for k, v in want.items() if "num_batches" not in k})
 
 
+def test_new_weights_hold_for_every_shape_and_mode():
+    """A shape that comes first after a step (the last batch, evaluation) sees the weights of then."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).eval()
+    compiled = snnc.optimise(module, torch.rand(4, 3)).eval()
+    with torch.no_grad():
+        for a, b in zip(compiled.parameters(), module.parameters()):
+            a.add_(0.5)
+            b.add_(0.5)
+    for mode in (False, True, False):
+        module.train(mode), compiled.train(mode)
+        for n in (4, 7, 9):
+            x = torch.rand(n, 3).requires_grad_()
+            want = module(x)
+            (g,) = torch.autograd.grad((want**2).sum(), x)
+            y = x.detach().clone().requires_grad_()
+            got = compiled(y)
+            (h,) = torch.autograd.grad((got**2).sum(), y)
+            assert torch.allclose(got, want, atol=1e-5) and torch.allclose(g, h, atol=1e-4), (mode, n)
+
+
 def test_what_cannot_be_said_is_an_error_with_its_line():
     class Branches(nn.Module):
         def forward(self, x):
