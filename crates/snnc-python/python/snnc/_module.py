@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ._arrays import like, to_numpy
+from ._arrays import to_numpy
 
 
 def _put(root, path, value, learnable):

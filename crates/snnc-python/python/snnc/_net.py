@@ -7,7 +7,6 @@ import tempfile
 import warnings
 from collections import namedtuple
 
-import numpy as np
 
 from . import _native
 from ._arrays import like, to_numpy

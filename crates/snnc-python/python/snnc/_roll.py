@@ -6,7 +6,7 @@ then a call of step k takes what step k has made, what step k - 1 has made (a st
 
 import torch
 
-from . import _emit
+from ._text import refs_in
 
 
 class Plan:
@@ -192,7 +192,7 @@ class Roller:
     def without_states(self, j, ops):
         """The arguments of a neuron without the states that it gives back to itself."""
         kept = [self.sort([o.args[0] for o in ops])]
-        for many in zip(*[_emit.refs_in(o.args[1:]) + _emit.refs_in(o.kwargs) for o in ops]):
+        for many in zip(*[refs_in(o.args[1:]) + refs_in(o.kwargs) for o in ops]):
             s = self.sort(list(many))
             own = s[0] == "before" and s[1] == j
             if own and is_zero(self.e, s[3]) or s[0] == "same" and is_zero(self.e, s[1]):
@@ -379,6 +379,6 @@ class Roller:
                         text = f"permute({text}, {order})"
                     e.let(i, "steps", [text])
                     return
-        for r in _emit.refs_in(op.args) + _emit.refs_in(op.kwargs):
+        for r in refs_in(op.args) + refs_in(op.kwargs):
             self.seen(r)
         e.call(i)

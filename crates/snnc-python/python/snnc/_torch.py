@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import _emit
 from ._net import compile
+from ._text import is_sequence
 
 
 class ImportProblem(ValueError):
@@ -216,12 +217,9 @@ def leaves(recorder, is_leaf):
 def reset(module):
     """States of spiking modules as at the beginning."""
     if "spikingjelly" in sys.modules:
-        from spikingjelly.activation_based import functional
-
         for m in module.modules():
             if hasattr(m, "reset") and type(m).__module__.startswith("spikingjelly"):
                 m.reset()
-        del functional
     if "snntorch" in sys.modules:
         for m in module.modules():
             if type(m).__module__.startswith("snntorch"):
@@ -288,7 +286,7 @@ def from_torch(module, example_inputs, verify=True, name="main", time="first", *
 
 def _translate(module, inputs, name, time):
     recorder, refs, outputs, names = record(module, inputs)
-    multi = any(getattr(m, "step_mode", "s") == "m" for m in module.modules()) or any(_emit.is_sequence(m) for m in module.modules())
+    multi = any(getattr(m, "step_mode", "s") == "m" for m in module.modules()) or any(is_sequence(m) for m in module.modules())
     layouts = []
     # A neuron with a parameter for each step has as many steps as it has.
     fixed = any(type(m).__name__ == "GatedLIFNode" for m in module.modules())
