@@ -43,8 +43,9 @@ pub fn import(model: &Model, options: &Options, file: &str) -> Result<Imported, 
 /// The graph without graphs inside: their inputs and outputs pass on what they get.
 fn flat(graph: &Graph) -> Graph {
     fn go(graph: &Graph, prefix: &str, out: &mut Graph) {
+        let by_name: HashMap<&str, &Node> = graph.nodes.iter().map(|(n, node)| (&n[..], node)).collect();
         let inside = |name: &str, kind: Kind, full: &str| -> String {
-            let node = graph.nodes.iter().find(|(n, _)| n == name).and_then(|(_, n)| n.graph.as_ref());
+            let node = by_name.get(name).and_then(|n| n.graph.as_ref());
             match node.and_then(|g| g.nodes.iter().find(|(_, n)| n.kind == kind)) {
                 Some((port, _)) => format!("{full}.{port}"),
                 None => full.to_string(),
@@ -188,10 +189,6 @@ struct Plan {
 }
 
 impl Writer<'_> {
-    fn place(&self, name: &str) -> usize {
-        self.graph.nodes.iter().position(|(n, _)| n == name).unwrap_or(0)
-    }
-
     fn program(&mut self, model: &Model, options: &Options, file: &str, warnings: &mut Vec<String>) -> Result<String, NirError> {
         let index: HashMap<&str, usize> = self.graph.nodes.iter().enumerate().map(|(i, (n, _))| (&n[..], i)).collect();
         let edges: Vec<(usize, usize)> = self.graph.edges.iter().map(|(a, b)| (index[&a[..]], index[&b[..]])).collect();
@@ -199,6 +196,8 @@ impl Writer<'_> {
         for (a, b) in &plan.late {
             warnings.push(format!("the cycle through `{}` -> `{}` takes one step", self.graph.nodes[*a].0, self.graph.nodes[*b].0));
         }
+        let mut incoming = vec![Vec::new(); self.graph.nodes.len()];
+        edges.iter().for_each(|(a, b)| incoming[*b].push(*a));
         self.name_values();
         let mut body = String::new();
         let mut inputs = Vec::new();
@@ -215,10 +214,9 @@ impl Writer<'_> {
                 }
                 continue;
             }
-            let x: Vec<String> = edges
+            let x: Vec<String> = incoming[i]
                 .iter()
-                .filter(|(_, b)| *b == i)
-                .map(|(a, _)| match plan.late.contains(&(*a, i)) {
+                .map(|a| match plan.late.contains(&(*a, i)) {
                     true => format!("delay({}, 1)", self.names[a]),
                     false => self.names[a].clone(),
                 })
@@ -228,7 +226,8 @@ impl Writer<'_> {
                 outputs.push((clean(name), shape, x));
                 continue;
             }
-            let value = self.node(name, node, &x, i)?;
+            let rank = incoming[i].first().map_or(0, |a| self.shapes[*a].len());
+            let value = self.node(name, node, &x, rank)?;
             let own = &self.names[&i];
             if plan.recursive.contains(&i) {
                 let _ = writeln!(body, "    let rec {own}: f32{shape} = {value}");
@@ -339,7 +338,7 @@ impl Writer<'_> {
         Ok(Some(Self::path(&format!("{name}.{field}"))))
     }
 
-    fn node(&mut self, name: &str, node: &Node, x: &str, i: usize) -> Result<String, NirError> {
+    fn node(&mut self, name: &str, node: &Node, x: &str, rank: usize) -> Result<String, NirError> {
         let d = self.d;
         let value = match node.kind {
             Kind::Input | Kind::Output | Kind::Identity | Kind::NirGraph => x.to_string(),
@@ -386,7 +385,6 @@ impl Writer<'_> {
                 call + ")"
             }
             Kind::Flatten => {
-                let rank = self.graph.edges.iter().find(|(_, b)| b == name).map_or(0, |(a, _)| self.shapes[self.place(a)].len());
                 let (a, b) = flatten(name, node, rank)?;
                 if a == b { x.to_string() } else { format!("flatten({x}, start = {}, end = {})", a + 2, b + 2) }
             }
@@ -431,7 +429,6 @@ impl Writer<'_> {
                 if d.emit == Emit::Next { format!("delay({value}, 1)") } else { value }
             }
         };
-        debug_assert!(i < self.shapes.len());
         Ok(value)
     }
 
@@ -550,9 +547,14 @@ fn plan(graph: &Graph, edges: &[(usize, usize)]) -> Plan {
         }
     }
     let mut plan = Plan { order: vec![], late: HashSet::new(), recursive: HashSet::new() };
-    for group in components(n, edges) {
-        let inside: HashSet<usize> = group.iter().copied().collect();
-        let own: Vec<(usize, usize)> = edges.iter().copied().filter(|(a, b)| inside.contains(a) && inside.contains(b)).collect();
+    let groups = components(n, edges);
+    let mut component = vec![0; n];
+    groups.iter().enumerate().for_each(|(g, nodes)| nodes.iter().for_each(|v| component[*v] = g));
+    let mut inner = vec![Vec::new(); groups.len()];
+    for (a, b) in edges.iter().filter(|(a, b)| component[*a] == component[*b]) {
+        inner[component[*a]].push((*a, *b));
+    }
+    for (g, (group, own)) in groups.into_iter().zip(inner).enumerate() {
         if !own.is_empty() {
             plan.recursive.extend(&group);
         }
@@ -564,7 +566,7 @@ fn plan(graph: &Graph, edges: &[(usize, usize)]) -> Plan {
                     continue;
                 }
                 if !kind(v).is_neuron() {
-                    stack.extend(out[v].iter().filter(|w| inside.contains(w)));
+                    stack.extend(out[v].iter().filter(|w| component[**w] == g));
                 } else if rank[v] <= rank[a] {
                     plan.late.insert((a, b));
                 }

@@ -110,8 +110,9 @@ impl Reader {
             Err(_) => return Err(Self::bad(&place("/edges"), "it is missing")),
         };
         let edges: Vec<(String, String)> = edges.chunks_exact(2).map(|e| (e[0].clone(), e[1].clone())).collect();
+        let names: std::collections::HashSet<&str> = nodes.iter().map(|(n, _)| &n[..]).collect();
         for (a, b) in &edges {
-            if let Some(missing) = [a, b].into_iter().find(|n| nodes.iter().all(|(k, _)| k != *n)) {
+            if let Some(missing) = [a, b].into_iter().find(|n| !names.contains(&n[..])) {
                 return Err(NirError::Graph(format!("the edge `{a}` -> `{b}` is between nodes, and there is no node `{missing}`")));
             }
         }
