@@ -8,7 +8,7 @@ from torch import nn
 from ._frameworks import NORSE, SPIKINGJELLY_LAYERS, SPIKINGJELLY_NEURONS, SURROGATES
 from ._functions import FUNCTIONS
 from ._modules import MODULES, PLAIN
-from ._text import commas, framework, is_sequence, number, refs_in
+from ._text import Ref, commas, framework, is_sequence, number, refs_in
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _KEYWORDS = {"or", "div", "net", "let", "if", "else", "true", "false", "none", "f32", "i64", "bool", "u8"}
@@ -40,6 +40,7 @@ class Emitter:
         self.env, self.constants, self.used, self.op = {}, {}, set(), None
         self.lead = 1 if time == "outside" else 0
         self.steps, self.time_axes = "T", {}
+        self.input_names = ["x"] if len(inputs) == 1 else [f"x{i}" for i in range(len(inputs))]
 
     # ------------------------------------------------------------ sizes
 
@@ -146,7 +147,7 @@ class Emitter:
 
     def text(self, value):
         """An argument of a call as an expression."""
-        if type(value).__name__ == "Ref":
+        if isinstance(value, Ref):
             return self.value(value)
         if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
             value = value.item()
@@ -176,7 +177,7 @@ class Emitter:
 
         ops = self.recorder.ops
         plan = _roll.find(self)
-        names = ["x"] if len(self.inputs) == 1 else [f"x{i}" for i in range(len(self.inputs))]
+        names = self.input_names
         self.used |= set(names)
         if plan is not None:
             _roll.emit(self, plan)
@@ -231,8 +232,6 @@ class Emitter:
         return self.whole(self.shape_of(ref))
 
     def ref(self, op, index):
-        from ._torch import Ref
-
         return Ref(op, index)
 
     def let(self, index, hint, expressions):
@@ -277,8 +276,8 @@ class Emitter:
 
     def module_call(self, index, op, module):
         name = type(module).__name__
-        arguments = [self.text(a) for a in op.args if type(a).__name__ == "Ref"]
-        first = next((a for a in op.args if type(a).__name__ == "Ref"), None)
+        arguments = [self.text(a) for a in op.args if isinstance(a, Ref)]
+        first = next((a for a in op.args if isinstance(a, Ref)), None)
         where = framework(module)
         if where == "spikingjelly" and (".neuron" in type(module).__module__ or name in SPIKINGJELLY_LAYERS):
             return self.spikingjelly(index, op, module, name, arguments[0], first)

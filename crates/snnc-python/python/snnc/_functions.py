@@ -5,7 +5,7 @@ import sys
 import torch
 
 from ._modules import adaptive, interpolated, pool
-from ._text import commas, number, sizes
+from ._text import Ref, commas, number, sizes
 
 
 def _binary(operator, swapped=False):
@@ -77,7 +77,7 @@ def _getitem(e, op, i):
         elif k is Ellipsis:
             parts.append("...")
         elif isinstance(k, slice):
-            if any(type(v).__name__ == "Ref" for v in (k.start, k.stop, k.step)):
+            if any(isinstance(v, Ref) for v in (k.start, k.stop, k.step)):
                 e.fail(f"a slice whose bounds are tensors\n  {op.where}")
             f = lambda v: "" if v is None or v == sys.maxsize else str(v)
             parts.append(f"{f(k.start)}:{f(k.stop)}" + (f":{k.step}" if k.step not in (None, 1) else ""))

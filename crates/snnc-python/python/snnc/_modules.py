@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ._text import commas, framework, number, refs_in, sizes
+from ._text import Ref, commas, framework, number, refs_in, sizes
 
 
 def _linear(e, op, m, x, rank):
@@ -114,7 +114,7 @@ def pool(e, op, kind, n, x, kernel, stride, padding, dilation=1, ceil=False, inc
 
 def pool3d(e, op, kind, x, kernel, stride, padding):
     """A pool over three axes: over the last two, then over the first with the others as one."""
-    shape = e.shape_of(next(a for a in op.args if type(a).__name__ == "Ref"))
+    shape = e.shape_of(next(a for a in op.args if isinstance(a, Ref)))
     after = e.shape(e.recorder.ops.index(op), 0)
     each = [[v] * 3 if isinstance(v, int) else list(v) for v in (kernel, stride or kernel, padding)]
     plane, deep = [v[1:] for v in each], [[v[0], w] for v, w in zip(each, (1, 1, 0))]

@@ -6,7 +6,7 @@ then a call of step k takes what step k has made, what step k - 1 has made (a st
 
 import torch
 
-from ._text import refs_in
+from ._text import Ref, refs_in
 
 
 class Plan:
@@ -118,7 +118,7 @@ class Roller:
     def sort(self, many):
         """How an argument goes over the steps; `many` is shorter by one where the first step lacks the call."""
         late = self.plan.steps - len(many)
-        if late and type(many[0]).__name__ == "Ref":
+        if late and isinstance(many[0], Ref):
             places = [self.plan.place(r.op) for r in many]
             if all(p is not None and p[0] == k for k, p in enumerate(places)) and len({(p[1], r.index) for p, r in zip(places, many)}) == 1:
                 return ("before", places[0][1], many[0].index, None)
@@ -127,11 +127,11 @@ class Roller:
     def sort_all(self, many, late):
         """What an argument is over all steps: ("same", value), ("step", offset), ("now" | "before", place, result, first) or a list of such."""
         first = many[0]
-        if isinstance(first, (int, float)) and len(many) > 1 and all(type(m).__name__ == "Ref" for m in many[1:]):
+        if isinstance(first, (int, float)) and len(many) > 1 and all(isinstance(m, Ref) for m in many[1:]):
             places = [self.plan.place(r.op) for r in many[1:]]
             if all(p is not None and p[0] == k for k, p in enumerate(places)) and len({(p[1], r.index) for p, r in zip(places, many[1:])}) == 1:
                 return ("before", places[0][1], many[1].index, first)
-        if type(first).__name__ == "Ref":
+        if isinstance(first, Ref):
             places = [self.plan.place(r.op) if isinstance(r.op, int) and r.op >= 0 else None for r in many]
             rest = {(p[1], r.index) if p is not None and p[0] == k + 1 else None for k, (p, r) in enumerate(zip(places[1:], many[1:]))}
             if places[0] is None and len(rest) == 1 and None not in rest and self.plan.is_missing(min(rest)[0]):
@@ -166,8 +166,7 @@ class Roller:
 
     def run(self):
         e, plan = self.e, self.plan
-        names = ["x"] if len(e.inputs) == 1 else [f"x{i}" for i in range(len(e.inputs))]
-        for i, n in enumerate(names):
+        for i, n in enumerate(e.input_names):
             e.env[e.ref(-1, i)] = n
         for i in range(plan.start):
             e.call(i)
@@ -176,7 +175,7 @@ class Roller:
             ops = self.instances(j)
             e.op = ops[0]
             # PyTorch says `0 + x` as `x + 0`.
-            if ops[0].target in ("add", "mul") and len(ops) > 1 and isinstance(ops[0].args[1], (int, float)) and type(ops[1].args[1]).__name__ == "Ref":
+            if ops[0].target in ("add", "mul") and len(ops) > 1 and isinstance(ops[0].args[1], (int, float)) and isinstance(ops[1].args[1], Ref):
                 ops[0].args = (ops[0].args[1], ops[0].args[0])
             if ops[0].kind == "module" and is_stateful(e.modules[ops[0].target]):
                 sorted_args.append((self.without_states(j, ops), {}))
@@ -365,7 +364,7 @@ class Roller:
         e = self.e
         op = e.op = e.recorder.ops[i]
         if op.target in ("stack", "cat") and isinstance(op.args[0], (list, tuple)) and len(op.args[0]) == self.plan.steps:
-            places = [self.plan.place(r.op) if type(r).__name__ == "Ref" and isinstance(r.op, int) and r.op >= 0 else None for r in op.args[0]]
+            places = [self.plan.place(r.op) if isinstance(r, Ref) and isinstance(r.op, int) and r.op >= 0 else None for r in op.args[0]]
             first = op.args[0][0]
             if all(p is not None and p[0] == k and p[1] == places[0][1] and r.index == first.index for k, (p, r) in enumerate(zip(places, op.args[0]))):
                 v = self.values.get((places[0][1], first.index))

@@ -45,11 +45,33 @@ def sizes(v, n):
     return str(v[0]) if all(x == v[0] for x in v) else str(v)
 
 
-def refs_in(value):
-    if type(value).__name__ == "Ref":
+class Ref:
+    """Result `index` of the recorded call `op`; call -1 are the inputs, a name is a parameter of the module."""
+
+    def __init__(self, op, index):
+        self.op, self.index = op, index
+
+    def __eq__(self, other):
+        return isinstance(other, Ref) and (self.op, self.index) == (other.op, other.index)
+
+    def __hash__(self):
+        return hash((self.op, self.index))
+
+    def __repr__(self):
+        return f"%{self.op}.{self.index}"
+
+
+def found_in(value, kind):
+    """The values of a class in nested lists, tuples and dicts, in order."""
+    if isinstance(value, kind):
         return [value]
     if isinstance(value, dict):
-        return [r for v in value.values() for r in refs_in(v)]
+        return [f for v in value.values() for f in found_in(v, kind)]
     if isinstance(value, (list, tuple)):
-        return [r for v in value for r in refs_in(v)]
+        return [f for v in value for f in found_in(v, kind)]
     return []
+
+
+def refs_in(value):
+    """The recorded tensors among arguments, in order."""
+    return found_in(value, Ref)

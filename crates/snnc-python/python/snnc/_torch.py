@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import _emit
 from ._net import compile
-from ._text import is_sequence
+from ._text import Ref, found_in, is_sequence
 
 
 class ImportProblem(ValueError):
@@ -44,31 +44,9 @@ class Op:
         self.inside = ""
 
 
-class Ref:
-    """Result `index` of the recorded call `op`; call -1 are the inputs, a name is a parameter of the module."""
-
-    def __init__(self, op, index):
-        self.op, self.index = op, index
-
-    def __eq__(self, other):
-        return isinstance(other, Ref) and (self.op, self.index) == (other.op, other.index)
-
-    def __hash__(self):
-        return hash((self.op, self.index))
-
-    def __repr__(self):
-        return f"%{self.op}.{self.index}"
-
-
 def tensors_in(value):
     """The tensors in nested lists, tuples and dicts, in order."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, dict):
-        return [t for v in value.values() for t in tensors_in(v)]
-    if isinstance(value, (list, tuple)):
-        return [t for v in value for t in tensors_in(v)]
-    return []
+    return found_in(value, torch.Tensor)
 
 
 def mapped(value, change):
