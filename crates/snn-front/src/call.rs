@@ -268,8 +268,12 @@ impl Lowerer<'_> {
         let settings = sorted.split_off(declared.inputs.len());
         let inputs = self.required_inputs(declared, sorted, span)?;
         let settings = self.fill_settings(item, settings, span)?;
+        let recording = self.recording_function(item, &inputs, &settings);
         let result = self.enter(item, "", Some(span)).and_then(|()| self.function_body(declared, inputs, settings));
         self.frames.pop();
+        if let Ok(value) = &result {
+            self.record(recording, value);
+        }
         result
     }
 

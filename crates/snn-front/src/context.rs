@@ -125,6 +125,8 @@ pub(crate) struct Lowerer<'a> {
     pub evaluated: usize,
     /// What is said when there are too many, by whatever stops because of it.
     pub exhausted: Option<Box<Diagnostic>>,
+    /// What library items were called with, where someone asks.
+    pub trace: Option<crate::trace::Trace>,
     /// What must be known and is not, while sizes are symbolic: `check` leaves it to a run, whose sizes are known.
     pub undecided: Option<Box<Diagnostic>>,
 }
@@ -147,6 +149,7 @@ impl<'a> Lowerer<'a> {
             evaluated: 0,
             exhausted: None,
             undecided: None,
+            trace: None,
             bindings: vec![],
         }
     }

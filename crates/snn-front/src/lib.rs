@@ -15,6 +15,7 @@ mod neuron;
 mod parameter;
 mod recursion;
 mod shapes;
+mod trace;
 mod value;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ pub use documentation::{OPERATIONS, documentation, known_names, library_parts, s
 use snn_ir::{Dims, Graph, Type};
 use snn_syntax::ast::ItemKind;
 use snn_syntax::{Ast, Diagnostic, Severity, Sources};
+pub use trace::{LibraryCall, Recorded, Trace};
 
 /// The text of the standard library.
 pub const STANDARD_LIBRARY: &str = concat!(
@@ -348,6 +350,14 @@ impl Module {
     pub fn bindings(&self, net: &str, mode: Mode) -> Vec<(snn_syntax::Span, String)> {
         let options = Options { mode, ..Options::default() };
         stacker::grow(64 << 20, || lower::bindings(self, net, &options))
+    }
+
+    /// What a net is made of: its graph as it was written, and the calls of the library that made it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, with the warnings.
+    pub fn trace(&self, net: &str, options: &Options) -> Result<Trace, Vec<Diagnostic>> {
+        stacker::grow(64 << 20, || lower::trace(self, net, options))
     }
 
     /// The graph of a net.

@@ -9,6 +9,7 @@ use snn_syntax::{Diagnostic, Span, nearest};
 
 use crate::call::{Bound, Given};
 use crate::context::{Frame, Lowerer, Purpose, Result, Stop};
+use crate::trace::Trace;
 use crate::value::{ItemRef, Val};
 use crate::{Module, Options};
 
@@ -37,6 +38,20 @@ pub(crate) fn lower(module: &Module, net: &str, options: &Options) -> Outcome {
     };
     let layers = l.layers.iter().map(numbers).collect();
     Outcome { graph, diagnostics: l.diagnostics, undecided: l.undecided.map(|d| *d), layers }
+}
+
+/// How the graph of a net came to be.
+pub(crate) fn trace(module: &Module, net: &str, options: &Options) -> std::result::Result<Trace, Vec<Diagnostic>> {
+    let mut l = Lowerer::new(module, options);
+    l.trace = Some(Trace::default());
+    match l.entry(net) {
+        Ok(_) => Ok(l.trace.take().unwrap_or_default()),
+        Err(stop) => {
+            l.conclude(stop);
+            l.diagnostics.extend(l.undecided.take().map(|d| *d));
+            Err(l.diagnostics)
+        }
+    }
 }
 
 /// What lowering gives.
@@ -221,6 +236,10 @@ impl<'a> Lowerer<'a> {
         let mut graph = context.graph;
         graph.updates = std::mem::take(&mut self.updates);
         graph.parameters = self.parameters.iter().map(|p| p.info.clone()).collect();
+        if let Some(trace) = &mut self.trace {
+            trace.graph = graph.clone();
+            trace.recursions = context.recursions.clone();
+        }
         let graph = recurrence::close(&graph, &context.recursions).map_err(|e| Stop::Say(Box::new(crate::recursion::diagnostic(e))))?;
         if self.diagnostics.iter().any(|d| d.severity == snn_syntax::Severity::Error) {
             return Err(Stop::Said);
@@ -320,6 +339,7 @@ impl<'a> Lowerer<'a> {
             let value = self.lift(g.value, wanted, g.span)?;
             tensors.push((value, g.span));
         }
+        let recording = self.recording(item, &settings, tensors.iter().map(|(v, _)| *v).collect());
         let result = self.enter(item, &prefix, Some(span)).and_then(|()| {
             settings.into_iter().for_each(|s| self.bind(&s.name, s.value));
             for (input, (value, place)) in declared.inputs.iter().zip(tensors) {
@@ -334,7 +354,9 @@ impl<'a> Lowerer<'a> {
         });
         self.frames.pop();
         let mut values: Vec<Val> = result?.into_iter().map(|(_, v)| self.tensor(v)).collect();
-        Ok(if values.len() == 1 { values.remove(0) } else { Val::Tuple(values) })
+        let value = if values.len() == 1 { values.remove(0) } else { Val::Tuple(values) };
+        self.record(recording, &value);
+        Ok(value)
     }
 
     /// The value of a body: of its last expression. An error in a statement is reported, and the next ones go on.
@@ -470,6 +492,7 @@ impl<'a> Lowerer<'a> {
     fn bind_pattern(&mut self, names: &[Name], value: Val, span: Span) -> Result<()> {
         if let [only] = names {
             self.note(only.span, &value);
+            self.record_name(&only.text, &value);
             self.bind(&only.text, value);
             return Ok(());
         }

@@ -79,6 +79,7 @@ impl Lowerer<'_> {
             }
         }
         self.check_settings(&name, &settings, &element)?;
+        let recording = self.recording(item, &settings, sequences.clone());
 
         self.open(&name, Purpose::Step);
         self.context().sequence = Some(ty.clone());
@@ -147,6 +148,7 @@ impl Lowerer<'_> {
             sequences.insert(s.name.clone(), value);
         }
         let value = if outputs.len() == 1 { outputs.remove(0) } else { Val::Tuple(outputs) };
+        self.record(recording, &value);
         Ok((value, sequences))
     }
 

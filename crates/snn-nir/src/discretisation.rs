@@ -123,17 +123,31 @@ pub struct Discretisation {
     pub input_scale: f64,
 }
 
-/// What each framework does: `dt` (none where its files do not agree on one), integrator, reset, compare, order, emit, and whether an `IF` adds its input.
-#[allow(clippy::type_complexity)]
-pub const PRESETS: &[(Preset, Option<f64>, Integrator, Reset, Compare, Order, Emit, bool)] = &[
-    (Preset::Norse, Some(1e-4), Integrator::Euler, Reset::Zero, Compare::Gt, Order::CurrentFirst, Emit::Now, true),
-    (Preset::SnnTorch, Some(1e-4), Integrator::Euler, Reset::Zero, Compare::Gt, Order::CurrentFirst, Emit::Now, true),
-    (Preset::SpikingJelly, Some(1e-4), Integrator::Euler, Reset::Zero, Compare::Ge, Order::CurrentFirst, Emit::Now, false),
-    (Preset::Nengo, Some(1e-4), Integrator::Exponential, Reset::Zero, Compare::Gt, Order::CurrentFirst, Emit::Now, false),
-    (Preset::Lava, Some(1e-4), Integrator::Euler, Reset::Zero, Compare::Gt, Order::CurrentFirst, Emit::Next, false),
-    (Preset::Sinabs, None, Integrator::Exponential, Reset::Subtract, Compare::Ge, Order::CurrentFirst, Emit::Now, true),
-    (Preset::Spyx, Some(1e-4), Integrator::Euler, Reset::Zero, Compare::Gt, Order::CurrentFirst, Emit::Now, true),
-];
+impl Preset {
+    /// What the framework does. Sinabs has no time step that its files agree on.
+    pub fn options(self) -> Options {
+        use Compare::{Ge, Gt};
+        use Integrator::{Euler, Exponential};
+        let said = |integrator, compare, unit_if| Options {
+            preset: Some(self),
+            dt: Some(1e-4),
+            integrator: Some(integrator),
+            reset: Some(Reset::Zero),
+            compare: Some(compare),
+            order: Some(Order::CurrentFirst),
+            emit: Some(Emit::Now),
+            unit_if,
+            input_scale: None,
+        };
+        match self {
+            Preset::Norse | Preset::SnnTorch | Preset::Spyx => said(Euler, Gt, true),
+            Preset::SpikingJelly => said(Euler, Ge, false),
+            Preset::Nengo => said(Exponential, Gt, false),
+            Preset::Lava => Options { emit: Some(Emit::Next), ..said(Euler, Gt, false) },
+            Preset::Sinabs => Options { dt: None, reset: Some(Reset::Subtract), ..said(Exponential, Ge, true) },
+        }
+    }
+}
 
 /// What a user says; what is not said is the preset's, and where there is none, it is asked for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -146,6 +160,8 @@ pub struct Options {
     pub compare: Option<Compare>,
     pub order: Option<Order>,
     pub emit: Option<Emit>,
+    /// Does an `IF` add `r x` at each step, whatever `dt` is?
+    pub unit_if: bool,
     pub input_scale: Option<f64>,
 }
 
@@ -155,11 +171,11 @@ impl Options {
     /// # Errors
     /// Something is open: the error lists what, and what each choice does.
     pub fn of(&self, graph: &Graph) -> Result<Discretisation, NirError> {
-        let preset = self.preset.and_then(|p| PRESETS.iter().find(|row| row.0 == p));
-        let unit_if = preset.is_some_and(|p| p.7);
+        let preset = self.preset.map(Preset::options).unwrap_or_default();
+        let unit_if = self.unit_if || preset.unit_if;
         let any = |f: &dyn Fn(Kind, &crate::Node) -> bool| any_node(graph, f);
         let mut open = Vec::new();
-        let dt = self.dt.or(preset.and_then(|p| p.1));
+        let dt = self.dt.or(preset.dt);
         let needs_dt = any(&|k, _| match k {
             Kind::If => !unit_if,
             Kind::Delay => true,
@@ -176,15 +192,15 @@ impl Options {
                     .to_string(),
             );
         }
-        let integrator = self.integrator.or(preset.map(|p| p.2));
+        let integrator = self.integrator.or(preset.integrator);
         if integrator.is_none() && any(&|k, _| matches!(k, Kind::Li | Kind::Lif | Kind::CubaLi | Kind::CubaLif)) {
             open.push("  --integrator euler: a step goes dt / tau of the way to rest (Norse, snnTorch, SpikingJelly, Lava)\n  --integrator exponential: it goes 1 - exp(-dt / tau) of the way (Nengo, Sinabs)".to_string());
         }
-        let reset = self.reset.or(preset.map(|p| p.3));
+        let reset = self.reset.or(preset.reset);
         if reset.is_none() && any(&|k, n| k.is_spiking() && n.numbers("v_reset").is_none()) {
             open.push("  --reset zero: a spike sets the membrane to v_reset, 0 where the file says none (Norse, snnTorch, SpikingJelly)\n  --reset subtract: a spike takes the threshold off; exporters of soft resets write nothing (Sinabs)".to_string());
         }
-        let order = self.order.or(preset.map(|p| p.5));
+        let order = self.order.or(preset.order);
         if order.is_none() && any(&|k, _| matches!(k, Kind::CubaLi | Kind::CubaLif)) {
             open.push("  --order current-first: the membrane takes the current after its step (Norse, snnTorch)\n  --order voltage-first: it takes the current before".to_string());
         }
@@ -201,9 +217,9 @@ impl Options {
             integrator: integrator.unwrap_or(Integrator::Euler),
             reset: reset.unwrap_or(Reset::Zero),
             // The equation of NIR says `v > v_threshold`.
-            compare: self.compare.or(preset.map(|p| p.4)).unwrap_or(Compare::Gt),
+            compare: self.compare.or(preset.compare).unwrap_or(Compare::Gt),
             order: order.unwrap_or(Order::CurrentFirst),
-            emit: self.emit.or(preset.map(|p| p.6)).unwrap_or(Emit::Now),
+            emit: self.emit.or(preset.emit).unwrap_or(Emit::Now),
             unit_if,
             input_scale: self.input_scale.unwrap_or(1.0),
         })

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use snn_ir::Tensor;
 
+use crate::cycles::plan;
 use crate::shape::{flatten, padding, sizes};
 use crate::{Discretisation, Emit, Graph, Kind, Model, NirError, Node, Options, shapes};
 
@@ -179,13 +180,6 @@ struct Writer<'a> {
     declared: String,
     /// Values by node.
     names: HashMap<usize, String>,
-}
-
-/// Nodes in an order of definition, in which what is recursive stands together, and edges that take a step.
-struct Plan {
-    order: Vec<usize>,
-    late: HashSet<(usize, usize)>,
-    recursive: HashSet<usize>,
 }
 
 impl Writer<'_> {
@@ -486,106 +480,4 @@ fn clean(name: &str) -> String {
     } else {
         text
     }
-}
-
-/// Strongly connected components in an order in which each comes after what it needs (Kosaraju, without recursion).
-fn components(n: usize, edges: &[(usize, usize)]) -> Vec<Vec<usize>> {
-    let (mut out, mut back) = (vec![Vec::new(); n], vec![Vec::new(); n]);
-    for (a, b) in edges {
-        out[*a].push(*b);
-        back[*b].push(*a);
-    }
-    let (mut seen, mut finished) = (vec![false; n], Vec::new());
-    for root in 0..n {
-        let mut stack = vec![(root, 0)];
-        while let Some((v, k)) = stack.pop() {
-            if k == 0 && std::mem::replace(&mut seen[v], true) {
-                continue;
-            }
-            match out[v].get(k) {
-                Some(w) => {
-                    stack.push((v, k + 1));
-                    if !seen[*w] {
-                        stack.push((*w, 0));
-                    }
-                }
-                None => finished.push(v),
-            }
-        }
-    }
-    let (mut seen, mut all) = (vec![false; n], Vec::new());
-    for root in finished.into_iter().rev() {
-        let (mut stack, mut group) = (vec![root], Vec::new());
-        while let Some(v) = stack.pop() {
-            if !std::mem::replace(&mut seen[v], true) {
-                group.push(v);
-                stack.extend(&back[v]);
-            }
-        }
-        if !group.is_empty() {
-            all.push(group);
-        }
-    }
-    all
-}
-
-fn plan(graph: &Graph, edges: &[(usize, usize)]) -> Plan {
-    let n = graph.nodes.len();
-    let kind = |i: usize| graph.nodes[i].1.kind;
-    // How far each node is from the inputs.
-    let mut rank = vec![usize::MAX; n];
-    let mut queue: std::collections::VecDeque<usize> = (0..n).filter(|i| kind(*i) == Kind::Input).collect();
-    queue.iter().for_each(|i| rank[*i] = 0);
-    let mut out = vec![Vec::new(); n];
-    edges.iter().for_each(|(a, b)| out[*a].push(*b));
-    while let Some(v) = queue.pop_front() {
-        for w in &out[v] {
-            if rank[*w] == usize::MAX {
-                rank[*w] = rank[v] + 1;
-                queue.push_back(*w);
-            }
-        }
-    }
-    let mut plan = Plan { order: vec![], late: HashSet::new(), recursive: HashSet::new() };
-    let groups = components(n, edges);
-    let mut component = vec![0; n];
-    groups.iter().enumerate().for_each(|(g, nodes)| nodes.iter().for_each(|v| component[*v] = g));
-    let mut inner = vec![Vec::new(); groups.len()];
-    for (a, b) in edges.iter().filter(|(a, b)| component[*a] == component[*b]) {
-        inner[component[*a]].push((*a, *b));
-    }
-    for (g, (group, own)) in groups.into_iter().zip(inner).enumerate() {
-        if !own.is_empty() {
-            plan.recursive.extend(&group);
-        }
-        // What a neuron sends back to itself or to one before it arrives a step later.
-        for (a, b) in own.iter().copied().filter(|(a, _)| kind(*a).is_neuron()) {
-            let (mut stack, mut seen) = (vec![b], HashSet::new());
-            while let Some(v) = stack.pop() {
-                if !seen.insert(v) {
-                    continue;
-                }
-                if !kind(v).is_neuron() {
-                    stack.extend(out[v].iter().filter(|w| component[**w] == g));
-                } else if rank[v] <= rank[a] {
-                    plan.late.insert((a, b));
-                }
-            }
-        }
-        let mut left: Vec<usize> = group;
-        left.sort_by_key(|v| (rank[*v], *v));
-        let mut placed = HashSet::new();
-        while !left.is_empty() {
-            let ready = left.iter().position(|v| own.iter().all(|e| e.1 != *v || placed.contains(&e.0) || plan.late.contains(e)));
-            let at = ready.unwrap_or(0);
-            let v = left.remove(at);
-            if ready.is_none() {
-                // A cycle without a neuron: what comes back to its first node takes a step.
-                plan.late.extend(own.iter().filter(|e| e.1 == v && !placed.contains(&e.0)));
-            }
-            placed.insert(v);
-            plan.order.push(v);
-        }
-    }
-    plan
 }

@@ -3,7 +3,10 @@
 //! A graph is nodes by name and edges between them. What a node computes is an equation in continuous time: the step, the integrator, the order of
 //! updates and the reset are not in the file, so [`import`] is told them and writes them into the program.
 
+mod cycles;
 mod discretisation;
+mod equation;
+mod export;
 mod import;
 mod read;
 mod shape;
@@ -11,7 +14,8 @@ mod write;
 
 use std::path::PathBuf;
 
-pub use discretisation::{Compare, Discretisation, Emit, Integrator, Options, Order, PRESETS, Preset, Reset};
+pub use discretisation::{Compare, Discretisation, Emit, Integrator, Options, Order, Preset, Reset};
+pub use export::{ExportOptions, Exported, export};
 pub use import::{Imported, import};
 pub use read::{read, read_bytes};
 pub use shape::shapes;
@@ -222,6 +226,8 @@ pub enum NirError {
     Format(String),
     #[error("the node `{node}`{}: {reason}", kind.map(|k| format!(" ({})", k.name())).unwrap_or_default())]
     Node { node: String, kind: Option<Kind>, reason: String },
+    #[error("{}", .0.message)]
+    Program(Box<snn_syntax::Diagnostic>),
     #[error("{0}")]
     Graph(String),
     #[error("{0}")]

@@ -353,6 +353,19 @@ impl Net {
         guarded(|| snnc::stages::text(&self.program, &self.name, stage, &dims.into_iter().collect(), &self.options))
     }
 
+    /// Writes the net as a NIR file, and gives the options that read it as the same net.
+    fn export_nir(&self, path: std::path::PathBuf, dt: Option<f64>, integrator: Option<&str>) -> PyResult<Vec<(String, String)>> {
+        let integrator = integrator.map(str::parse).transpose().map_err(PyValueError::new_err)?;
+        let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let options = snn_nir::ExportOptions { dt, integrator };
+        let made = guarded(|| self.compiled.export_nir(&weights, &options))?;
+        snn_nir::write(&path, &made.graph).map_err(|e| match e {
+            snn_nir::NirError::Write { source, .. } => PyErr::from(source),
+            e => PyValueError::new_err(e.to_string()),
+        })?;
+        Ok(made.options.into_iter().map(|(n, v)| (n.replace('-', "_"), if v.is_empty() { "True".into() } else { v })).collect())
+    }
+
     /// What each kernel takes: name, milliseconds, bytes, operations, firing rate.
     fn profile(&self, py: Python<'_>, inputs: &Bound<'_, PyDict>) -> PyResult<Vec<KernelRow>> {
         let data = tensors(inputs)?;
@@ -400,6 +413,7 @@ fn import_nir<'py>(
         compare: one(&given, "compare")?,
         order: one(&given, "order")?,
         emit: one(&given, "emit")?,
+        unit_if: given.get("unit_if").is_some_and(|v| v == "True"),
         input_scale: one(&given, "input_scale")?,
     };
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();

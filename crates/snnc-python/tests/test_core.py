@@ -1,6 +1,7 @@
 """The core with NumPy alone: compile, run, gradients, files, errors."""
 
 import pathlib
+import warnings
 import sys
 import threading
 
@@ -186,3 +187,37 @@ def test_nir_graphs():
         want.append(v > 1)
         v = np.where(v > 1, 0, v)
     assert (net(x)[:, 0] == np.array(want)).all() and np.sum(want) > 0
+
+
+def test_nets_as_nir_graphs():
+    nir = pytest.importorskip("nir")
+    text = """net main(x: f32[T, B, 6]) -> f32[T, B, 3] {
+        layer fc = linear(6, 3)
+        layer rec = linear(3, 3)
+        layer sn = lif(v_threshold = 0.1)
+        let rec s: f32[T, B, 3] = sn(fc(x) + rec(delay(s, 1)))
+        s
+    }"""
+    net = snnc.compile(text)
+    graph = net.to_nir(dt=1e-3)
+    assert isinstance(graph, nir.NIRGraph) and isinstance(graph.nodes["sn"], nir.LIF)
+    with pytest.warns(UserWarning, match="takes one step"):
+        again = snnc.from_nir(graph, **graph.metadata["snnc"])
+    x = np.random.default_rng(0).random((30, 2, 6), dtype="f4")
+    assert (net(x) == again(x)).all() and 0 < net(x).mean() < 1
+    with pytest.raises(ValueError, match="dt"):
+        net.to_nir()
+    with pytest.raises(snnc.ProgramError, match="softmax"):
+        snnc.compile("net main(x: f32[T, B, 6]) -> f32[T, B, 6] { softmax(x, axis = -1) }").to_nir(dt=1e-3)
+
+
+def test_every_file_of_ours_is_read_by_the_package(tmp_path):
+    nir = pytest.importorskip("nir")
+    folder = pathlib.Path(__file__).parents[3] / "tests" / "nir"
+    for name, preset in [("cnn_sinabs", "sinabs"), ("braille_noDelay_bias_zero", "snntorch"), ("two_lif_neurons", "norse")]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            net = snnc.load(folder / f"{name}.nir", preset=preset)
+            graph = net.to_nir()
+        nir.write(tmp_path / "again.nir", graph)
+        assert set(nir.read(tmp_path / "again.nir").nodes) == set(graph.nodes)

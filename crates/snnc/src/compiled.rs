@@ -537,16 +537,7 @@ impl Compiled {
                 inputs.join(", ")
             )));
         }
-        let weights = &without_bookkeeping(weights, &ready.graph, &ready.layers)?;
-        let weight_names: Vec<&str> = weights.iter().map(|(n, _)| n.as_str()).collect();
-        let data_names: Vec<&str> = data.iter().map(|(n, _)| n.as_str()).collect();
-        check_names(&ready.graph, &weight_names, &data_names)?;
-        if !weights.is_empty() && !self.options.partial {
-            check_complete(&ready.graph, &weight_names, &data_names)?;
-        }
-        // Weights win over tensors of the data that carry a parameter's name.
-        let given: HashMap<&str, &Tensor> = data.iter().chain(weights).map(|(n, t)| (n.as_str(), t)).collect();
-        let parameters = parameters(&ready.graph, &given, self.options.seed)?;
+        let parameters = self.parameters(&ready.graph, &ready.layers, data, weights)?;
         let is_finite = |(name, t): &(String, Tensor)| !ready.finite.contains(name) || t.as_f32().iter().all(|x| x.is_finite());
         if !parameters.iter().all(is_finite) {
             ready = self.ready(Key { assume_finite: false, ..key })?;
@@ -555,6 +546,41 @@ impl Compiled {
         tensors.retain(|name, _| needed.contains(name));
         tensors.extend(parameters.iter().cloned());
         Ok((Prepared { ready, tensors, seed: self.options.seed }, parameters))
+    }
+
+    /// The parameters of a graph, from weights, from data, or drawn.
+    fn parameters(
+        &self,
+        graph: &Graph,
+        layers: &[(String, Vec<(String, f64)>)],
+        data: &[(String, Tensor)],
+        weights: &[(String, Tensor)],
+    ) -> Result<Vec<(String, Tensor)>, Error> {
+        let weights = &without_bookkeeping(weights, graph, layers)?;
+        let weight_names: Vec<&str> = weights.iter().map(|(n, _)| n.as_str()).collect();
+        let data_names: Vec<&str> = data.iter().map(|(n, _)| n.as_str()).collect();
+        check_names(graph, &weight_names, &data_names)?;
+        if !weights.is_empty() && !self.options.partial {
+            check_complete(graph, &weight_names, &data_names)?;
+        }
+        // Weights win over tensors of the data that carry a parameter's name.
+        let given: HashMap<&str, &Tensor> = data.iter().chain(weights).map(|(n, t)| (n.as_str(), t)).collect();
+        parameters(graph, &given, self.options.seed)
+    }
+
+    /// The net as a graph of NIR, with its parameters.
+    ///
+    /// # Errors
+    /// What is wrong with its source or its weights, and what NIR cannot say, with its line.
+    pub fn export_nir(&self, weights: &[(String, Tensor)], options: &snn_nir::ExportOptions) -> Result<snn_nir::Exported, Error> {
+        let lowering = self.lowering(self.options.dims.clone(), None);
+        let lowered = self.program.module().lower(&self.net, &lowering).map_err(|d| self.program.error(d))?;
+        let parameters = self.parameters(&lowered.graph, &lowered.layers, &[], weights)?;
+        let trace = self.program.module().trace(&self.net, &lowering).map_err(|d| self.program.error(d))?;
+        snn_nir::export(&trace, &parameters, options).map_err(|e| match e {
+            snn_nir::NirError::Program(d) => self.program.error(vec![*d]),
+            other => Error::Data(other.to_string()),
+        })
     }
 
     /// A size that is not known is that of an input that is not given, where there is one.

@@ -183,6 +183,20 @@ class Net:
         if weights is not None:
             _native.save_tensors(os.fspath(weights), self.weights)
 
+    def to_nir(self, dt=None, integrator=None):
+        """A graph of the Python package `nir`. `dt` is how many seconds a step is, which a net from a NIR file says itself.
+
+        `graph.metadata["snnc"]` holds the options with which `snnc.from_nir` makes the same net of it. What NIR cannot say raises `ProgramError` with its line.
+        """
+        import nir
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "net.nir")
+            options = self._native.export_nir(path, dt, integrator)
+            graph = nir.read(path)
+        graph.metadata["snnc"] = dict(options)
+        return graph
+
     def as_module(self):
         """A `torch.nn.Module` with the weights as parameters and buffers under their names, and gradients from the compiled backward."""
         from ._module import as_module
@@ -217,14 +231,14 @@ def compile(
     return Net(_native.Net(text, file, net, _as_weights(weights), options))
 
 
-_NIR = ("preset", "dt", "integrator", "reset", "compare", "order", "emit", "input_scale")
+_NIR = ("preset", "dt", "integrator", "reset", "compare", "order", "emit", "unit_if", "input_scale")
 
 
 def load(path: str | os.PathLike, weights=None, **options) -> Net:
     """Compiles a program of a file, or a `.nir` file with its weights; see `compile`.
 
     What a NIR file leaves open is said with `preset` (norse, snntorch, spikingjelly, nengo, lava, sinabs, spyx) or with `dt`, `integrator`, `reset`, `compare`,
-    `order`, `emit` and `input_scale`; `ValueError` lists what is open.
+    `order`, `emit`, `unit_if` and `input_scale`; `ValueError` lists what is open.
     """
     path = os.fspath(path)
     if path.lower().endswith(".nir"):

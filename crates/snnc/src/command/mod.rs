@@ -89,6 +89,11 @@ enum Command {
         after_help = "Examples:\n  snnc import model.nir --preset snntorch -o model.snn --weights-out model.safetensors\n  snnc import model.nir --dt 1e-4 --integrator euler --reset zero -o model.snn --weights-out model.safetensors"
     )]
     Import(nir::ImportArguments),
+    /// Write a net and its parameters as a NIR file.
+    #[command(
+        after_help = "Examples:\n  snnc export model.snn --weights model.safetensors --dt 1e-4 -o model.nir\n  snnc export imported.snn --weights imported.safetensors -o again.nir"
+    )]
+    Export(nir::ExportArguments),
     /// Describe a NIR file: its nodes, their parameters, and what it leaves open.
     #[command(after_help = "Example:\n  snnc nir model.nir")]
     Nir {
@@ -370,6 +375,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Check { file, mode, nir } => check(&file, mode.into(), &nir),
         Command::Import(arguments) => nir::import(&arguments),
+        Command::Export(arguments) => nir::export(&arguments),
         Command::Nir { file } => nir::describe(&file),
         Command::Run(arguments) => run::run(&arguments),
         Command::Grad(arguments) => run::grad(&arguments),

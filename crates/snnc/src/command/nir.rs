@@ -34,6 +34,9 @@ pub struct NirArguments {
     /// When spikes reach the next node: `now`, or in the `next` step.
     #[arg(long, value_parser = parse::<Emit>)]
     emit: Option<Emit>,
+    /// An IF adds r times its input at each step, whatever the time step is.
+    #[arg(long)]
+    unit_if: bool,
     /// What inputs are multiplied by.
     #[arg(long, value_name = "FACTOR")]
     input_scale: Option<f64>,
@@ -57,6 +60,36 @@ pub struct ImportArguments {
     nir: NirArguments,
 }
 
+#[derive(Args)]
+pub struct ExportArguments {
+    /// The program.
+    file: PathBuf,
+    /// Which net; the only one, else `main`, where it is not given.
+    #[arg(long)]
+    net: Option<String>,
+    /// Its parameters: `.safetensors`, `.npz`, or `name=file.npy`. Drawn where they are not given.
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    weights: Vec<String>,
+    /// A setting of the net. May be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = super::parse_setting)]
+    set: Vec<(String, snnc::Setting)>,
+    /// Sizes of dimensions that are part of a sample.
+    #[arg(long, value_name = "N=10", value_parser = super::parse_dims)]
+    dims: Option<snnc::Dims>,
+    /// The seed of parameters that are not given.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// How many seconds a step is, by which time constants and delays are said. A program made from a NIR file says it itself.
+    #[arg(long, value_name = "SECONDS")]
+    dt: Option<f64>,
+    /// What time constants stand for: `euler` or `exponential`.
+    #[arg(long, value_parser = parse::<Integrator>)]
+    integrator: Option<Integrator>,
+    /// The NIR file to write.
+    #[arg(short, long, value_name = "FILE.nir")]
+    out: PathBuf,
+}
+
 /// Is a file a NIR file by its name?
 pub fn is_nir(path: &Path) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case("nir"))
@@ -72,6 +105,7 @@ impl NirArguments {
             compare: self.compare,
             order: self.order,
             emit: self.emit,
+            unit_if: self.unit_if,
             input_scale: self.input_scale,
         }
     }
@@ -85,6 +119,7 @@ impl NirArguments {
             || o.compare.is_some()
             || o.order.is_some()
             || o.emit.is_some()
+            || o.unit_if
             || o.input_scale.is_some()
     }
 
@@ -108,7 +143,7 @@ impl NirArguments {
     /// Options of NIR files say nothing about programs.
     pub fn refuse(&self) -> Result<(), Failure> {
         match self.is_given() {
-            true => Err(Failure::Text("`--preset`, `--dt`, `--integrator`, `--reset`, `--compare`, `--order`, `--emit` and `--input-scale` are for `.nir` files; a program says them itself".into())),
+            true => Err(Failure::Text("`--preset`, `--dt`, `--integrator`, `--reset`, `--compare`, `--order`, `--emit`, `--unit-if` and `--input-scale` are for `.nir` files; a program says them itself".into())),
             false => Ok(()),
         }
     }
@@ -120,6 +155,33 @@ pub fn import(a: &ImportArguments) -> Result<(), Failure> {
     let text = snn_syntax::print(&program.module().ast, &imported.source);
     snnc::save(&a.weights_out, &imported.weights)?;
     replace(&a.out, &text)
+}
+
+pub fn export(a: &ExportArguments) -> Result<(), Failure> {
+    let text = super::read_text(&a.file)?;
+    let program = Program::parse(&a.file.display().to_string(), &text)?;
+    let options = snnc::CompileOptions {
+        dims: a.dims.clone().unwrap_or_default(),
+        seed: a.seed,
+        settings: a.set.iter().cloned().collect(),
+        backend: snnc::Backends::Interpreter,
+        ..snnc::CompileOptions::default()
+    };
+    let net = program.compile(a.net.as_deref(), &options)?;
+    let weights = super::load_wanted(&a.weights, &|_| true, super::machine_memory())?.tensors;
+    if weights.is_empty() && !a.weights.is_empty() {
+        return Err(Failure::Text(format!("there are no weights in `{}`", a.weights.join("`, `"))));
+    }
+    let exported = net.export_nir(&weights, &snn_nir::ExportOptions { dt: a.dt, integrator: a.integrator })?;
+    snn_nir::write(&a.out, &exported.graph).map_err(|e| Failure::Text(e.to_string()))?;
+    remark!("To read it as the same net: {}", reading(&exported));
+    Ok(())
+}
+
+/// The options of an import that gives the same net.
+fn reading(exported: &snn_nir::Exported) -> String {
+    let said: Vec<String> = exported.options.iter().map(|(n, v)| format!("--{n} {v}").trim_end().to_string()).collect();
+    if said.is_empty() { "no option is needed".into() } else { said.join(" ") }
 }
 
 /// Says what is in a file.
