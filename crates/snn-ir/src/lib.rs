@@ -35,6 +35,7 @@ pub mod op;
 mod prune;
 pub mod random;
 pub mod recurrence;
+pub mod step;
 pub mod tensor;
 pub mod text;
 pub mod types;

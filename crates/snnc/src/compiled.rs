@@ -549,7 +549,7 @@ impl Compiled {
     }
 
     /// The parameters of a graph, from weights, from data, or drawn.
-    fn parameters(
+    pub(crate) fn parameters(
         &self,
         graph: &Graph,
         layers: &[(String, Vec<(String, f64)>)],
@@ -568,14 +568,39 @@ impl Compiled {
         parameters(graph, &given, self.options.seed)
     }
 
+    /// How the net is compiled.
+    pub(crate) fn options(&self) -> &CompileOptions {
+        &self.options
+    }
+
+    /// The net's graph with some sizes known, where `...` stands for `rest` dimensions.
+    pub(crate) fn lowered(&self, dims: Dims, rest: Option<usize>) -> Result<snn_front::Lowered, Error> {
+        self.program.module().lower(&self.net, &self.lowering(dims, rest)).map_err(|d| self.program.error(d))
+    }
+
+    /// The declared inputs, where `...` stands for `rest` dimensions.
+    pub(crate) fn declared(&self, rest: Option<usize>) -> Result<Vec<(String, Type)>, Error> {
+        self.signature(rest)
+    }
+
+    /// A graph for the backend of the net.
+    pub(crate) fn compile_graph(&self, graph: &Graph) -> Result<Box<dyn Executable>, Error> {
+        Ok(self.backend.compile(graph)?)
+    }
+
+    /// Diagnostics of the net's source.
+    pub(crate) fn source_error(&self, diagnostics: Vec<Diagnostic>) -> Error {
+        self.program.error(diagnostics)
+    }
+
     /// The net as a graph of NIR, with its parameters.
     ///
     /// # Errors
     /// What is wrong with its source or its weights, and what NIR cannot say, with its line.
     pub fn export_nir(&self, weights: &[(String, Tensor)], options: &snn_nir::ExportOptions) -> Result<snn_nir::Exported, Error> {
-        let lowering = self.lowering(self.options.dims.clone(), None);
-        let lowered = self.program.module().lower(&self.net, &lowering).map_err(|d| self.program.error(d))?;
+        let lowered = self.lowered(self.options.dims.clone(), None)?;
         let parameters = self.parameters(&lowered.graph, &lowered.layers, &[], weights)?;
+        let lowering = self.lowering(self.options.dims.clone(), None);
         let trace = self.program.module().trace(&self.net, &lowering).map_err(|d| self.program.error(d))?;
         snn_nir::export(&trace, &parameters, options).map_err(|e| match e {
             snn_nir::NirError::Program(d) => self.program.error(vec![*d]),

@@ -16,6 +16,7 @@ mod error;
 pub mod plot;
 pub mod session;
 pub mod stages;
+mod stepper;
 mod trainer;
 mod weights;
 
@@ -29,6 +30,7 @@ pub use snn_data::{load, save};
 pub use snn_front::{Mode, Options, Setting, Settings};
 pub use snn_ir::{DType, Dims, Graph, Tensor};
 pub use snn_syntax::{Diagnostic, Severity, Sources};
+pub use stepper::{State, Stepper};
 pub use trainer::Trainer;
 
 /// A parsed program.

@@ -8,6 +8,7 @@ mod plot;
 mod repl;
 mod run;
 mod say;
+mod stream;
 mod train;
 
 use std::io::IsTerminal;
@@ -49,6 +50,11 @@ enum Command {
         after_help = "Examples:\n  snnc run model.snn --data x=x.npy --weights model.safetensors\n  snnc run digits.snn --net accuracy --data test.npz --weights digits.safetensors\n  snnc run model.snn --data x.safetensors --seed 7 --save-weights initial.safetensors --out y.npz"
     )]
     Run(run::RunArguments),
+    /// Run a net step by step on standard input: one step of JSON a line in, one line out.
+    #[command(
+        after_help = "Examples:\n  snnc stream model.snn --weights model.safetensors < steps.jsonl\n  echo '{\"x\": [0.5, 1.0]}' | snnc stream model.snn --dims B=1 --seed 7\n\nA line is an object of the inputs of a step, or the value of the only one. The answer is an object of the outputs, such as {\"out\": [[0.0, 1.0]]}."
+    )]
+    Stream(stream::StreamArguments),
     /// The value of a scalar net and its gradients.
     #[command(
         after_help = "Examples:\n  snnc grad model.snn --data batch.safetensors --weights model.safetensors --out gradients.safetensors\n  snnc grad model.snn --net loss --data batch.npz --wrt x,fc1.weight"
@@ -378,6 +384,7 @@ pub fn main() -> ExitCode {
         Command::Export(arguments) => nir::export(&arguments),
         Command::Nir { file } => nir::describe(&file),
         Command::Run(arguments) => run::run(&arguments),
+        Command::Stream(arguments) => stream::stream(&arguments),
         Command::Grad(arguments) => run::grad(&arguments),
         Command::Train(arguments) => train::train(&arguments),
         Command::Repl(arguments) => repl::repl(&arguments),

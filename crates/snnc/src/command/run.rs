@@ -19,6 +19,9 @@ pub struct RunArguments {
     /// Where to write the parameters that were used.
     #[arg(long, value_name = "FILE")]
     save_weights: Option<PathBuf>,
+    /// Compute the sequence one time step after the other, as `snnc stream` does.
+    #[arg(long, conflicts_with_all = ["profile", "trace", "batch"])]
+    stream: bool,
     /// Run once more and say on standard error how long each kernel takes, with bytes and operations per second and firing rates.
     #[arg(long)]
     profile: bool,
@@ -40,6 +43,9 @@ pub struct GradArguments {
 }
 
 pub fn run(a: &RunArguments) -> Result<(), Failure> {
+    if a.stream {
+        return run_streamed(a);
+    }
     compute(a, a.net.net.as_deref(), &a.net.options()?)
 }
 
@@ -49,6 +55,35 @@ pub fn grad(a: &GradArguments) -> Result<(), Failure> {
     let net = a.run.net.net.as_deref().or(has_loss.then_some("loss"));
     let options = CompileOptions { gradients: Some(a.wrt.clone()), ..a.run.net.options()? };
     compute(&a.run, net, &options)
+}
+
+/// The whole sequence, step by step.
+fn run_streamed(a: &RunArguments) -> Result<(), Failure> {
+    let (program, own) = load_program(&a.net.file, &a.net.nir)?;
+    warn(&program, a.net.mode.into());
+    let net = program.compile(a.net.net.as_deref(), &a.net.options()?)?;
+    let data = a.net.load_data(&net)?.tensors;
+    let stepper = net.stepper(&data, &a.net.load_weights(own)?)?;
+    let mut state = stepper.start();
+    let started = Instant::now();
+    let outputs = stepper.run(&mut state, &data)?;
+    let time = started.elapsed();
+    for (name, what) in stepper.outputs() {
+        if *what == snn_ir::step::Output::Running {
+            remark!("`{name}` is its value after the last step");
+        }
+    }
+    match &a.out {
+        Some(path) => snnc::save(path, &outputs)?,
+        None => summary(&Run { outputs, ..Run::default() }),
+    }
+    remark!(
+        "{} steps in {:.1} ms, {:.3} ms each",
+        state.steps,
+        time.as_secs_f64() * 1e3,
+        time.as_secs_f64() * 1e3 / state.steps.max(1) as f64
+    );
+    Ok(())
 }
 
 fn compute(a: &RunArguments, net: Option<&str>, options: &CompileOptions) -> Result<(), Failure> {

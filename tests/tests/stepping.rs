@@ -1,0 +1,183 @@
+//! A net step by step computes what it computes from the whole sequence.
+
+use std::path::Path;
+
+use snnc::{Backends, CompileOptions, Mode, Optimise, Program, Tensor, load};
+
+struct Case {
+    name: String,
+    program: Program,
+    data: Vec<(String, Tensor)>,
+    weights: Vec<(String, Tensor)>,
+    seed: u64,
+}
+
+/// The golden cases that are evaluated.
+fn cases() -> Vec<Case> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    files.retain(|p| p.extension().is_some_and(|e| e == "snn"));
+    files.sort();
+    let case = |path: std::path::PathBuf| {
+        let about: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path.with_extension("json")).unwrap()).unwrap();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let all = load(path.with_extension("in.safetensors").to_str().unwrap()).unwrap();
+        let (data, weights): (Vec<_>, Vec<_>) = all.into_iter().partition(|(n, _)| !n.contains('.'));
+        let program = Program::parse(&name, &std::fs::read_to_string(&path).unwrap()).unwrap();
+        (about["mode"] != "train").then(|| Case { name, program, data, weights, seed: about["seed"].as_u64().unwrap_or(0) })
+    };
+    files.into_iter().filter_map(case).collect()
+}
+
+fn options(case: &Case, backend: Backends) -> CompileOptions {
+    CompileOptions { mode: Mode::Eval, seed: case.seed, backend, optimise: Optimise::Off, threads: 1, ..CompileOptions::default() }
+}
+
+/// All golden nets: the interpreter's steps are its whole, to the bit, or an error says what needs later steps.
+#[test]
+fn steps_are_the_whole_to_the_bit() {
+    let (mut stepped, mut refused, mut failures) = (0, vec![], vec![]);
+    for case in cases() {
+        let net = case.program.compile(Some("main"), &options(&case, Backends::Interpreter)).unwrap();
+        let stepper = match net.stepper(&case.data, &case.weights) {
+            Ok(s) => s,
+            Err(e) => {
+                let text = e.to_string();
+                refused.push(format!("{}: {}", case.name, text.lines().next().unwrap_or_default()));
+                continue;
+            }
+        };
+        let whole = net.run(&case.data, &case.weights).unwrap().outputs;
+        let steps = stepper.run(&mut stepper.start(), &case.data).unwrap();
+        stepped += 1;
+        for ((name, a), (_, b)) in whole.iter().zip(&steps) {
+            if !a.same_bits(b) {
+                failures.push(format!("{}, {name}: {a} and {b}", case.name));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(stepped > 0, "{stepped}");
+    insta::assert_snapshot!("refused_steps", format!("{stepped} stepped\n{}", refused.join("\n")));
+}
+
+fn random_cut(state: &mut u64, n: usize) -> usize {
+    *state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+    1 + (*state >> 33) as usize % n
+}
+
+fn part(t: &Tensor, axis: usize, from: usize, to: usize) -> Tensor {
+    let inner: usize = t.shape()[axis + 1..].iter().product();
+    let (outer, n) = (t.shape()[..axis].iter().product::<usize>(), t.shape()[axis]);
+    let mut shape = t.shape().to_vec();
+    shape[axis] = to - from;
+    let rows = |o: usize| (o * n + from) * inner..(o * n + to) * inner;
+    match t.dtype() {
+        snnc::DType::F32 => Tensor::f32(shape, (0..outer).flat_map(|o| t.as_f32()[rows(o)].to_vec()).collect()),
+        _ => Tensor::i64(shape, (0..outer).flat_map(|o| t.to_i64()[rows(o)].to_vec()).collect()),
+    }
+}
+
+/// Any cut of a sequence, with the state kept in a file's tensors between the pieces: the bits of the whole, 10,000 times.
+#[test]
+fn cuts_change_nothing() {
+    let cases = cases();
+    let steppers: Vec<_> = cases
+        .iter()
+        .filter_map(|c| {
+            let net = c.program.compile(Some("main"), &options(c, Backends::Cranelift)).unwrap();
+            net.stepper(&c.data, &c.weights).ok().map(|s| (c, s))
+        })
+        .collect();
+    let (mut cuts, mut seed, mut round) = (0, 1u64, 0);
+    while cuts < 10_000 {
+        let (case, stepper) = &steppers[round % steppers.len()];
+        round += 1;
+        let whole = stepper.run(&mut stepper.start(), &case.data).unwrap();
+        let lengths = stepper.inputs().into_iter().map(|(n, _, axis)| {
+            let t = &case.data.iter().find(|(k, _)| *k == n).unwrap().1;
+            (n, axis, t.shape()[axis])
+        });
+        let lengths: Vec<_> = lengths.collect();
+        let steps = lengths[0].2;
+        let (mut at, mut state, mut pieces) = (0, stepper.start(), vec![]);
+        while at < steps {
+            let to = (at + random_cut(&mut seed, 4)).min(steps);
+            let data: Vec<(String, Tensor)> = lengths
+                .iter()
+                .map(|(n, axis, _)| (n.clone(), part(&case.data.iter().find(|(k, _)| k == n).unwrap().1, *axis, at, to)))
+                .collect();
+            pieces.push(stepper.run(&mut state, &data).unwrap());
+            state = stepper.restore(&state.to_tensors()).unwrap();
+            at = to;
+            cuts += 1;
+        }
+        assert_eq!(state.steps as usize, steps);
+        for (i, (name, what)) in stepper.outputs().iter().enumerate() {
+            match what {
+                snn_ir::step::Output::Each(axis) => {
+                    let mut from = 0;
+                    for piece in &pieces {
+                        let to = from + piece[i].1.shape()[*axis];
+                        if matches!(piece[i].1.dtype(), snnc::DType::F32 | snnc::DType::I64) {
+                            assert!(part(&whole[i].1, *axis, from, to).same_bits(&piece[i].1), "{}, {name}", case.name);
+                        }
+                        from = to;
+                    }
+                }
+                _ => assert!(pieces.last().unwrap()[i].1.same_bits(&whole[i].1), "{}, {name}", case.name),
+            }
+        }
+    }
+}
+
+fn error(text: &str) -> String {
+    let net = Program::parse("net.snn", text).unwrap().compile(None, &CompileOptions::default()).unwrap();
+    match net.stepper(&[], &[]) {
+        Ok(_) => "no error".into(),
+        Err(e) => e.to_string(),
+    }
+}
+
+#[test]
+fn what_needs_the_future_is_an_error_with_its_line() {
+    for (body, want) in [
+        ("x[::-1]", "net.snn:2:"),
+        ("x - mean(x, axis = 0)", "net.snn:2:"),
+        ("x[1:]", "net.snn:2:"),
+        ("x[0]", "other steps than the last"),
+        ("softmax(x, axis = 0)", "net.snn:2:"),
+        ("einsum(\"tn,un->tu\", x, x)", "net.snn:2:"),
+    ] {
+        let text = error(&format!("net main(x: f32[T, 4]) {{\n    {body}\n}}"));
+        assert!(text.contains(want) && text != "no error", "{body}: {text}");
+    }
+    assert!(error("net main(x: f32[B, 4]) { relu(x) }").contains("no input over time"));
+    assert!(error("net main(x: f32[T, N]) { relu(x) }").contains("--dims N="));
+}
+
+/// Values over the whole sequence are given so far, and the last one is that of the whole.
+#[test]
+fn reductions_are_running() {
+    let text = "net main(x: f32[T, B, 3]) -> (rate: f32[B, 3], last: f32[B, 3], most: f32[B, 3], when: i64[B, 3], n: i64[]) {
+        let s = lif(x, tau = 1.5)
+        (mean(s, axis = 0), s[-1], max(x, axis = 0), argmax(x, axis = 0), shape(x)[0])
+    }";
+    let x = Tensor::f32([6, 1, 3], (0..18).map(|i| ((i * 7) % 11) as f32 / 3.0).collect());
+    for backend in [Backends::Interpreter, Backends::Cranelift] {
+        let options = CompileOptions { backend, ..CompileOptions::default() };
+        let net = Program::parse("net.snn", text).unwrap().compile(None, &options).unwrap();
+        let stepper = net.stepper(&[], &[]).unwrap();
+        let mut state = stepper.start();
+        for t in 0..6 {
+            let now = stepper.step(&mut state, &[("x".into(), Tensor::f32([1, 3], x.as_f32()[t * 3..t * 3 + 3].to_vec()))]).unwrap();
+            let so_far = net.run(&[("x".into(), part(&x, 0, 0, t + 1))], &[]).unwrap().outputs;
+            for ((name, a), (_, b)) in now.iter().zip(&so_far) {
+                assert!(a.same_bits(b), "{name} after {t}: {a} and {b}");
+            }
+        }
+        let bad = stepper.step(&mut state, &[("x".into(), Tensor::f32([3], vec![0.0; 3]))]).unwrap_err().to_string();
+        assert!(bad.contains("f32[1, 3]"), "{bad}");
+        assert_eq!(state.steps, 6);
+    }
+}
