@@ -353,6 +353,26 @@ impl Net {
         guarded(|| snnc::stages::text(&self.program, &self.name, stage, &dims.into_iter().collect(), &self.options))
     }
 
+    /// The net step by step. `inputs` are those without time, `dims` sizes.
+    fn stream(&self, py: Python<'_>, inputs: &Bound<'_, PyDict>, dims: HashMap<String, i64>) -> PyResult<Stream> {
+        let data = tensors(inputs)?;
+        py.detach(|| {
+            guarded(|| {
+                let mut options = self.options.clone();
+                options.dims.extend(dims);
+                let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                if weights.is_empty() {
+                    // Parameters that are drawn are those of the next run too.
+                    weights = self.compiled.draw()?;
+                    *self.weights.lock().unwrap_or_else(PoisonError::into_inner) = weights.clone();
+                }
+                let stepper = self.program.compile(Some(&self.name), &options)?.stepper(&data, &weights)?;
+                let state = Mutex::new(stepper.start());
+                Ok(Stream { stepper, state })
+            })
+        })
+    }
+
     /// Writes the net as a NIR file, and gives the options that read it as the same net.
     fn export_nir(&self, path: std::path::PathBuf, dt: Option<f64>, integrator: Option<&str>) -> PyResult<Vec<(String, String)>> {
         let integrator = integrator.map(str::parse).transpose().map_err(PyValueError::new_err)?;
@@ -376,6 +396,55 @@ impl Net {
                 Ok(kernels.into_iter().map(|k| (k.name, k.time.as_secs_f64() * 1e3, k.bytes, k.operations, k.firing_rate)).collect())
             })
         })
+    }
+}
+
+/// A net step by step, with its state.
+#[pyclass(frozen)]
+struct Stream {
+    stepper: snnc::Stepper,
+    state: Mutex<snnc::State>,
+}
+
+#[pymethods]
+impl Stream {
+    /// Inputs of a step: name, element type, shape.
+    #[getter]
+    fn inputs(&self) -> Vec<Described> {
+        let shape = |t: &snn_ir::Type| t.shape.iter().map(ToString::to_string).collect();
+        self.stepper.inputs().into_iter().map(|(n, t, _)| (n, t.dtype.to_string(), shape(&t))).collect()
+    }
+
+    /// Outputs that are values so far of something over the whole sequence.
+    #[getter]
+    fn running(&self) -> Vec<String> {
+        let running = self.stepper.outputs().iter().filter(|(_, what)| *what == snn_ir::step::Output::Running);
+        running.map(|(n, _)| n.clone()).collect()
+    }
+
+    /// Takes a step.
+    fn step<'py>(&self, py: Python<'py>, inputs: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>> {
+        let data = tensors(inputs)?;
+        let outputs = py.detach(|| guarded(|| self.stepper.step(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner), &data)))?;
+        dict(py, outputs)
+    }
+
+    /// The state as arrays, with the number of steps.
+    fn get_state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner).to_tensors();
+        dict(py, state)
+    }
+
+    /// Another state of the same net.
+    fn set_state(&self, state: &Bound<'_, PyDict>) -> PyResult<()> {
+        let new = self.stepper.restore(&tensors(state)?).map_err(raised)?;
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+
+    /// The state before the first step.
+    fn reset(&self) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = self.stepper.start();
     }
 }
 
@@ -471,6 +540,7 @@ fn graph_svg(net: &Net, dims: HashMap<String, i64>) -> PyResult<String> {
 #[pymodule]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Net>()?;
+    m.add_class::<Stream>()?;
     m.add("ProgramError", m.py().get_type::<ProgramError>())?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_function(wrap_pyfunction!(load_tensors, m)?)?;

@@ -221,3 +221,29 @@ def test_every_file_of_ours_is_read_by_the_package(tmp_path):
             graph = net.to_nir()
         nir.write(tmp_path / "again.nir", graph)
         assert set(nir.read(tmp_path / "again.nir").nodes) == set(graph.nodes)
+
+
+def test_streams_are_the_whole():
+    net = snnc.compile(FC.split("net loss")[0], seed=3)
+    x = np.random.default_rng(0).random((12, 2, 4), dtype="f4") * 4
+    whole = net(x)
+    s = net.stream(batch=2)
+    assert s.running == ["rate"] and [d.shape for d in s.inputs] == [["2", "4"]]
+    for t in range(6):
+        y = s(x[t])
+        assert (y.spikes == whole.spikes[t]).all()
+    kept = s.state
+    rest = [s(x=x[t]) for t in range(6, 12)]
+    assert (rest[-1].rate == whole.rate).all() and kept["steps"] == 6
+    s.state = kept
+    assert (np.stack([s(x[t]).spikes for t in range(6, 12)]) == whole.spikes[6:]).all()
+    s.reset()
+    assert (s(x[0]).spikes == whole.spikes[0]).all()
+    with pytest.raises(ValueError, match=r"f32\[2, 4\]"):
+        s(x[0, 0])
+    with pytest.raises(TypeError, match="no input `y`"):
+        s(y=x[0])
+    with pytest.raises(ValueError, match="lacks `state"):
+        s.state = {"steps": np.array(3)}
+    with pytest.raises(snnc.ProgramError, match="step by step"):
+        snnc.compile("net main(x: f32[T, 4]) { x[0] }").stream()

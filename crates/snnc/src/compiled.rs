@@ -593,6 +593,15 @@ impl Compiled {
         self.program.error(diagnostics)
     }
 
+    /// The parameters that a run without weights draws.
+    ///
+    /// # Errors
+    /// What is wrong with the net's source, and sizes of parameters that are not known.
+    pub fn draw(&self) -> Result<Vec<(String, Tensor)>, Error> {
+        let lowered = self.lowered(self.options.dims.clone(), None)?;
+        self.parameters(&lowered.graph, &lowered.layers, &[], &[])
+    }
+
     /// The net as a graph of NIR, with its parameters.
     ///
     /// # Errors

@@ -183,6 +183,15 @@ class Net:
         if weights is not None:
             _native.save_tensors(os.fspath(weights), self.weights)
 
+    def stream(self, batch=1, inputs=None, **dims):
+        """The net step by step: `s = net.stream(); y = s(x_t); s.state; s.reset()`. `batch` is the size of `B`, `inputs` are those without time, `dims` other sizes.
+
+        A step takes and gives what a sequence has at one time, and any cut of a sequence gives the bits of the whole. What needs later steps raises
+        `ProgramError` with its line; a reduction over time gives its value so far.
+        """
+        given, _ = self._gather((), inputs or {})
+        return Stream(self, self._native.stream(given, {"B": batch, **dims}))
+
     def to_nir(self, dt=None, integrator=None):
         """A graph of the Python package `nir`. `dt` is how many seconds a step is, which a net from a NIR file says itself.
 
@@ -202,6 +211,48 @@ class Net:
         from ._module import as_module
 
         return as_module(self)
+
+
+class Stream:
+    """A net step by step, made by `Net.stream`."""
+
+    def __init__(self, net, native):
+        self._net, self._native = net, native
+        self._inputs = [Described(*d) for d in native.inputs]
+
+    @property
+    def inputs(self):
+        """Names, element types and shapes of the inputs of a step."""
+        return list(self._inputs)
+
+    @property
+    def running(self):
+        """The outputs that are values so far of something over the whole sequence."""
+        return self._native.running
+
+    def __call__(self, *args, **kwargs):
+        """One step: inputs without the axis of time, in order or by name; outputs of the step."""
+        if len(args) > len(self._inputs):
+            raise TypeError(f"a step of `{self._net.name}` takes {len(self._inputs)} inputs, not {len(args)}")
+        given = {**{d.name: a for d, a in zip(self._inputs, args)}, **kwargs}
+        for name in given:
+            if all(d.name != name for d in self._inputs):
+                raise TypeError(f"a step of `{self._net.name}` has no input `{name}`; it has: {', '.join(d.name for d in self._inputs)}")
+        arrays = {d.name: to_numpy(d.name, given[d.name], d.dtype) for d in self._inputs if d.name in given}
+        return self._net._give(self._native.step(arrays), next(iter(given.values()), None))
+
+    @property
+    def state(self):
+        """The state as arrays by name, and `steps`, how many were taken; it can be kept, and set again."""
+        return self._native.get_state()
+
+    @state.setter
+    def state(self, state):
+        self._native.set_state(_as_weights(state))
+
+    def reset(self):
+        """Back to before the first step."""
+        self._native.reset()
 
 
 class Profile(list):
