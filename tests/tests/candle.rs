@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::process::Command;
 
 use insta::assert_snapshot;
-use snn_candle::text::{Dialect, module, name};
+use snn_c::kernels::{Dialect, module, name};
 use snn_cpu::plan::{Kernel, Plan, plan};
 use snn_cpu::step::Initial;
 use snn_tests::Dice;

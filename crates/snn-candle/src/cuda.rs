@@ -14,7 +14,7 @@ use snn_cpu::step::{Initial, StepKernel};
 use snn_ir::{CompileError, DType, Graph, Value};
 
 use crate::kernels::sizes;
-use crate::text::{self, Dialect};
+use snn_c::kernels::{self as text, Dialect};
 
 /// Threads of a block.
 const BLOCK: u32 = 256;

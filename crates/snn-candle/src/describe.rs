@@ -7,7 +7,7 @@ use snn_ir::backend::check_sizes;
 use snn_ir::{BinaryOp, CompileError, DType, Graph, Op, Reduction, Value};
 
 use crate::DeviceName;
-use crate::text::{self, Dialect};
+use snn_c::kernels::{self as text, Dialect};
 
 /// The plan of a graph with known dimensions for a device, and the source of its kernels where they are compiled from text.
 ///

@@ -22,8 +22,7 @@ mod metal;
 mod ops;
 mod products;
 mod run;
-pub mod text;
-mod values;
+pub mod values;
 
 use candle_core::Device;
 use snn_ir::backend::check_sizes;

@@ -13,7 +13,7 @@ use snn_ir::{CompileError, DType, Graph, Value};
 
 use crate::convert::candle_type;
 use crate::kernels::sizes;
-use crate::text::{self, Dialect};
+use snn_c::kernels::{self as text, Dialect};
 
 /// The compiled kernels of a plan.
 pub struct Library {

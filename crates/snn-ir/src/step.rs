@@ -70,14 +70,16 @@ pub enum Output {
 
 use Output::{Each, Fixed, Running};
 
-/// Makes a graph whose time is the dimension called `time` a graph of one step. All other dimensions are known.
+/// Makes a graph whose time is the dimension called `time` a graph of one step. All other dimensions are known. `inputs_stay` says that inputs without
+/// time are known before the first step; else what is computed from them is computed at each step.
 ///
 /// # Errors
 /// The first operation that needs a later step, or that time has no meaning for.
-pub fn step(graph: &Graph, time: &str) -> Result<Step, Mixes> {
+pub fn step(graph: &Graph, time: &str, inputs_stay: bool) -> Result<Step, Mixes> {
     let mut s = Stepping {
         graph,
         time,
+        given: if inputs_stay { vec![false; graph.len()] } else { given(graph) },
         one: Dims::from([(time.to_string(), 1)]),
         step: Step {
             graph: Graph::new(graph.name.clone()),
@@ -104,9 +106,20 @@ pub fn step(graph: &Graph, time: &str) -> Result<Step, Mixes> {
     Ok(s.finish())
 }
 
+/// Which nodes depend on inputs.
+fn given(graph: &Graph) -> Vec<bool> {
+    let mut given = vec![false; graph.len()];
+    for (id, node) in graph.nodes() {
+        given[id.index()] = matches!(node.op, Op::Input(_)) || node.operands.iter().any(|v| given[v.node.index()]);
+    }
+    given
+}
+
 struct Stepping<'a> {
     graph: &'a Graph,
     time: &'a str,
+    /// What cannot be computed before the first step, though it does not change.
+    given: Vec<bool>,
     one: Dims,
     step: Step,
     classes: HashMap<Value, Output>,
@@ -207,15 +220,19 @@ impl Stepping<'_> {
         }
         debug_assert_eq!(self.classes.get(&v), Some(&Fixed));
         let node = self.graph.node(v.node);
-        let is_free = match &node.op {
-            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) => true,
-            Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } => self.is_free(node.operands[0]),
-            _ => false,
-        };
+        let is_free = self.given[v.node.index()]
+            || match &node.op {
+                Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) => true,
+                Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } => self.is_free(node.operands[0]),
+                _ => false,
+            };
         let new = if is_free {
             let operands: Vec<Value> = node.operands.iter().map(|o| self.value(*o)).collect();
             let copy = Node { operands, ..node.clone() };
             let id = self.step.graph.push(copy);
+            for r in self.step.graph.results(id) {
+                self.map.insert(Value { node: v.node, result: r.result }, r);
+            }
             Value { node: id, result: v.result }
         } else {
             let name = format!("constant.{}", self.constants.len());
@@ -630,7 +647,7 @@ impl Stepping<'_> {
 
     /// The first value of a state of a neuron or loop, in a given shape.
     fn first_value(&mut self, node: &Node, v: Value, ty: &Type) -> Result<Value, Mixes> {
-        if self.classes[&v] != Fixed {
+        if self.classes[&v] != Fixed || self.given[v.node.index()] {
             return self.fail(node, "begins with a value that is not known before the first step");
         }
         let first = self.once(v);

@@ -11,6 +11,7 @@
 //! ```
 
 mod bind;
+mod build;
 mod compiled;
 mod error;
 pub mod plot;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 
 pub use snn_candle::{DeviceError, DeviceName, Precision, devices};
 
+pub use build::CBuild;
 pub use compiled::{Backends, CompileOptions, Compiled, Optimise, Prepared, Run, gradients};
 pub use error::Error;
 pub use snn_data::{load, save};

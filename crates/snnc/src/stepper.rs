@@ -47,8 +47,8 @@ impl State {
 ///
 /// # Errors
 /// What needs a step that has not come yet.
-pub(crate) fn one_step(graph: &Graph) -> Result<step::Step, Diagnostic> {
-    step::step(graph, TIME).map_err(|m| {
+pub(crate) fn one_step(graph: &Graph, inputs_stay: bool) -> Result<step::Step, Diagnostic> {
+    step::step(graph, TIME, inputs_stay).map_err(|m| {
         let message = format!("the net cannot be computed step by step: `{}` {}", m.what, m.why);
         let d = Diagnostic::error(message).help("a step knows the steps before it; run the whole sequence with `snnc run`");
         match m.span {
@@ -67,6 +67,7 @@ impl Compiled {
         &self,
         dims: &Dims,
         rest: Option<usize>,
+        inputs_stay: bool,
         data: &[(String, Tensor)],
         weights: &[(String, Tensor)],
     ) -> Result<(step::Step, Vec<(String, Tensor)>, Vec<(String, Type)>), Error> {
@@ -90,7 +91,7 @@ impl Compiled {
             }
         }
         let parameters = self.parameters(&graph, &lowered.layers, data, weights)?;
-        let step = one_step(&graph).map_err(|d| self.source_error(vec![d]))?;
+        let step = one_step(&graph, inputs_stay).map_err(|d| self.source_error(vec![d]))?;
         Ok((step, parameters, declared))
     }
 
@@ -106,12 +107,8 @@ impl Compiled {
         let mut dims = bound.dims;
         dims.remove(TIME);
         dims.entry("B".into()).or_insert(1);
-        let (step, parameters, declared) = self.stepped(&dims, rest, data, weights)?;
-        let optimised = |graph: &Graph| -> Result<Graph, Error> {
-            let (best, finite) = self.options().optimise.apply(graph.clone(), true)?;
-            let is_finite = |(name, t): &(String, Tensor)| !finite.contains(name) || t.as_f32().iter().all(|x| x.is_finite());
-            if parameters.iter().all(is_finite) { Ok(best) } else { Ok(self.options().optimise.apply(graph.clone(), false)?.0) }
-        };
+        let (step, parameters, declared) = self.stepped(&dims, rest, true, data, weights)?;
+        let optimised = |graph: &Graph| self.optimised(graph, &parameters);
         let mut fixed: HashMap<String, Tensor> = parameters.iter().cloned().collect();
         let is_sequence = |n: &str| step.sequences.iter().any(|(s, _)| s == n);
         for (name, tensor) in bound.tensors.into_iter().filter(|(n, _)| !is_sequence(n)) {

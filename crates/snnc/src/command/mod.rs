@@ -1,6 +1,7 @@
 //! Arguments, and what each sub-command does.
 
 mod bench;
+mod build;
 mod editing;
 mod emit;
 mod nir;
@@ -115,6 +116,11 @@ enum Command {
     Lsp,
     /// List the devices that candle can use, and why others cannot be.
     Devices,
+    /// Write a net as C99: one file without allocation, with its weights.
+    #[command(
+        after_help = "Examples:\n  snnc build model.snn --weights model.safetensors --dims B=1 -o c\n  snnc build model.snn --weights model.safetensors --dims B=1,T=16 --flash 256K --ram 64K -o c\n  gcc -std=c99 -O2 -c c/model.c"
+    )]
+    Build(build::BuildArguments),
     /// Time compilation and runs of a net on data.
     #[command(after_help = "Example:\n  snnc bench lif.snn --data lif.safetensors --repeats 7 --json")]
     Bench(bench::BenchArguments),
@@ -402,6 +408,7 @@ pub fn main() -> ExitCode {
             }
             Ok(())
         }
+        Command::Build(arguments) => build::build(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
     };
     match result {

@@ -96,7 +96,8 @@ fn step_of(stepper: &Stepper, value: &Value) -> Result<Vec<(String, Tensor)>, St
     let wanted = stepper.inputs();
     let names = || wanted.iter().map(|(n, t, _)| format!("`{n}: {t}`")).collect::<Vec<_>>().join(", ");
     let one = |name: &str, v: &Value| {
-        let (_, ty, _) = wanted.iter().find(|(n, _, _)| n == name).ok_or_else(|| format!("there is no input `{name}`; a step has {}", names()))?;
+        let (_, ty, _) =
+            wanted.iter().find(|(n, _, _)| n == name).ok_or_else(|| format!("there is no input `{name}`; a step has {}", names()))?;
         let shape = ty.sizes().map_err(|e| e.to_string())?;
         tensor(v, ty.dtype, &shape).map(|t| (name.to_string(), t)).map_err(|why| format!("the input `{name}: {ty}`: {why}"))
     };

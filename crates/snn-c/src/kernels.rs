@@ -1,6 +1,6 @@
-//! Step kernels as text, in CUDA C++ or in the Metal shading language.
+//! Step kernels as text, in C99, in CUDA C++ or in the Metal shading language.
 //!
-//! A thread computes one element through all time steps, with its states in registers. Text is one more instance of
+//! In C a loop goes over the elements; on a device a thread computes one element through all time steps, with its states in registers. Text is one more instance of
 //! [`Lanes`], so it computes what machine code and the interpreter compute, to the bit: compilers are told not to contract
 //! products and sums, and where the languages leave NaNs and zeros open, small functions of ours close them.
 
@@ -15,6 +15,8 @@ use snn_ir::{DType, Graph};
 /// In which language kernels are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
+    /// C99 with `math.h`.
+    C,
     /// CUDA C++, for NVRTC.
     Cuda,
     /// The Metal shading language.
@@ -30,6 +32,25 @@ typedef long long wide;
 typedef unsigned long long unsigned_wide;
 ";
 
+pub(crate) const C_HEAD: &str = "\
+#define BITS(x) bits_of(x)
+#define FLOAT(x) float_of(x)
+#define LIBRARY(name) name##f
+#define INLINE static inline
+typedef int64_t wide;
+typedef uint64_t unsigned_wide;
+INLINE int bits_of(float x) {
+  union { float f; int32_t i; } u;
+  u.f = x;
+  return u.i;
+}
+INLINE float float_of(int32_t x) {
+  union { float f; int32_t i; } u;
+  u.i = x;
+  return u.f;
+}
+";
+
 const METAL_HEAD: &str = "\
 #include <metal_stdlib>
 #pragma METAL fp contract(off)
@@ -43,7 +64,7 @@ typedef ulong unsigned_wide;
 
 /// What both languages leave open: the order of zeros, NaNs, conversions out of range, exact remainders and large angles
 /// ([`snn_ir::math::far_angle`]).
-const COMMON: &str = "\
+pub(crate) const COMMON: &str = "\
 INLINE float largest(float a, float b) {
   if (a != a || b != b) return FLOAT(0x7fc00000);
   if (a == b) return FLOAT(BITS(a) & BITS(b));
@@ -128,7 +149,11 @@ INLINE wide far_angle(float x, float r, int k) {
 pub fn module(graph: &Graph, plan: &Plan, dialect: Dialect) -> Option<String> {
     let mut kernels = String::new();
     collect(graph, plan, dialect, &mut kernels);
-    let head = if dialect == Dialect::Cuda { CUDA_HEAD } else { METAL_HEAD };
+    let head = match dialect {
+        Dialect::C => C_HEAD,
+        Dialect::Cuda => CUDA_HEAD,
+        Dialect::Metal => METAL_HEAD,
+    };
     (!kernels.is_empty()).then(|| format!("{head}{COMMON}{kernels}"))
 }
 
@@ -143,8 +168,7 @@ fn collect(graph: &Graph, plan: &Plan, dialect: Dialect, text: &mut String) {
 }
 
 /// A compiler's message with the lines of the text that it names, as `(12)` or `:12:`.
-#[cfg_attr(not(any(feature = "cuda", feature = "metal")), allow(dead_code))]
-pub(crate) fn with_lines(message: &str, source: &str) -> String {
+pub fn with_lines(message: &str, source: &str) -> String {
     let lines: Vec<&str> = source.lines().collect();
     let mut said = String::from("a generated kernel does not compile; this is a defect of snnc\n");
     for line in message.lines() {
@@ -162,7 +186,7 @@ pub fn name(kernel: &StepKernel) -> String {
     format!("kernel{}", kernel.function)
 }
 
-fn c_type(dtype: DType) -> &'static str {
+pub(crate) fn c_type(dtype: DType) -> &'static str {
     match dtype {
         DType::F32 => "float",
         DType::I64 => "wide",
@@ -193,12 +217,17 @@ pub fn function(graph: &Graph, kernel: &StepKernel, dialect: Dialect) -> String 
         .map(|(i, (written, dtype, name))| {
             let constant = if *written { "" } else { "const " };
             match dialect {
+                Dialect::C => format!("{constant}{} *{name}", c_type(*dtype)),
                 Dialect::Cuda => format!("{constant}{} *__restrict__ {name}", c_type(*dtype)),
                 Dialect::Metal => format!("device {constant}{} *{name} [[buffer({i})]]", c_type(*dtype)),
             }
         })
         .collect();
     match dialect {
+        Dialect::C => {
+            let _ = writeln!(text, "static void {}({}) {{", name(kernel), list.join(", "));
+            let _ = writeln!(text, "  for ({index} e = 0; e < {elements}; ++e) {{");
+        }
         Dialect::Cuda => {
             let _ = writeln!(text, "extern \"C\" __global__ void {}({}) {{", name(kernel), list.join(", "));
             let _ = writeln!(text, "  const {index} e = ({index})blockIdx.x * blockDim.x + threadIdx.x;");
@@ -208,7 +237,9 @@ pub fn function(graph: &Graph, kernel: &StepKernel, dialect: Dialect) -> String 
             let _ = writeln!(text, "  const {index} e = thread;");
         }
     }
-    let _ = writeln!(text, "  if (e >= {elements}) return;");
+    if dialect != Dialect::C {
+        let _ = writeln!(text, "  if (e >= {elements}) return;");
+    }
 
     // The place of the element along each outer axis and in the run.
     let mut behind = kernel.run;
@@ -286,8 +317,36 @@ pub fn function(graph: &Graph, kernel: &StepKernel, dialect: Dialect) -> String 
     for (i, _) in &kernel.finals {
         let _ = writeln!(text, "  final{i}[e] = state{i};");
     }
+    if dialect == Dialect::C {
+        text.push_str("  }\n");
+        text = without_unread(&text);
+        // Arguments that nobody reads any more.
+        let body = text.split_once("{\n").map_or("", |(_, body)| body);
+        let words: std::collections::HashSet<&str> = body.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+        let unread: String =
+            arguments.iter().filter(|(_, _, n)| !words.contains(&n[..])).map(|(_, _, n)| format!("  (void){n};\n")).collect();
+        text.push_str(&unread);
+    }
     text.push_str("}\n");
     text
+}
+
+/// Without declarations that nobody reads: in C they are warnings.
+fn without_unread(text: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let mut read: std::collections::HashSet<&str> = std::collections::HashSet::new();
+    for line in text.lines().rev() {
+        let declared =
+            line.trim_start().strip_prefix("const ").and_then(|d| d.split_once(" = ")).and_then(|(d, _)| d.split(' ').next_back());
+        if declared.is_some_and(|name| !read.contains(name)) {
+            continue;
+        }
+        let value = if declared.is_some() { line.split_once(" = ").map_or(line, |(_, value)| value) } else { line };
+        read.extend(value.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|w| !w.is_empty()));
+        kept.push(line);
+    }
+    kept.reverse();
+    kept.join("\n") + "\n"
 }
 
 /// Does a load walk over memory exactly as the elements are counted?
@@ -302,7 +361,7 @@ fn contiguous(l: &Load, kernel: &StepKernel) -> bool {
 }
 
 /// A float as both languages read it, to the bit.
-fn literal(x: f32) -> String {
+pub(crate) fn literal(x: f32) -> String {
     if x.is_finite() { format!("{x:?}f") } else { format!("FLOAT(0x{:08x})", x.to_bits()) }
 }
 

@@ -1,0 +1,194 @@
+//! Nets as C: compiled by the machine's `cc` with every warning an error, and equal to the interpreter to the bit.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use snnc::{Backends, CompileOptions, DType, Mode, Program, Tensor, load};
+
+/// Is there a C compiler? Without one these tests say so and pass: they need a tool that the project does not.
+fn compiler() -> bool {
+    let there = Command::new("cc").arg("--version").output().is_ok_and(|o| o.status.success());
+    if !there {
+        eprintln!("SKIPPED: there is no C compiler `cc`");
+    }
+    there
+}
+
+fn bytes(t: &Tensor) -> Vec<u8> {
+    match t.data() {
+        snn_ir::Data::F32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        snn_ir::Data::I64(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        snn_ir::Data::Bool(v) | snn_ir::Data::U8(v) => v.to_vec(),
+    }
+}
+
+fn c_type(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "float",
+        DType::I64 => "int64_t",
+        DType::Bool | DType::U8 => "uint8_t",
+    }
+}
+
+/// Compiles a net with a main function that reads the inputs of `NAME_run` from a file, and gives what it writes.
+fn run_c(folder: &Path, source: &snn_c::Source, inputs: &[Tensor], outputs: &[Tensor]) -> Result<Vec<u8>, String> {
+    std::fs::write(folder.join("net.h"), &source.header).unwrap();
+    std::fs::write(folder.join("net.c"), &source.source).unwrap();
+    let mut main = String::from("#include <stdio.h>\n#include \"net.h\"\n");
+    let (mut reads, mut writes, mut names) = (String::new(), String::new(), vec![]);
+    for (i, t) in inputs.iter().enumerate() {
+        let _ = writeln!(main, "static {} in{i}[{}];", c_type(t.dtype()), t.len().max(1));
+        let _ = writeln!(reads, "  if (fread(in{i}, sizeof in{i}[0], {}, f) != {}) return 1;", t.len(), t.len());
+        names.push(format!("in{i}"));
+    }
+    for (i, t) in outputs.iter().enumerate() {
+        let _ = writeln!(main, "static {} out{i}[{}];", c_type(t.dtype()), t.len().max(1));
+        let _ = writeln!(writes, "  fwrite(out{i}, sizeof out{i}[0], {}, g);", t.len());
+        names.push(format!("out{i}"));
+    }
+    let _ = write!(
+        main,
+        "int main(void) {{\n  FILE *f = fopen(\"in.bin\", \"rb\"), *g = fopen(\"out.bin\", \"wb\");\n  if (!f || !g) return 2;\n{reads}  net_run({});\n{writes}  return fclose(g);\n}}\n",
+        names.join(", ")
+    );
+    std::fs::write(folder.join("main.c"), main).unwrap();
+    std::fs::write(folder.join("in.bin"), inputs.iter().flat_map(bytes).collect::<Vec<u8>>()).unwrap();
+    let flags = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", "-pedantic", "net.c", "main.c", "-lm", "-o", "net"];
+    let compiled = Command::new("cc").args(flags).current_dir(folder).output().unwrap();
+    if !compiled.status.success() {
+        return Err(String::from_utf8_lossy(&compiled.stderr).lines().take(12).collect::<Vec<_>>().join("\n"));
+    }
+    let ran = Command::new(folder.join("net")).current_dir(folder).status().unwrap();
+    if !ran.success() {
+        return Err(format!("it ends with {ran}"));
+    }
+    Ok(std::fs::read(folder.join("out.bin")).unwrap())
+}
+
+/// Builds a net for the sizes of its data, runs it, and says where it is not the interpreter's.
+fn difference(program: &Program, seed: u64, data: &[(String, Tensor)], weights: &[(String, Tensor)]) -> Result<bool, String> {
+    let options = CompileOptions { mode: Mode::Eval, seed, backend: Backends::Interpreter, ..CompileOptions::default() };
+    let net = program.compile(Some("main"), &options).map_err(|e| e.to_string())?;
+    let run = net.run(data, weights).map_err(|e| e.to_string())?;
+    let net = program.compile(Some("main"), &CompileOptions { dims: run.dims.clone(), ..options }).map_err(|e| e.to_string())?;
+    let built = match net.build_c("net", "net.snn", weights) {
+        Ok(b) => b,
+        Err(e) => return Err(format!("not built: {}", e.to_string().lines().next().unwrap_or_default())),
+    };
+    let declared = program.signature("main").map_err(|e| e.to_string())?;
+    let inputs: Vec<Tensor> =
+        declared.iter().filter_map(|(n, t)| data.iter().find(|(k, _)| k == n).map(|(_, x)| snn_data::fit(x, t.dtype).unwrap())).collect();
+    let outputs: Vec<Tensor> = run.outputs.iter().map(|(_, t)| t.clone()).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let got = run_c(folder.path(), &built.source, &inputs, &outputs)?;
+    let mut at = 0;
+    for (name, want) in &run.outputs {
+        let own = &got[at..at + want.byte_len()];
+        at += want.byte_len();
+        let same = match want.data() {
+            snn_ir::Data::F32(v) => own.chunks(4).zip(v.iter()).all(|(b, x)| {
+                let y = f32::from_le_bytes(b.try_into().unwrap());
+                y.to_bits() == x.to_bits() || y.is_nan() && x.is_nan()
+            }),
+            _ => own == bytes(want),
+        };
+        if !same {
+            let first: Vec<f32> = own.chunks(4).take(8).filter_map(|b| Some(f32::from_le_bytes(b.try_into().ok()?))).collect();
+            return Err(format!("{name}: {first:?} instead of {want}"));
+        }
+    }
+    Ok(built.no_steps.is_none())
+}
+
+#[test]
+fn golden_nets_are_the_interpreters_to_the_bit() {
+    if !compiler() {
+        return;
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    files.retain(|p| p.extension().is_some_and(|e| e == "snn"));
+    files.sort();
+    let (mut failures, mut stepped, mut whole) = (vec![], 0, 0);
+    for path in files {
+        let about: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path.with_extension("json")).unwrap()).unwrap();
+        if about["mode"] == "train" {
+            continue;
+        }
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let program = Program::parse(&name, &std::fs::read_to_string(&path).unwrap()).unwrap();
+        let all = load(path.with_extension("in.safetensors").to_str().unwrap()).unwrap();
+        let (data, weights): (Vec<_>, Vec<_>) = all.into_iter().partition(|(n, _)| !n.contains('.'));
+        match difference(&program, about["seed"].as_u64().unwrap_or(0), &data, &weights) {
+            Ok(true) => stepped += 1,
+            Ok(false) => whole += 1,
+            Err(e) => failures.push(format!("{name}: {e}")),
+        }
+    }
+    assert!(failures.is_empty(), "{} fail, {stepped} by steps and {whole} as a whole are right:\n{}", failures.len(), failures.join("\n"));
+    assert!(stepped > 50, "{stepped}");
+}
+
+/// What is run as a whole: a loop, a reduction of several axes, integers, a sequence that needs the future, time behind samples.
+#[test]
+fn nets_without_steps_are_the_interpreters_too() {
+    if !compiler() {
+        return;
+    }
+    for (text, steps) in [
+        (
+            "net main(x: f32[B, T, 4]) -> (s: f32[B, T, 3], v: f32[B, T, 3]) {
+                layer fc = linear(4, 3)
+                layer back = linear(3, 3)
+                layer n = lif(tau = 1.5, v_threshold = 0.2)
+                let h = fc(permute(x, [1, 0, 2]))
+                let rec s: f32[T, B, 3] = n(h + back(delay(s, 2)))
+                (permute(s, [1, 0, 2]), permute(n.v, [1, 0, 2]))
+            }",
+            true,
+        ),
+        (
+            "net main(x: f32[T, B, 4]) -> (y: f32[T, B, 4], n: i64[T, B], m: f32[]) {
+                let later = concat([x[1:], zeros([1, 2, 4])], axis = 0)
+                (softmax(later, axis = 0), argmax(x, axis = -1) * 3 - 7 % (argmax(later, axis = -1) + 1), max(x))
+            }",
+            false,
+        ),
+        (
+            "net main(x: f32[T, B, 4]) -> f32[T, B, 4] {
+                let inner = cumsum(x[::-1], axis = 0)
+                exp(inner) + sin(1e6 * x) + tanh(x) * erf(x) + log(abs(x) + 1e-3) + x ^ 3.5 + x % 0.7
+            }",
+            false,
+        ),
+        // Random numbers are those of the interpreter, by steps and as a whole.
+        ("net main(x: f32[T, B, 4]) { lif(f32(x > rand([T, B, 4]))) }", true),
+        ("net main(x: f32[T, B, 4]) { cumsum(x[::-1] + rand([T, B, 4]), axis = 0) }", false),
+    ] {
+        let program = Program::parse("net.snn", text).unwrap();
+        let shape = if text.contains("f32[B, T, 4]") { [2, 6, 4] } else { [6, 2, 4] };
+        let x = Tensor::f32(shape, (0..48).map(|i| ((i * 37) % 23) as f32 / 5.0 - 1.0).collect());
+        match difference(&program, 5, &[("x".into(), x)], &[]) {
+            Ok(stepped) => assert_eq!(stepped, steps, "{text}"),
+            Err(e) => panic!("{e}\n{text}"),
+        }
+    }
+}
+
+fn refused(text: &str, dims: &[(&str, i64)]) -> String {
+    let dims = dims.iter().map(|(n, v)| (n.to_string(), *v)).collect();
+    let net = Program::parse("net.snn", text).unwrap().compile(None, &CompileOptions { dims, ..CompileOptions::default() }).unwrap();
+    match net.build_c("net", "net.snn", &[]) {
+        Ok(_) => "no error".into(),
+        Err(e) => e.to_string(),
+    }
+}
+
+#[test]
+fn what_cannot_be_c_is_an_error() {
+    assert!(refused("net main(x: f32[T, B, 4]) { lif(x) }", &[]).contains("--dims B="));
+    assert!(refused("net main(x: f32[T, B, 4]) { x[0] }", &[("B", 1)]).contains("step by step"));
+    let random = refused("net main(x: f32[T, B, 4]) {\n    x + randn([T, B, 4])\n}", &[("B", 1), ("T", 3)]);
+    assert!(random.contains("random"), "{random}");
+}
