@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod editing;
 mod emit;
+mod events;
 mod nir;
 mod plot;
 mod repl;
@@ -116,6 +117,11 @@ enum Command {
     Lsp,
     /// List the devices that candle can use, and why others cannot be.
     Devices,
+    /// Describe recordings of event cameras, or bin them into frames.
+    #[command(
+        after_help = "Examples:\n  snnc events recording.raw\n  snnc events recording.aedat4 --json\n  snnc events N-MNIST/Train --bin 5ms --size 34x34 --steps 60 -o train.npz\n  snnc events shd_train.h5 --bin 10ms --steps 100 -o shd.npz"
+    )]
+    Events(events::EventsArguments),
     /// Write a net as C99: one file without allocation, with its weights.
     #[command(
         after_help = "Examples:\n  snnc build model.snn --weights model.safetensors --dims B=1 -o c\n  snnc build model.snn --weights model.safetensors --dims B=1,T=16 --flash 256K --ram 64K -o c\n  gcc -std=c99 -O2 -c c/model.c"
@@ -408,6 +414,7 @@ pub fn main() -> ExitCode {
             }
             Ok(())
         }
+        Command::Events(arguments) => events::events(&arguments),
         Command::Build(arguments) => build::build(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
     };

@@ -15,6 +15,18 @@ use crate::command::say::remark;
 pub struct StreamArguments {
     #[command(flatten)]
     net: NetArguments,
+    /// Run on a recording of an event camera instead of lines; `-` is standard input.
+    #[arg(long, value_name = "FILE", requires = "bin")]
+    events: Option<PathBuf>,
+    /// How long a step is in the recording, such as `1ms`.
+    #[arg(long, value_name = "TIME", value_parser = super::events::parse_time, requires = "events")]
+    bin: Option<i64>,
+    /// The format of the recording, where its first bytes and its name do not say it.
+    #[arg(long, requires = "events", value_parser = |t: &str| t.parse::<snn_events::Format>())]
+    format: Option<snn_events::Format>,
+    /// Width and height of the sensor, where the input of the net is flat.
+    #[arg(long, value_name = "34x34", value_parser = super::events::parse_size, requires = "events")]
+    size: Option<(usize, usize)>,
     /// Begin with a state that `--state-out` has written.
     #[arg(long, value_name = "FILE")]
     state_in: Option<PathBuf>,
@@ -42,7 +54,10 @@ pub fn stream(a: &StreamArguments) -> Result<(), Failure> {
         None => stepper.start(),
     };
     let mut times = vec![];
-    let result = lines(&stepper, &mut state, &mut times);
+    let result = match (&a.events, a.bin) {
+        (Some(path), Some(bin)) => recording(a, path, bin, &stepper, &mut state, &mut times),
+        _ => lines(&stepper, &mut state, &mut times),
+    };
     // What was complete is kept, whatever came after it.
     if let Some(path) = &a.state_out {
         snnc::save(path, &state.to_tensors())?;
@@ -74,21 +89,85 @@ fn lines(stepper: &Stepper, state: &mut State, times: &mut Vec<Duration>) -> Res
         };
         let value: Value = serde_json::from_slice(line.trim_ascii()).map_err(|e| at(e.to_string()))?;
         let inputs = step_of(stepper, &value).map_err(at)?;
-        let started = Instant::now();
-        let outputs = stepper.step(state, &inputs)?;
-        times.push(started.elapsed());
-        let mut text = String::from("{");
-        for (i, (name, tensor)) in outputs.iter().enumerate() {
-            text.push_str(if i > 0 { ", " } else { "" });
-            text.push_str(&format!("{}: ", Value::String(name.clone())));
-            write_tensor(&mut text, tensor);
-        }
-        text.push_str("}\n");
-        // A reader that is gone wants no more.
-        if output.write_all(text.as_bytes()).and_then(|()| output.flush()).is_err() {
+        if !step(stepper, state, &inputs, times, &mut output)? {
             return Ok(());
         }
     }
+}
+
+/// Takes a step and writes its outputs; false where nobody reads them any more.
+fn step(
+    stepper: &Stepper,
+    state: &mut State,
+    inputs: &[(String, Tensor)],
+    times: &mut Vec<Duration>,
+    output: &mut impl Write,
+) -> Result<bool, Failure> {
+    let started = Instant::now();
+    let outputs = stepper.step(state, inputs)?;
+    times.push(started.elapsed());
+    let mut text = String::from("{");
+    for (i, (name, tensor)) in outputs.iter().enumerate() {
+        text.push_str(if i > 0 { ", " } else { "" });
+        text.push_str(&format!("{}: ", Value::String(name.clone())));
+        write_tensor(&mut text, tensor);
+    }
+    text.push_str("}\n");
+    Ok(output.write_all(text.as_bytes()).and_then(|()| output.flush()).is_ok())
+}
+
+/// The bins of a recording, as they come.
+fn recording(
+    a: &StreamArguments,
+    path: &std::path::Path,
+    bin: i64,
+    stepper: &Stepper,
+    state: &mut State,
+    times: &mut Vec<Duration>,
+) -> Result<(), Failure> {
+    let failed = |e: snn_events::EventError| Failure::Text(e.to_string());
+    let wanted = stepper.inputs();
+    let [(name, ty, _)] = &wanted[..] else {
+        return Err(Failure::Text(format!("a recording is one input, and a step of the net has {}", wanted.len())));
+    };
+    let shape = ty.sizes().map_err(|e| Failure::Text(e.to_string()))?;
+    let reader = snn_events::Reader::open(path, a.format).map_err(failed)?;
+    let total: usize = shape.iter().product();
+    // `[..., channels, height, width]`, or flat.
+    let from_type = match shape[..] {
+        [.., c, h, w] if c * h * w == total && (c == 1 || c == 2) => Some((w, h)),
+        _ => None,
+    };
+    let Some(size) = a.size.or(from_type).or(reader.size()) else {
+        return Err(Failure::Text(format!("the input `{name}: {ty}` does not say how large the sensor is; give `--size 34x34`")));
+    };
+    let polarity = match total.checked_div(size.0 * size.1) {
+        Some(2) if total == 2 * size.0 * size.1 => snn_events::Polarity::Split,
+        Some(1) if total == size.0 * size.1 => snn_events::Polarity::Sum,
+        _ => {
+            return Err(Failure::Text(format!(
+                "frames of {} x {} have {} elements for each polarity, and the input `{name}: {ty}` has {total}",
+                size.0,
+                size.1,
+                size.0 * size.1
+            )));
+        }
+    };
+    let mut frames = snn_events::Frames::new(reader, bin, size, polarity);
+    let mut output = std::io::stdout().lock();
+    while let Some(frame) = frames.next().map_err(failed)? {
+        let x = match ty.dtype {
+            DType::F32 => Tensor::f32(shape.clone(), frame),
+            DType::I64 => Tensor::i64(shape.clone(), frame.iter().map(|x| *x as i64).collect()),
+            DType::U8 => Tensor::u8(shape.clone(), frame.iter().map(|x| x.min(255.0) as u8).collect()),
+            DType::Bool => Tensor::bool(shape.clone(), frame.iter().map(|x| u8::from(*x > 0.0)).collect()),
+        };
+        if !step(stepper, state, &[(name.clone(), x)], times, &mut output)? {
+            return Ok(());
+        }
+    }
+    super::events::warn_broken(frames.reader().path(), frames.reader().broken());
+    Ok(())
 }
 
 /// The inputs of a step from a line: an object of inputs by name, or the value of the only one.
