@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
+use snnc::quantise::WeightBits;
 use snnc::{Backends, CompileOptions, DType, Mode, Program, Tensor, load};
 
 /// Is there a C compiler? Without one these tests say so and pass: they need a tool that the project does not.
@@ -68,7 +69,17 @@ fn run_c(folder: &Path, source: &snn_c::Source, inputs: &[Tensor], outputs: &[Te
 
 /// Builds a net for the sizes of its data, runs it, and says where it is not the interpreter's.
 fn difference(program: &Program, seed: u64, data: &[(String, Tensor)], weights: &[(String, Tensor)]) -> Result<bool, String> {
-    let options = CompileOptions { mode: Mode::Eval, seed, backend: Backends::Interpreter, ..CompileOptions::default() };
+    difference_of(program, seed, data, weights, None)
+}
+
+fn difference_of(
+    program: &Program,
+    seed: u64,
+    data: &[(String, Tensor)],
+    weights: &[(String, Tensor)],
+    weights_dtype: Option<WeightBits>,
+) -> Result<bool, String> {
+    let options = CompileOptions { mode: Mode::Eval, seed, backend: Backends::Interpreter, weights_dtype, ..CompileOptions::default() };
     let net = program.compile(Some("main"), &options).map_err(|e| e.to_string())?;
     let run = net.run(data, weights).map_err(|e| e.to_string())?;
     let net = program.compile(Some("main"), &CompileOptions { dims: run.dims.clone(), ..options }).map_err(|e| e.to_string())?;
@@ -191,4 +202,36 @@ fn what_cannot_be_c_is_an_error() {
     assert!(refused("net main(x: f32[T, B, 4]) { x[0] }", &[("B", 1)]).contains("step by step"));
     let random = refused("net main(x: f32[T, B, 4]) {\n    x + randn([T, B, 4])\n}", &[("B", 1), ("T", 3)]);
     assert!(random.contains("random"), "{random}");
+}
+
+/// Integer weights are what the interpreter computes with, and take a quarter.
+#[test]
+fn integer_weights_are_stored_and_exact() {
+    if !compiler() {
+        return;
+    }
+    let text = "net main(x: f32[T, B, 2, 6, 6]) -> (s: f32[T, B, 5], y: f32[T, B, 3]) {
+        layer c1 = conv2d(2, 4, 3, stride = 2, padding = 1, groups = 2)
+        layer fc = linear(36, 5)
+        layer back = linear(5, 5, bias = false)
+        layer out = linear(5, 3)
+        layer n = lif(tau = 1.5, v_threshold = 0.05)
+        let h = x |> c1 |> lif(v_threshold = 0.1) |> flatten(start = 2) |> fc
+        let rec s: f32[T, B, 5] = n(h + back(delay(s, 1)))
+        (s, out(n.v))
+    }";
+    let program = Program::parse("net.snn", text).unwrap();
+    let x = Tensor::f32([6, 1, 2, 6, 6], (0..432).map(|i| ((i * 37) % 23) as f32 / 9.0 - 1.0).collect());
+    for bits in [WeightBits::I8, WeightBits::I16] {
+        let stepped = difference_of(&program, 5, &[("x".into(), x.clone())], &[], Some(bits)).unwrap_or_else(|e| panic!("{e}"));
+        assert!(stepped);
+    }
+    let size = |weights_dtype| {
+        let dims = [("B".to_string(), 1)].into();
+        let net = program.compile(None, &CompileOptions { dims, weights_dtype, ..CompileOptions::default() }).unwrap();
+        net.build_c("net", "net.snn", &[]).unwrap().source.constants
+    };
+    // 36 + 180 + 25 + 15 weights; scales and biases are floats.
+    assert_eq!(size(None), 4 * (36 + 180 + 25 + 15 + 4 + 5 + 3));
+    assert!(size(Some(WeightBits::I8)) <= 36 + 180 + 25 + 15 + 4 * 2 * (4 + 5 + 3) + 4 * 5);
 }

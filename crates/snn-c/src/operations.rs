@@ -5,7 +5,7 @@ use snn_ir::{BinaryOp, Contraction, Convolution, DType, Distribution, Graph, Nod
 
 use crate::CError;
 use crate::kernels::{c_type, literal};
-use crate::program::{Body, integer};
+use crate::program::{Body, Integers, integer};
 
 /// Functions on integers, whose arithmetic wraps and whose conversions saturate.
 pub const HELPERS: &str = "\
@@ -133,8 +133,25 @@ fn accumulate(kind: Reduction, dtype: DType, acc: &str, x: &str) -> String {
     }
 }
 
-/// One operation: where its operands are, and where its results go.
-pub fn operation(body: &mut Body, graph: &Graph, id: NodeId, x: &[String], y: &[String]) -> Result<(), CError> {
+/// Does a product have one axis of outputs, which is the first of its weights?
+pub fn outputs_first(graph: &Graph, id: NodeId) -> bool {
+    let node = graph.node(id);
+    let Op::Contract(c) = &node.op else { return false };
+    let right = node.operands[1];
+    let (_, free) = c.free_axes(graph.ty(node.operands[0]).rank(), graph.ty(right).rank());
+    let source = |a: usize| if let Op::Transpose { permutation } = graph.op(right) { permutation[a] } else { a };
+    matches!(free[..], [a] if source(a) == 0) && c.rhs_batch.is_empty()
+}
+
+/// One operation: where its operands are, and where its results go; `integers` are its weights, where they are stored as such.
+pub fn operation(
+    body: &mut Body,
+    graph: &Graph,
+    id: NodeId,
+    x: &[String],
+    y: &[String],
+    integers: Option<&Integers>,
+) -> Result<(), CError> {
     let node = graph.node(id);
     let out = Value { node: id, result: 0 };
     let shape = dims(graph, out)?;
@@ -144,8 +161,8 @@ pub fn operation(body: &mut Body, graph: &Graph, id: NodeId, x: &[String], y: &[
     let y = &y[0];
     let own = |i: usize| dims(graph, node.operands[i]);
     match &node.op {
-        Op::Contract(c) => contract(body, graph, node, c, x, y),
-        Op::Conv(c) => convolve(body, graph, node, c, &shape, x, y),
+        Op::Contract(c) => contract(body, graph, node, c, x, y, integers),
+        Op::Conv(c) => convolve(body, graph, node, c, &shape, x, y, integers),
         Op::Reshape => {
             body.line(&format!("memcpy({y}, {}, {total} * sizeof({size}));", x[0]));
             Ok(())
@@ -450,7 +467,15 @@ fn is_finite(graph: &Graph, v: Value) -> bool {
     matches!(graph.op(v), Op::Constant(t) if t.dtype() == DType::F32 && t.as_f32().iter().all(|x| x.is_finite()))
 }
 
-fn contract(body: &mut Body, graph: &Graph, node: &Node, c: &Contraction, x: &[String], y: &str) -> Result<(), CError> {
+fn contract(
+    body: &mut Body,
+    graph: &Graph,
+    node: &Node,
+    c: &Contraction,
+    x: &[String],
+    y: &str,
+    integers: Option<&Integers>,
+) -> Result<(), CError> {
     let seen = |i: usize| -> Result<(Vec<usize>, Vec<usize>, Value), CError> {
         let v = node.operands[i];
         let shape = dims(graph, v)?;
@@ -515,17 +540,32 @@ fn contract(body: &mut Body, graph: &Graph, node: &Node, c: &Contraction, x: &[S
     }
     let (terms, more) = nest(body, &axes(&free_b, &shape_b, &sb));
     at_b.extend(terms);
-    body.line(&format!("const float product = a * {}[{}];", x[1], index(&at_b, 0)));
+    body.line(&format!("const float product = a * {}{}[{}];", if integers.is_some() { "(float)" } else { "" }, x[1], index(&at_b, 0)));
     body.line(&if scalar { format!("{row}[0] += product;") } else { format!("{row}[{column}++] += product;") });
     body.close(more);
     body.close(sums);
+    if let Some(w) = integers {
+        let q = body.open(columns);
+        body.line(&format!("{row}[{q}] *= {}[{q}];", w.scales));
+        body.close(1);
+    }
     body.line(&format!("{row} += {columns};"));
     body.close(depth);
     body.close(1);
     Ok(())
 }
 
-fn convolve(body: &mut Body, graph: &Graph, node: &Node, c: &Convolution, shape: &[usize], x: &[String], y: &str) -> Result<(), CError> {
+#[allow(clippy::too_many_arguments)]
+fn convolve(
+    body: &mut Body,
+    graph: &Graph,
+    node: &Node,
+    c: &Convolution,
+    shape: &[usize],
+    x: &[String],
+    y: &str,
+    integers: Option<&Integers>,
+) -> Result<(), CError> {
     let n = c.stride.len();
     let (from, weight) = (dims(graph, node.operands[0])?, dims(graph, node.operands[1])?);
     let lead = from.len() - n - 1;
@@ -595,13 +635,20 @@ fn convolve(body: &mut Body, graph: &Graph, node: &Node, c: &Convolution, shape:
     let (group, within) =
         if c.groups == 1 { ("0".to_string(), i.clone()) } else { (format!("{i} / {per_group}"), format!("{i} % {per_group}")) };
     let channel = if c.groups == 1 { o.clone() } else { format!("({group} * {in_group} + {o})") };
+    let cast = if integers.is_some() { "(float)" } else { "" };
     body.line(&format!(
-        "const float product = v * {}[({channel} * {per_group} + {within}) * {} + {}];",
+        "const float product = v * {cast}{}[({channel} * {per_group} + {within}) * {} + {}];",
         x[1],
         product(kernel),
         index(&tap, 0)
     ));
     body.line(&format!("{y}[({b} * {outputs} + {channel}) * {} + {}] += product;", product(out), index(&target, 0)));
-    body.close(1 + opened + n + 2);
+    body.close(1 + opened + n + 1);
+    if let Some(w) = integers {
+        let (o, p) = (body.open(outputs), body.open(product(out)));
+        body.line(&format!("{y}[({b} * {outputs} + {o}) * {} + {p}] *= {}[{o}];", product(out), w.scales));
+        body.close(2);
+    }
+    body.close(1);
     Ok(())
 }

@@ -24,6 +24,8 @@ pub struct Request<'a> {
     pub whole: Option<&'a Graph>,
     /// The seed of random numbers.
     pub seed: u64,
+    /// Weights that are integers of up to so many bits (8 or 16) times a power of two for each output are stored as integers.
+    pub integers: Option<u32>,
     /// Parameters and constants by name.
     pub tensors: &'a HashMap<String, Tensor>,
 }
@@ -89,8 +91,15 @@ pub struct Source {
 /// Operations that C does not have here.
 pub fn write(r: &Request<'_>) -> Result<Source, CError> {
     let name = r.name;
-    let mut w =
-        Writer { tensors: r.tensors, seed: r.seed, constants: BTreeMap::new(), arrays: vec![], functions: String::new(), rows: vec![] };
+    let mut w = Writer {
+        tensors: r.tensors,
+        seed: r.seed,
+        integers: r.integers,
+        constants: BTreeMap::new(),
+        arrays: vec![],
+        functions: String::new(),
+        rows: vec![],
+    };
     let (mut declared, mut defined) = (String::new(), String::new());
     let mut memory = 0;
     let mut fields = String::new();
@@ -112,8 +121,8 @@ pub fn write(r: &Request<'_>) -> Result<Source, CError> {
     // What optimising has made superfluous.
     let body = format!("{}{defined}", w.functions);
     let words: std::collections::HashSet<&str> = body.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
-    w.arrays.retain(|(n, _, _)| words.contains(&n[..]));
-    let constants = w.arrays.iter().map(|(_, _, t)| t.byte_len()).sum();
+    w.arrays.retain(|a| words.contains(&a.name[..]));
+    let constants = w.arrays.iter().map(Array::bytes).sum();
     let guard = format!("{}_H", name.to_uppercase());
     let mut header = format!(
         "/* Made by snnc from {}. {constants} bytes of constants, {memory} bytes of memory. */\n#ifndef {guard}\n#define {guard}\n\n#include <stdint.h>\n\n#ifdef __cplusplus\nextern \"C\" {{\n#endif\n",
@@ -131,8 +140,8 @@ pub fn write(r: &Request<'_>) -> Result<Source, CError> {
         r.origin,
         ops::HELPERS
     );
-    for (array, what, t) in &w.arrays {
-        array_text(&mut source, array, what, t);
+    for array in &w.arrays {
+        array_text(&mut source, array);
     }
     source.push_str(&w.functions);
     source.push_str(&defined);
@@ -140,8 +149,10 @@ pub fn write(r: &Request<'_>) -> Result<Source, CError> {
 }
 
 /// A constant array.
-fn array_text(text: &mut String, name: &str, what: &str, t: &Tensor) {
-    let _ = write!(text, "\n/* {what} {:?} */\nstatic const {} {name}[{}] = {{", t.shape(), c_type(t.dtype()), t.len().max(1));
+fn array_text(text: &mut String, array: &Array) {
+    let (name, what, t) = (&array.name, &array.what, &array.tensor);
+    let ty = array.narrow.map_or(c_type(t.dtype()), |(ty, _)| ty);
+    let _ = write!(text, "\n/* {what} {:?} */\nstatic const {ty} {name}[{}] = {{", t.shape(), t.len().max(1));
     let mut put = |i: usize, x: String| {
         text.push_str(if i % 12 == 0 { "\n  " } else { " " });
         text.push_str(&x);
@@ -210,12 +221,37 @@ fn count(ty: &Type) -> Result<usize, CError> {
     Ok(sizes(ty)?.iter().product())
 }
 
+/// A weight as integers and a scale for each of its first axis.
+#[derive(Clone, Debug)]
+pub struct Integers {
+    /// The array of integers.
+    pub array: String,
+    /// The array of scales.
+    pub scales: String,
+}
+
+/// A constant array.
+struct Array {
+    name: String,
+    what: String,
+    tensor: Tensor,
+    /// The type of its elements in C, where that is not the tensor's, and their bytes.
+    narrow: Option<(&'static str, usize)>,
+}
+
+impl Array {
+    fn bytes(&self) -> usize {
+        self.narrow.map_or(self.tensor.byte_len(), |(_, n)| n * self.tensor.len())
+    }
+}
+
 struct Writer<'a> {
     tensors: &'a HashMap<String, Tensor>,
     seed: u64,
+    integers: Option<u32>,
     /// Arrays by what they hold: type, shape and bits, so that equal constants are one.
     constants: BTreeMap<Vec<u8>, String>,
-    arrays: Vec<(String, String, Tensor)>,
+    arrays: Vec<Array>,
     functions: String,
     rows: Vec<Row>,
 }
@@ -236,12 +272,39 @@ impl Writer<'_> {
             return name.clone();
         }
         let mut name = format!("constant_{}", clean(what));
-        while self.arrays.iter().any(|(n, _, _)| *n == name) {
+        while self.arrays.iter().any(|a| a.name == name) {
             name = format!("{name}_");
         }
         self.constants.insert(key, name.clone());
-        self.arrays.push((name.clone(), what.to_string(), t.clone()));
+        self.arrays.push(Array { name: name.clone(), what: what.to_string(), tensor: t.clone(), narrow: None });
         name
+    }
+
+    /// The arrays of a weight `[outputs, ...]` that is integers times a power of two for each output.
+    fn integer_array(&mut self, what: &str, t: &Tensor) -> Option<Integers> {
+        let bits = self.integers?;
+        let largest = f64::from((1u32 << (bits - 1)) - 1);
+        let channels = t.shape().first().copied().filter(|n| *n > 0 && t.dtype() == DType::F32 && t.shape().len() >= 2)?;
+        let (mut integers, mut scales) = (Vec::with_capacity(t.len()), vec![]);
+        for row in t.as_f32().chunks(t.len() / channels) {
+            let most = row.iter().fold(0f64, |m, x| m.max(f64::from(x.abs())));
+            let scale = if most == 0.0 { 1.0 } else { (most / largest).log2().ceil().exp2() };
+            for x in row {
+                let q = f64::from(*x) / scale;
+                if q.fract() != 0.0 || q.abs() > largest {
+                    return None;
+                }
+                integers.push(q as i64);
+            }
+            scales.push(scale as f32);
+        }
+        let array = self.array(&format!("{what} integers"), &Tensor::i64(t.shape().to_vec(), integers));
+        let narrow = if bits <= 8 { ("int8_t", 1) } else { ("int16_t", 2) };
+        if let Some(a) = self.arrays.iter_mut().find(|a| a.name == array) {
+            a.narrow = Some(narrow);
+        }
+        let scales = self.array(&format!("{what} scales"), &Tensor::f32([channels], scales));
+        Some(Integers { array, scales })
     }
 
     /// Parameters and what follows from them alone as constants.
@@ -510,9 +573,17 @@ impl Writer<'_> {
         let mut held: HashMap<Value, (DType, usize, usize)> = HashMap::new();
         let mut owner: HashMap<Value, Value> = HashMap::new();
         let mut names: HashMap<Value, usize> = HashMap::new();
+        let mut narrow: HashMap<Value, Integers> = HashMap::new();
         for (id, node) in graph.nodes() {
             if let Op::Constant(t) = &node.op {
                 let v = Value { node: id, result: 0 };
+                if weighs_only(graph, plan, v)
+                    && let Some(integers) = self.integer_array(&node.name.clone().unwrap_or_else(|| format!("c{}", id.0)), t)
+                {
+                    pointers.insert(v, integers.array.clone());
+                    narrow.insert(v, integers);
+                    continue;
+                }
                 let is_read = plan.tasks.iter().any(|task| task.needs.contains(&v) || reads(graph, task).contains(&v));
                 let is_root = targets.iter().chain(moves).any(|(o, _)| *o == v);
                 if is_read || is_root {
@@ -554,7 +625,7 @@ impl Writer<'_> {
                     pointers.insert(*v, place);
                 }
                 body.comment(&what);
-                self.task(graph, task, &pointers, memory, body)?;
+                self.task(graph, task, &pointers, &narrow, memory, body)?;
             }
             let weights =
                 task.needs.iter().filter_map(|v| if let Op::Constant(t) = graph.op(*v) { Some(t.byte_len()) } else { None }).sum();
@@ -623,6 +694,7 @@ impl Writer<'_> {
         graph: &Graph,
         task: &Task,
         pointers: &HashMap<Value, String>,
+        narrow: &HashMap<Value, Integers>,
         memory: &mut Memory,
         body: &mut Body,
     ) -> Result<(), CError> {
@@ -663,7 +735,8 @@ impl Writer<'_> {
                 let operands = ops::reads(graph, task.node);
                 let places = operands.iter().map(|v| at(v)).collect::<Result<Vec<_>, _>>()?;
                 let results = task.gives.iter().map(|v| at(v)).collect::<Result<Vec<_>, _>>()?;
-                ops::operation(body, graph, task.node, &places, &results)
+                let integers = operands.get(1).and_then(|v| narrow.get(v));
+                ops::operation(body, graph, task.node, &places, &results, integers)
             }
         }
     }
@@ -747,6 +820,27 @@ impl Writer<'_> {
         }
         Ok(())
     }
+}
+
+/// Is a constant read as the weights of products and convolutions and in no other way, with outputs along its first axis?
+fn weighs_only(graph: &Graph, plan: &Plan, v: Value) -> bool {
+    let mut weighs = false;
+    for task in &plan.tasks {
+        let read = reads(graph, task);
+        if !read.contains(&v) && !task.needs.contains(&v) {
+            continue;
+        }
+        let fits = match (&task.kernel, &graph.node(task.node).op) {
+            (Kernel::Product(_), Op::Contract(_)) => read.get(1) == Some(&v) && read[0] != v && ops::outputs_first(graph, task.node),
+            (Kernel::Convolution(_) | Kernel::Reference, Op::Conv(_)) => read.get(1) == Some(&v) && read[0] != v,
+            _ => false,
+        };
+        if !fits {
+            return false;
+        }
+        weighs = true;
+    }
+    weighs && !graph.outputs.iter().any(|(_, o)| *o == v)
 }
 
 fn reads(graph: &Graph, task: &Task) -> Vec<Value> {

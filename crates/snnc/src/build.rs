@@ -30,6 +30,10 @@ impl Compiled {
     /// # Errors
     /// Sizes that are not known, weights that do not fit, and operations that C does not have here, with their line.
     pub fn build_c(&self, name: &str, origin: &str, weights: &[(String, Tensor)]) -> Result<CBuild, Error> {
+        let integers = self.options().weights_dtype.map(|b| match b {
+            crate::quantise::WeightBits::I8 => 8,
+            crate::quantise::WeightBits::I16 => 16,
+        });
         let mut open = self.options().dims.clone();
         let steps = open.remove(TIME);
         // `...` stands for as many dimensions as sizes are given for.
@@ -75,7 +79,8 @@ impl Compiled {
             let mut parameters = vec![];
             let graph = whole(&mut parameters)?;
             let tensors: HashMap<String, Tensor> = parameters.into_iter().collect();
-            let request = snn_c::Request { name, origin, step: None, whole: Some(&graph), seed: self.options().seed, tensors: &tensors };
+            let request =
+                snn_c::Request { name, origin, step: None, whole: Some(&graph), seed: self.options().seed, integers, tensors: &tensors };
             return Ok(CBuild { source: snn_c::write(&request).map_err(refused)?, no_steps });
         };
         let mut tensors: HashMap<String, Tensor> = parameters.iter().cloned().collect();
@@ -92,8 +97,15 @@ impl Compiled {
         let sequences = step.sequences.iter().map(|(n, _)| n.clone()).collect();
         let length = steps.filter(|_| in_order).map(|s| s as usize);
         let c_step = snn_c::Step { graph: &graph, first: &first, random: &step.random, steps: length, sequences, each };
-        let request =
-            snn_c::Request { name, origin, step: Some(c_step), whole: other.as_ref(), seed: self.options().seed, tensors: &tensors };
+        let request = snn_c::Request {
+            name,
+            origin,
+            step: Some(c_step),
+            whole: other.as_ref(),
+            seed: self.options().seed,
+            integers,
+            tensors: &tensors,
+        };
         Ok(CBuild { source: snn_c::write(&request).map_err(refused)?, no_steps })
     }
 }

@@ -121,6 +121,8 @@ pub struct CompileOptions {
     pub settings: snn_front::Settings,
     /// Draw parameters that given weights lack, instead of failing.
     pub partial: bool,
+    /// Weights of products and convolutions as integers; see [`crate::quantise`].
+    pub weights_dtype: Option<crate::quantise::WeightBits>,
     /// Names that the data hold beside the tensors that are given, for messages.
     pub other_data: Vec<String>,
 }
@@ -142,6 +144,7 @@ impl Default for CompileOptions {
             batch: None,
             settings: Default::default(),
             partial: false,
+            weights_dtype: None,
             other_data: vec![],
         }
     }
@@ -160,6 +163,15 @@ pub struct Run {
     pub dims: Dims,
     /// Where gradients are computed: names that the scalar does not depend on.
     pub independent: Vec<String>,
+}
+
+/// Parameters with rounded weights.
+#[derive(Clone, Debug)]
+pub struct Quantised {
+    /// All of them.
+    pub all: Vec<(String, Tensor)>,
+    /// Those that were rounded: before and after.
+    pub changed: Vec<(String, Tensor, Tensor)>,
 }
 
 struct Ready {
@@ -565,12 +577,49 @@ impl Compiled {
         }
         // Weights win over tensors of the data that carry a parameter's name.
         let given: HashMap<&str, &Tensor> = data.iter().chain(weights).map(|(n, t)| (n.as_str(), t)).collect();
-        parameters(graph, &given, self.options.seed)
+        let mut values = parameters(graph, &given, self.options.seed)?;
+        if let Some(bits) = self.options.weights_dtype {
+            let own = crate::quantise::weights(graph);
+            for (_, t) in values.iter_mut().filter(|(n, _)| own.contains(n)) {
+                *t = crate::quantise::quantised(t, bits);
+            }
+        }
+        Ok(values)
     }
 
     /// How the net is compiled.
     pub(crate) fn options(&self) -> &CompileOptions {
         &self.options
+    }
+
+    /// The graph as it was written, for the sizes of data, with those sizes and with all that it reads.
+    #[allow(clippy::type_complexity)]
+    pub(crate) fn written(
+        &self,
+        data: &[(String, Tensor)],
+        weights: &[(String, Tensor)],
+    ) -> Result<(Graph, Dims, HashMap<String, Tensor>), Error> {
+        let (_, bound, rest) = self.bound(data)?;
+        let lowered = self.lowered(bound.dims.clone(), rest)?;
+        let graph = lowered.graph.bind(&bound.dims);
+        let parameters = self.parameters(&graph, &lowered.layers, data, weights)?;
+        let mut tensors = bound.tensors;
+        let missing: Vec<&str> = graph.needed_inputs().iter().map(|(n, _)| *n).filter(|n| !tensors.contains_key(*n)).collect();
+        if !missing.is_empty() {
+            return Err(Error::Data(format!(
+                "`{}` needs the input `{}`\n  the data hold: {}",
+                self.net,
+                missing.join("`, `"),
+                self.held(data)
+            )));
+        }
+        for d in graph.nodes().flat_map(|(_, n)| &n.types).flat_map(|t| &t.shape) {
+            if let Some(open) = d.names().first() {
+                return Err(Error::Data(format!("the size of the dimension `{open}` is not known; give it with `--dims {open}=...`")));
+            }
+        }
+        tensors.extend(parameters);
+        Ok((graph, bound.dims, tensors))
     }
 
     /// The net's graph with some sizes known, where `...` stands for `rest` dimensions.
@@ -591,6 +640,19 @@ impl Compiled {
     /// Diagnostics of the net's source.
     pub(crate) fn source_error(&self, diagnostics: Vec<Diagnostic>) -> Error {
         self.program.error(diagnostics)
+    }
+
+    /// Weights as [`CompileOptions::weights_dtype`] rounds them.
+    ///
+    /// # Errors
+    /// What is wrong with the net's source, and weights that do not fit.
+    pub fn quantised_weights(&self, weights: &[(String, Tensor)]) -> Result<Quantised, Error> {
+        let lowered = self.lowered(self.options.dims.clone(), None)?;
+        let all = self.parameters(&lowered.graph, &lowered.layers, &[], weights)?;
+        let before = |name: &str| weights.iter().find(|(n, _)| n == name).map(|(_, t)| t.clone());
+        let own = crate::quantise::weights(&lowered.graph);
+        let changed = all.iter().filter(|(n, _)| own.contains(n)).filter_map(|(n, t)| Some((n.clone(), before(n)?, t.clone()))).collect();
+        Ok(Quantised { all, changed })
     }
 
     /// The parameters that a run without weights draws.

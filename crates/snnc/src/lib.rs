@@ -13,8 +13,10 @@
 mod bind;
 mod build;
 mod compiled;
+mod cost;
 mod error;
 pub mod plot;
+pub mod quantise;
 pub mod session;
 pub mod stages;
 mod stepper;
@@ -26,7 +28,8 @@ use std::sync::Arc;
 pub use snn_candle::{DeviceError, DeviceName, Precision, devices};
 
 pub use build::CBuild;
-pub use compiled::{Backends, CompileOptions, Compiled, Optimise, Prepared, Run, gradients};
+pub use compiled::{Backends, CompileOptions, Compiled, Optimise, Prepared, Quantised, Run, gradients};
+pub use cost::{Cost, LayerCost, NeuronCost, PICOJOULES};
 pub use error::Error;
 pub use snn_data::{load, save};
 pub use snn_front::{Mode, Options, Setting, Settings};

@@ -25,6 +25,9 @@ pub struct BuildArguments {
     /// Its parameters: `.safetensors`, `.npz`, or `name=file.npy`. Drawn where they are not given.
     #[arg(long, num_args = 1.., value_name = "FILE")]
     weights: Vec<String>,
+    /// Weights of products and convolutions as integers times a power of two for each output, and stored as such: `i8` or `i16`.
+    #[arg(long, value_name = "TYPE", value_parser = |t: &str| t.parse::<snnc::quantise::WeightBits>())]
+    weights_dtype: Option<snnc::quantise::WeightBits>,
     /// A setting of the net. May be given several times.
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_setting)]
     set: Vec<(String, snnc::Setting)>,
@@ -57,6 +60,7 @@ pub fn build(a: &BuildArguments) -> Result<(), Failure> {
         dims: a.dims.clone().unwrap_or_default(),
         seed: a.seed,
         settings: a.set.iter().cloned().collect(),
+        weights_dtype: a.weights_dtype,
         // What is computed once is computed as C computes.
         backend: Backends::Interpreter,
         ..CompileOptions::default()

@@ -2,11 +2,14 @@
 
 mod bench;
 mod build;
+mod cost;
+mod diff;
 mod editing;
 mod emit;
 mod events;
 mod nir;
 mod plot;
+mod quantise;
 mod repl;
 mod run;
 mod say;
@@ -117,6 +120,21 @@ enum Command {
     Lsp,
     /// List the devices that candle can use, and why others cannot be.
     Devices,
+    /// Count a net's operations on data, dense and effective, with the energy that they take.
+    #[command(
+        after_help = "Examples:\n  snnc cost model.snn --data test.npz --weights model.safetensors\n  snnc cost model.snn --data test.npz --weights model.safetensors --json"
+    )]
+    Cost(cost::CostArguments),
+    /// Round weights to integers of 8 or 16 bits times a power of two for each output.
+    #[command(
+        after_help = "Example:\n  snnc quantise model.snn --weights model.safetensors --data test.npz -o q.safetensors\n\n`--weights-dtype i8` of run, stream, cost and build rounds in the same way, and build stores integers."
+    )]
+    Quantise(quantise::QuantiseArguments),
+    /// Say where two versions of a net part: layer, step and neuron. Exit code 1 where they do.
+    #[command(
+        after_help = "Examples:\n  snnc diff model.snn model.snn --data x.npz --weights-a float.safetensors --weights-b other.safetensors\n  snnc diff old.snn new.snn --data x.npz --weights model.safetensors"
+    )]
+    Diff(diff::DiffArguments),
     /// Describe recordings of event cameras, or bin them into frames.
     #[command(
         after_help = "Examples:\n  snnc events recording.raw\n  snnc events recording.aedat4 --json\n  snnc events N-MNIST/Train --bin 5ms --size 34x34 --steps 60 -o train.npz\n  snnc events shd_train.h5 --bin 10ms --steps 100 -o shd.npz"
@@ -211,6 +229,9 @@ struct NetArguments {
     /// Tensors of the weights that are not looked at; `*` stands for anything. May be given several times.
     #[arg(long, requires = "weights", value_name = "PATTERN")]
     ignore: Vec<String>,
+    /// Weights of products and convolutions as integers times a power of two for each output: `i8` or `i16`.
+    #[arg(long, value_name = "TYPE", value_parser = |t: &str| t.parse::<snnc::quantise::WeightBits>())]
+    weights_dtype: Option<snnc::quantise::WeightBits>,
     /// A setting of the net. May be given several times.
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_setting)]
     set: Vec<(String, snnc::Setting)>,
@@ -278,6 +299,7 @@ impl NetArguments {
             batch: self.batch,
             settings: self.set.iter().cloned().collect(),
             partial: self.partial,
+            weights_dtype: self.weights_dtype,
             other_data: vec![],
         })
     }
@@ -415,6 +437,9 @@ pub fn main() -> ExitCode {
             Ok(())
         }
         Command::Events(arguments) => events::events(&arguments),
+        Command::Diff(arguments) => diff::diff(&arguments),
+        Command::Quantise(arguments) => quantise::quantise(&arguments),
+        Command::Cost(arguments) => cost::cost(&arguments),
         Command::Build(arguments) => build::build(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
     };
