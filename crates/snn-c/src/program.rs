@@ -154,7 +154,7 @@ fn array_text(text: &mut String, array: &Array) {
     let ty = array.narrow.map_or(c_type(t.dtype()), |(ty, _)| ty);
     let _ = write!(text, "\n/* {what} {:?} */\nstatic const {ty} {name}[{}] = {{", t.shape(), t.len().max(1));
     let mut put = |i: usize, x: String| {
-        text.push_str(if i % 12 == 0 { "\n  " } else { " " });
+        text.push_str(if i.is_multiple_of(12) { "\n  " } else { " " });
         text.push_str(&x);
         text.push(',');
     };
@@ -733,8 +733,8 @@ impl Writer<'_> {
             }
             _ => {
                 let operands = ops::reads(graph, task.node);
-                let places = operands.iter().map(|v| at(v)).collect::<Result<Vec<_>, _>>()?;
-                let results = task.gives.iter().map(|v| at(v)).collect::<Result<Vec<_>, _>>()?;
+                let places = operands.iter().map(&at).collect::<Result<Vec<_>, _>>()?;
+                let results = task.gives.iter().map(at).collect::<Result<Vec<_>, _>>()?;
                 let integers = operands.get(1).and_then(|v| narrow.get(v));
                 ops::operation(body, graph, task.node, &places, &results, integers)
             }

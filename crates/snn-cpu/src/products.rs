@@ -55,7 +55,8 @@ fn one_stride(sizes: &[usize], strides: &[usize], axes: &[usize]) -> Option<usiz
     fits.then(|| long.last().map_or(0, |a| strides[*a]))
 }
 
-fn side(graph: &Graph, value: Value, batch: &[usize], free: &[usize], sum: &[usize]) -> Result<Side, CompileError> {
+/// `sum_first` says how an operand lies that must be copied: `[batch, sum, free]`, or `[batch, free, sum]`.
+fn side(graph: &Graph, value: Value, batch: &[usize], free: &[usize], sum: &[usize], sum_first: bool) -> Result<Side, CompileError> {
     let sizes = graph.ty(value).sizes()?;
     // A transposed operand is read where it is.
     let (source, strides) = match graph.op(value) {
@@ -69,15 +70,17 @@ fn side(graph: &Graph, value: Value, batch: &[usize], free: &[usize], sum: &[usi
     if let (Some(f), Some(s)) = (one_stride(&sizes, &strides, free), one_stride(&sizes, &strides, sum)) {
         return Ok(Side { source, permutation: None, batch: batch.iter().map(|a| strides[*a]).collect(), free: f, sum: s });
     }
-    let order: Vec<usize> = batch.iter().chain(free).chain(sum).copied().collect();
+    let (first, second) = if sum_first { (sum, free) } else { (free, sum) };
+    let order: Vec<usize> = batch.iter().chain(first).chain(second).copied().collect();
     let full = match graph.op(value) {
         Op::Transpose { permutation } => order.iter().map(|a| permutation[*a]).collect(),
         _ => order.clone(),
     };
     let shape: Vec<usize> = order.iter().map(|a| sizes[*a]).collect();
     let own = row_major_strides(&shape);
-    let k: usize = sum.iter().map(|a| sizes[*a]).product();
-    Ok(Side { source, permutation: Some(full), batch: own[..batch.len()].to_vec(), free: k, sum: 1 })
+    let row: usize = second.iter().map(|a| sizes[*a]).product();
+    let (free, sum) = if sum_first { (1, row) } else { (row, 1) };
+    Ok(Side { source, permutation: Some(full), batch: own[..batch.len()].to_vec(), free, sum })
 }
 
 impl ProductPlan {
@@ -86,8 +89,8 @@ impl ProductPlan {
         let (a, b) = (graph.ty(node.operands[0]).sizes()?, graph.ty(node.operands[1]).sizes()?);
         let (free_a, free_b) = c.free_axes(a.len(), b.len());
         let size = |s: &[usize], axes: &[usize]| axes.iter().map(|i| s[*i]).product::<usize>();
-        let lhs = side(graph, node.operands[0], &c.lhs_batch, &free_a, &c.lhs_sum)?;
-        let rhs = side(graph, node.operands[1], &c.rhs_batch, &free_b, &c.rhs_sum)?;
+        let lhs = side(graph, node.operands[0], &c.lhs_batch, &free_a, &c.lhs_sum, false)?;
+        let rhs = side(graph, node.operands[1], &c.rhs_batch, &free_b, &c.rhs_sum, true)?;
         let (m, n, k) = (size(&a, &free_a), size(&b, &free_b), size(&a, &c.lhs_sum));
         let rows = lhs.sum == 1 && (lhs.free == k || m == 1) && lhs.permutation.is_none() && rhs.permutation.is_none();
         let lasting = matches!(graph.op(rhs.source), Op::Parameter(_) | Op::Input(_));
@@ -98,7 +101,24 @@ impl ProductPlan {
 
     /// Computes the product by the places of spikes, if either operand holds few of them and the other is finite.
     pub fn execute_spikes(&self, lhs: &[f32], rhs: &[f32], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
-        self.m > 0 && (self.spikes_times_weights(lhs, rhs, identity, out) || self.spikes_of_rows(lhs, rhs, out))
+        self.m > 0
+            && (self.spikes_times_weights(lhs, rhs, identity, out)
+                || self.spikes_of_rows(lhs, rhs, out)
+                || self.few_times_values(lhs, rhs, out))
+    }
+
+    /// Rows of few spikes with values that are new at each run, as one-hot rows of a graph are: packing them must pay too.
+    fn few_times_values(&self, lhs: &[f32], rhs: &[f32], out: &mut [f32]) -> bool {
+        let (m, n, k) = (self.m, self.n, self.k);
+        let rows = self.batch.is_empty() && self.spikes.is_none() && self.lhs.sum == 1 && self.lhs.free == k && m * k == lhs.len();
+        let whole = self.rhs.free == 1 && self.rhs.sum == n && k * n == rhs.len();
+        if !rows || !whole || n < 32 || m < 64 || k < 64 {
+            return false;
+        }
+        let Some(spikes) = Spikes::find(lhs, k).filter(|s| s.density() < 0.05) else { return false };
+        let Some(packed) = Packed::new(rhs, k, WORD, n, n, 1) else { return false };
+        product(&spikes, &packed, false, out);
+        true
     }
 
     fn spikes_times_weights(&self, lhs: &[f32], weights: &[f32], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
@@ -112,7 +132,7 @@ impl ProductPlan {
 
     /// Is it the gradient of weights: both operands `[k, ...]`, summed over the rows of both?
     fn is_of_rows(&self) -> bool {
-        let whole = |side: &Side, n: usize| side.permutation.is_none() && side.free == 1 && side.sum == n;
+        let whole = |side: &Side, n: usize| side.free == 1 && side.sum == n;
         self.batch.is_empty() && whole(&self.lhs, self.m) && whole(&self.rhs, self.n) && self.m.min(self.n) >= 16 && self.k >= 16
     }
 

@@ -354,6 +354,14 @@ impl Lowerer<'_> {
         }
         // Leading axes of the right operand are batch axes, and must be those of the left.
         let batch = ty.rank().saturating_sub(2);
+        // One matrix for all of them is one product, which is not repeated for each.
+        if tx.rank() == 2 && batch > 0 {
+            let c = Contraction { lhs_batch: vec![], rhs_batch: vec![], lhs_sum: vec![1], rhs_sum: vec![sum_y] };
+            let v = self.emit(Op::Contract(c), &[x, y], None, spans.0)?;
+            let permutation = (1..=batch).chain([0, batch + 1]).collect();
+            let v = self.emit(Op::Transpose { permutation }, &[v], None, spans.0)?;
+            return Ok(self.tensor(v));
+        }
         let (x, y, batch) = if batch > 0 {
             let lead = tx.rank().saturating_sub(2);
             let Some(common) = common_shape(&tx.shape[..lead], &ty.shape[..batch]) else {

@@ -386,6 +386,30 @@ impl Net {
         Ok(made.options.into_iter().map(|(n, v)| (n.replace('-', "_"), if v.is_empty() { "True".into() } else { v })).collect())
     }
 
+    /// What each layer of neurons gives, in order, and then the outputs.
+    fn activity<'py>(&self, py: Python<'py>, inputs: &Bound<'py, PyDict>) -> PyResult<Vec<(String, Bound<'py, PyAny>)>> {
+        let data = tensors(inputs)?;
+        let all = py.detach(|| {
+            guarded(|| {
+                let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                self.compiled.activity(&data, &weights)
+            })
+        })?;
+        all.into_iter().map(|(n, t)| Ok((n, array(py, t)?))).collect()
+    }
+
+    /// Operations and energy on some inputs, as JSON.
+    fn cost(&self, py: Python<'_>, inputs: &Bound<'_, PyDict>) -> PyResult<String> {
+        let data = tensors(inputs)?;
+        py.detach(|| {
+            guarded(|| {
+                let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let cost = self.compiled.cost(&data, &weights)?;
+                serde_json::to_string(&cost).map_err(|e| Error::Data(e.to_string()))
+            })
+        })
+    }
+
     /// What each kernel takes: name, milliseconds, bytes, operations, firing rate.
     fn profile(&self, py: Python<'_>, inputs: &Bound<'_, PyDict>) -> PyResult<Vec<KernelRow>> {
         let data = tensors(inputs)?;

@@ -247,3 +247,34 @@ def test_streams_are_the_whole():
         s.state = {"steps": np.array(3)}
     with pytest.raises(snnc.ProgramError, match="step by step"):
         snnc.compile("net main(x: f32[T, 4]) { x[0] }").stream()
+
+
+def test_costs():
+    net = snnc.compile("net main(x: f32[T, B, 4]) { layer fc = linear(4, 3, bias = false)\n x |> fc |> lif() }", {"fc.weight": np.ones((3, 4), "f4")})
+    x = np.zeros((2, 2, 4), "f4")
+    x[0, 0, :3] = 1
+    cost = net.cost(x)
+    assert cost["samples"] == 2 and cost["layers"][0]["name"] == "fc"
+    assert cost["layers"][0]["dense_macs"] == 24 and cost["layers"][0]["effective_acs"] == 4.5 and cost["effective_macs"] == 0
+
+
+RECORDED = sorted((pathlib.Path(__file__).parent / "recorded").glob("*.snn"))
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=[p.stem for p in RECORDED])
+def test_recorded_imports(path):
+    """Programs that `from_torch` made of live modules, with what the modules gave: `python tests/test_torch.py record` writes them."""
+    arrays = dict(np.load(path.with_suffix(".npz")))
+    part = lambda kind: {n[len(kind) + 1 :]: a for n, a in arrays.items() if n.startswith(kind + ".")}
+    net = snnc.compile(path.read_text(), part("weight"), file=path.name)
+    got = net(*[a for _, a in sorted(part("input").items())])
+    got = list(got) if isinstance(got, tuple) else [got]
+    want = [a for _, a in sorted(part("output").items())]
+    assert len(got) == len(want)
+    for g, w in zip(got, want):
+        spikes = ((w == 0) | (w == 1) | (w == -1)).all()
+        assert g.shape == w.shape and np.abs(np.asarray(g, "f4") - w).max() <= (0 if spikes else 1e-4 * max(1, np.abs(w).max()))
+
+
+def test_there_are_recorded_imports():
+    assert len(RECORDED) >= 20

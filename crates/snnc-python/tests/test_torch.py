@@ -3,6 +3,7 @@
 With a framework missing its models are skipped by name. `python tests/test_torch.py` prints the table of the book.
 """
 
+import pathlib
 import sys
 import time
 import warnings
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import snnc
-from snnc._torch import reset
+from snnc._torch import reset, tensors_in
 
 warnings.filterwarnings("ignore")
 
@@ -326,7 +327,43 @@ def test_command_line(tmp_path):
     assert np.allclose(net(np.ones((4, 3), "f")), torch.nn.Linear(3, 2)(torch.ones(4, 3)).detach(), atol=1e-6)
 
 
-if __name__ == "__main__":
+def test_a_failed_verification_names_layer_and_step():
+    """A program that was changed after the import stands for an import that is wrong."""
+    from snnc import _torch
+
+    spikingjelly = pytest.importorskip("spikingjelly.activation_based")
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 5), spikingjelly.neuron.LIFNode(step_mode="m", v_threshold=0.2), nn.Linear(5, 4), spikingjelly.neuron.IFNode(step_mode="m", v_threshold=0.2)).eval()
+    x = torch.rand(8, 2, 6)
+    right = snnc.from_torch(net, x)
+    wrong = snnc.compile(right.source.replace("if_node(v_threshold = 0.2", "if_node(v_threshold = 0.3"), right.weights)
+    assert wrong.source != right.source
+    with pytest.raises(snnc._torch.ImportProblem, match=r"first in the layer `3` at step \d+, element \[\d, \d\], which is 1 and becomes 0"):
+        _torch._verify(wrong, net, [x], "first")
+
+
+def keep_recorded(folder):
+    """Writes what the smaller models import to, with inputs and what the modules give, for the tests that have no PyTorch."""
+    folder.mkdir(exist_ok=True)
+    for framework, name, module, inputs in CASES:
+        if sum(p.numel() for p in module.parameters()) > 20_000 or sum(x.numel() for x in inputs) > 20_000:
+            continue
+        net = snnc.from_torch(module.eval(), inputs, verify=False)
+        reset(module)
+        with torch.no_grad():
+            outputs = tensors_in(module(*inputs))
+        reset(module)
+        arrays = {f"weight.{k}": v for k, v in net.weights.items()}
+        arrays.update({f"input.{i}": x.numpy() for i, x in enumerate(inputs)})
+        arrays.update({f"output.{i}": y.numpy() for i, y in enumerate(outputs)})
+        file = "".join(c if c.isalnum() else "_" for c in f"{framework} {name}")
+        (folder / f"{file}.snn").write_text(net.source)
+        np.savez_compressed(folder / f"{file}.npz", **arrays)
+
+
+if __name__ == "__main__" and sys.argv[1:] == ["record"]:
+    keep_recorded(pathlib.Path(__file__).parent / "recorded")
+elif __name__ == "__main__":
     print("| Framework | Model | Largest difference of outputs | of gradients (part of the largest) | Import |\n|---|---|---|---|---|")
     for framework, name, module, inputs in CASES:
         _, outputs, gradients, seconds = difference(module, inputs)

@@ -61,6 +61,9 @@ pub(crate) fn one_step(graph: &Graph, inputs_stay: bool) -> Result<step::Step, D
     })
 }
 
+/// One step, the parameters, and the declared inputs.
+type Stepped = (step::Step, Vec<(String, Tensor)>, Vec<(String, Type)>);
+
 impl Compiled {
     /// The net over time with all other sizes known, optimised, as one step; with the parameters.
     pub(crate) fn stepped(
@@ -70,7 +73,7 @@ impl Compiled {
         inputs_stay: bool,
         data: &[(String, Tensor)],
         weights: &[(String, Tensor)],
-    ) -> Result<(step::Step, Vec<(String, Tensor)>, Vec<(String, Type)>), Error> {
+    ) -> Result<Stepped, Error> {
         let lowered = self.lowered(dims.clone(), rest)?;
         let declared = self.declared(rest)?;
         let is_time = |t: &Type| t.shape.iter().any(|d| d.names().contains(&TIME));

@@ -106,25 +106,44 @@ pub(super) fn gather(x: &Tensor, indices: &Tensor, axis: usize) -> Result<Tensor
     let at = checked_indices(indices, x.shape()[axis])?;
     let inner: usize = x.shape()[axis + 1..].iter().product();
     let shape: Vec<usize> = [&x.shape()[..axis], indices.shape(), &x.shape()[axis + 1..]].concat();
-    let (n, size) = (at.len(), x.shape()[axis]);
-    Ok(pick(x, &shape, 0.0, |i| Some((i / inner / n * size + at[i / inner % n]) * inner + i % inner)))
+    let (outer, size) = (x.shape()[..axis].iter().product::<usize>(), x.shape()[axis]);
+    fn rows<T: Copy>(v: &[T], at: &[usize], outer: usize, size: usize, inner: usize) -> Arc<Vec<T>> {
+        let mut out = Vec::with_capacity(outer * at.len() * inner);
+        for o in 0..outer {
+            let plane = &v[o * size * inner..(o + 1) * size * inner];
+            at.iter().for_each(|i| out.extend_from_slice(&plane[i * inner..(i + 1) * inner]));
+        }
+        Arc::new(out)
+    }
+    let data = match x.data() {
+        Data::F32(v) => Data::F32(rows(v, &at, outer, size, inner)),
+        Data::I64(v) => Data::I64(rows(v, &at, outer, size, inner)),
+        Data::Bool(v) => Data::Bool(rows(v, &at, outer, size, inner)),
+        Data::U8(v) => Data::U8(rows(v, &at, outer, size, inner)),
+    };
+    Ok(Tensor::new(shape, data))
 }
 
 pub(super) fn scatter_add(target: &Tensor, indices: &Tensor, updates: &Tensor, axis: usize) -> Result<Tensor, RuntimeError> {
     let at = checked_indices(indices, target.shape()[axis])?;
     let inner: usize = target.shape()[axis + 1..].iter().product();
     let (n, size) = (at.len(), target.shape()[axis]);
-    let place = |i: usize| (i / inner / n * size + at[i / inner % n]) * inner + i % inner;
+    // Row by row, in the order of the updates.
+    fn rows<T: Copy>(to: &mut [T], v: &[T], at: &[usize], (n, size, inner): (usize, usize, usize), add: impl Fn(T, T) -> T) {
+        if n * inner == 0 {
+            return;
+        }
+        for (o, plane) in v.chunks(n * inner).enumerate() {
+            for (row, i) in plane.chunks(inner).zip(at) {
+                let start = (o * size + i) * inner;
+                to[start..start + inner].iter_mut().zip(row).for_each(|(t, x)| *t = add(*t, *x));
+            }
+        }
+    }
     let mut result = target.clone();
     match (result.data_mut(), updates.data()) {
-        (Data::F32(to), Data::F32(v)) => {
-            let to = Arc::make_mut(to);
-            v.iter().enumerate().for_each(|(i, x)| to[place(i)] += x);
-        }
-        (Data::I64(to), Data::I64(v)) => {
-            let to = Arc::make_mut(to);
-            v.iter().enumerate().for_each(|(i, x)| to[place(i)] = to[place(i)].wrapping_add(*x));
-        }
+        (Data::F32(to), Data::F32(v)) => rows(Arc::make_mut(to).as_mut_slice(), v, &at, (n, size, inner), |a, b| a + b),
+        (Data::I64(to), Data::I64(v)) => rows(Arc::make_mut(to).as_mut_slice(), v, &at, (n, size, inner), i64::wrapping_add),
         _ => unreachable!("the verifier demands numbers of one type"),
     }
     Ok(result)

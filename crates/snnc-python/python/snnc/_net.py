@@ -1,6 +1,7 @@
 """Nets: compiled programs that are called like functions."""
 
 import keyword
+import json
 import os
 import pathlib
 import tempfile
@@ -169,6 +170,11 @@ class Net:
         """What each kernel takes: a table, the longest first."""
         arrays, _ = self._gather(args, kwargs)
         return Profile(self._native.profile(arrays))
+
+    def cost(self, *args, **kwargs):
+        """Operations of each layer on some inputs, dense and effective, for one sample, with firing rates and energy: a dict as `snnc cost --json` prints it."""
+        arrays, _ = self._gather(args, kwargs)
+        return json.loads(self._native.cost(arrays))
 
     def graph(self, **dims):
         """The graph as a picture."""

@@ -306,6 +306,35 @@ def _expected(module, inputs, time):
     return out
 
 
+def _first_difference(net, module, inputs, time):
+    """In words, the first step and in it the first layer of neurons whose values differ; nothing where none is known."""
+    seen, hooks = {}, []
+    for path, m in module.named_modules():
+        if _emit.is_leaf(m):
+            hooks.append(m.register_forward_hook(lambda _m, _i, y, path=path: seen.setdefault(path, []).append(tensors_in(y)[0].detach().float())))
+    try:
+        _expected(module, inputs, time)
+    finally:
+        for h in hooks:
+            h.remove()
+    arrays, _ = net._gather(inputs, {})
+    found = []
+    for order, (name, got) in enumerate(net._native.activity(arrays)):
+        calls = seen.get(name)
+        if calls is None:
+            continue
+        want = (calls[0] if len(calls) == 1 else torch.stack(calls)).numpy()
+        if want.size != got.size:
+            continue
+        # A layer over steps and samples together has the same elements in the same order.
+        want = want.reshape(got.shape)
+        differ = np.argwhere(np.abs(want - got) > 1e-4 * max(1.0, float(np.abs(want).max())))
+        if len(differ):
+            place = [int(i) for i in differ[0]]
+            found.append((place[0], order, f"; first in the layer `{name}` at step {place[0]}, element {place[1:]}, which is {want[tuple(place)]:g} and becomes {got[tuple(place)]:g}"))
+    return min(found)[2] if found else ""
+
+
 def _verify(net, module, inputs, time):
     """Runs both on the example and compares."""
     if time == "outside":
@@ -323,8 +352,12 @@ def _verify(net, module, inputs, time):
         off = (g - w).abs()
         if not bool((off <= limit).all()):
             place = [int(i) for i in np.unravel_index(int(off.argmax()), tuple(off.shape))]
+            try:
+                first = _first_difference(net, module, inputs, time)
+            except Exception:  # what explains an error must not hide it
+                first = ""
             raise ImportProblem(
-                f"the program differs from the module in `{d.name}` by {float(off.max()):.2e}, at {place}: "
+                f"the program differs from the module in `{d.name}` by {float(off.max()):.2e}, at {place}{first}: "
                 "values near a threshold can round to either side (look at `net.source`), or please report this; `verify=False` skips the comparison"
             )
 
