@@ -139,3 +139,46 @@ fn convolutions_of_spikes_add_in_order() {
         assert!(got[0].1.same_bits(&want[0].1), "{conv}");
     }
 }
+
+/// A delay on a cycle is a ring buffer: the same bits on every back end, forward and backward, with several delays of one value, and no time for its length.
+#[test]
+fn delays_of_loops_are_rings() {
+    use snnc::{Backends, CompileOptions, DeviceName, Precision, Program, Tensor};
+    let text = "net main(x: f32[T, B, 3]) -> (s: f32[T, B, 3], w: f32[T, B, 3]) {
+        layer fc = linear(3, 3)
+        layer n = lif(v_threshold = 0.1, surrogate = atan())
+        let rec s: f32[T, B, 3] = n(fc(x) + 0.5 * delay(s, 7) - 0.25 * delay(s, 2) + 0.1 * delay(w, 9))
+        let rec w: f32[T, B, 3] = s + 0.5 * delay(w, 5)
+        (s, w)
+    }
+    net loss(x: f32[T, B, 3]) -> f32[] {
+        let (s, w) = main(x)
+        sum(s * s + w)
+    }";
+    let x = Tensor::f32([40, 5, 3], (0..600).map(|i| ((i * 37) % 23) as f32 / 7.0 - 1.0).collect());
+    let program = Program::parse("net.snn", text).unwrap();
+    let run = |backend, gradients: Option<Vec<String>>| {
+        let net = if gradients.is_some() { "loss" } else { "main" };
+        let options = CompileOptions { backend, gradients, ..CompileOptions::default() };
+        program.compile(Some(net), &options).unwrap().run(&[("x".into(), x.clone())], &[]).unwrap().outputs
+    };
+    let want = run(Backends::Interpreter, None);
+    assert!(want[0].1.as_f32().contains(&1.0) && want[0].1.as_f32().contains(&0.0));
+    for backend in [Backends::Cranelift, Backends::Candle(DeviceName::Cpu, Precision::F32)] {
+        for ((name, a), (_, b)) in want.iter().zip(run(backend, None)) {
+            assert!(a.same_bits(&b), "{backend:?}: {name}");
+        }
+        for ((name, a), (_, b)) in run(Backends::Interpreter, Some(vec![])).iter().zip(run(backend, Some(vec![]))) {
+            let largest = a.as_f32().iter().fold(1e-6f32, |m, x| m.max(x.abs()));
+            let worst = a.as_f32().iter().zip(b.as_f32()).fold(0f32, |m, (x, y)| m.max((x - y).abs()));
+            assert!(worst <= 1e-5 * largest, "{backend:?}: {name} off by {worst}");
+        }
+    }
+    // 20,000 rows of 64 elements at each of 20,000 steps would be 100 GB to move.
+    let text = "net main(x: f32[T, N]) -> f32[T, N] { let rec s: f32[T, N] = x + 0.5 * delay(s, 20000)\n s }";
+    let net = Program::parse("net.snn", text).unwrap().compile(None, &CompileOptions::default()).unwrap();
+    let started = std::time::Instant::now();
+    let y = net.run(&[("x".into(), Tensor::f32([20_001, 64], vec![1.0; 20_001 * 64]))], &[]).unwrap().outputs.remove(0).1;
+    assert_eq!((y.as_f32()[0], y.as_f32()[20_000 * 64]), (1.0, 1.5));
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+}

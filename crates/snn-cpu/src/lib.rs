@@ -19,6 +19,7 @@ pub mod moves;
 mod panels;
 pub mod plan;
 pub mod products;
+pub mod ring;
 mod run;
 mod shared;
 mod spike_windows;

@@ -12,6 +12,7 @@ use crate::divide::divide;
 use crate::emit::Code;
 use crate::loops::{Fold, FoldPlan};
 use crate::products::ProductPlan;
+use crate::ring::{Ring, RingPart};
 use crate::step::{StepKernel, build};
 use crate::unpool::MaxPoolGradient;
 
@@ -38,6 +39,8 @@ pub enum Kernel {
     FirstSpike(usize),
     /// Recurrent connections.
     Loop(Box<LoopPlan>),
+    /// Part of a delay inside of a loop, whose last steps are in a ring buffer. See [`crate::ring`].
+    Ring(RingPart),
     /// As the interpreter does it.
     Reference,
 }
@@ -53,6 +56,8 @@ pub struct LoopPlan {
     pub parts: usize,
     /// Along which axis of a step each operand is divided, where there are several parts.
     pub divided: Vec<Option<usize>>,
+    /// States that are ring buffers.
+    pub rings: Vec<Ring>,
 }
 
 /// A kernel with what it reads and writes.
@@ -480,8 +485,16 @@ impl Planner<'_> {
                     Some(d) => (d.body, d.parts, d.operands),
                     None => (l.body.clone(), 1, vec![]),
                 };
-                let plan = plan_from(&body, self.divides, kernels)?;
-                (Kernel::Loop(Box::new(LoopPlan { body, plan, parts, divided })), none)
+                let mut plan = plan_from(&body, self.divides, kernels)?;
+                // Only loops for threads know rings.
+                let rings = if self.divides { crate::ring::find(&body, l) } else { vec![] };
+                for (task, (_, part)) in plan.tasks.iter_mut().filter_map(|t| {
+                    let found = rings.iter().find_map(|r| r.nodes.iter().find(|(n, _)| *n == t.node));
+                    found.map(|f| (t, *f))
+                }) {
+                    task.kernel = Kernel::Ring(part);
+                }
+                (Kernel::Loop(Box::new(LoopPlan { body, plan, parts, divided, rings })), none)
             }
             _ => (Kernel::Reference, none),
         })
@@ -573,6 +586,7 @@ pub fn describe_task(graph: &Graph, task: &Task) -> String {
         Kernel::FirstSpike(_) => "first spike".into(),
         Kernel::Loop(l) if l.parts > 1 => format!("loop in {} parts", l.parts),
         Kernel::Loop(_) => "loop".into(),
+        Kernel::Ring(_) => "ring buffer".into(),
         Kernel::Reference => "reference".into(),
     };
     format!("{name}: {what} -> {}", node.types[0])

@@ -12,6 +12,7 @@ use crate::buffers::Buffers;
 use crate::emit::Machine;
 use crate::panels::Identity;
 use crate::plan::{Kernel, LoopPlan, Plan, Task};
+use crate::ring::{RingPart, Rows};
 use crate::shared::alone;
 
 use crate::step::{Elements, Room};
@@ -139,7 +140,7 @@ impl Run<'_> {
     /// Adds what a kernel took. Loops are told by the kernels inside.
     fn note(&mut self, graph: &Graph, task: &Task, values: &Values, time: std::time::Duration) {
         let Some(times) = self.times.as_deref_mut() else { return };
-        if matches!(task.kernel, Kernel::Loop(_) | Kernel::Alias) {
+        if matches!(task.kernel, Kernel::Loop(_) | Kernel::Alias | Kernel::Ring(_)) {
             return;
         }
         let name = crate::plan::describe_task(graph, task);
@@ -222,6 +223,11 @@ impl Run<'_> {
                 for (v, t) in graph.results(task.node).zip(results) {
                     values.insert(v, t);
                 }
+            }
+            Kernel::Ring(RingPart::Oldest | RingPart::Rest) => {}
+            Kernel::Ring(RingPart::Next) => {
+                let newest = operand(1)?.clone();
+                values.insert(result, newest);
             }
             Kernel::Move => {
                 let operands = node.operands.iter().map(|v| values.get(graph, *v)).collect::<Result<Vec<_>, _>>()?;
@@ -332,6 +338,8 @@ impl Run<'_> {
                 None => state.clone(),
             });
         }
+        let mut rings: Vec<Option<Rows>> =
+            (0..l.states).map(|i| plan.rings.iter().any(|r| r.state == i).then(|| Rows::new(&states[i]))).collect();
         let mut others: Vec<Vec<Tensor>> = vec![Vec::new(); l.outputs];
         for step in 0..steps {
             let t = if l.reverse { steps - 1 - step } else { step };
@@ -346,10 +354,20 @@ impl Run<'_> {
                 };
                 values.insert(*v, tensor);
             }
+            for ring in &plan.rings {
+                if let Some(rows) = &rings[ring.state] {
+                    values.insert(ring.oldest, rows.oldest(self.floats(rows.row())));
+                }
+            }
             self.plan(body, &plan.plan, &mut values)?;
             let results = body.outputs.iter().map(|(_, v)| values.get(body, *v).cloned());
             let mut results = results.collect::<Result<Vec<_>, _>>()?;
             let old = std::mem::replace(&mut states, results.split_off(l.outputs));
+            for (rows, newest) in rings.iter_mut().zip(&states) {
+                if let Some(rows) = rows {
+                    rows.push(newest);
+                }
+            }
             let mut floats = 0;
             for (o, row) in results.into_iter().enumerate() {
                 if row.dtype() != DType::F32 {
@@ -361,6 +379,11 @@ impl Run<'_> {
             }
             // What the step has left: its slices, and the states before it.
             values.0.into_values().chain(old).for_each(|t| self.runnable.spare.keep(t));
+        }
+        for (state, rows) in states.iter_mut().zip(rings) {
+            if let Some(rows) = rows {
+                *state = rows.state();
+            }
         }
         let stack = |(rows, ty): (Vec<Tensor>, &Type)| (ty.dtype != DType::F32).then(|| stacked(rows, l.reverse, ty));
         Ok((others.into_iter().zip(types).filter_map(stack).collect::<Result<_, _>>()?, states))

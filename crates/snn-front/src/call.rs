@@ -73,9 +73,25 @@ impl Lowerer<'_> {
             if matches!(value, Val::Poison) {
                 return Err(Stop::Said);
             }
+            self.decimal_comma(given.last(), a, span)?;
             given.push(Given { name: a.name.as_ref().map(|n| n.text.clone()), value, span });
         }
         Ok(given)
+    }
+
+    /// `tau=2,0`: a number that a comma has made two arguments of.
+    fn decimal_comma(&self, before: Option<&Given>, a: &Argument, span: Span) -> Result<()> {
+        let Some(b) = before.filter(|b| b.name.is_some() && a.name.is_none()) else { return Ok(()) };
+        let (first, second) = (self.module.sources.text(b.span), self.module.sources.text(span));
+        let whole = self.module.sources.whole(span.file);
+        let digits = |t: &str| !t.is_empty() && t.bytes().all(|c| c.is_ascii_digit());
+        let number = first.rsplit('=').next().unwrap_or_default().trim();
+        if b.span.file == span.file && whole.get(b.span.end..span.start) == Some(",") && digits(number) && digits(second) {
+            let place = Span { end: span.end, ..b.span };
+            let help = format!("write `{number}.{second}`, or a space after the comma where two arguments are meant");
+            return self.fail_help(place, "a decimal point is a point, not a comma", "two arguments", help);
+        }
+        Ok(())
     }
 
     /// The item that a name means in this frame.
@@ -164,7 +180,8 @@ impl Lowerer<'_> {
             return self.call_builtin(name, given, span);
         }
         let known = self.known_names();
-        let help = nearest(name, known.iter().map(String::as_str)).map(|n| format!("did you mean `{n}`?"));
+        let near = || nearest(name, known.iter().map(String::as_str)).map(|n| format!("did you mean `{n}`?"));
+        let help = self.help_for_unknown(name, name_span).or_else(near);
         let help = help.unwrap_or_else(|| "declare it as a `net`, `neuron`, `surrogate` or `fn` of this file".into());
         self.fail_help(name_span, format!("`{name}` is not known"), "not found", help)
     }

@@ -121,6 +121,8 @@ pub(crate) struct Lowerer<'a> {
     pub looked_up: std::collections::HashSet<(String, String)>,
     /// Are diagnostics thrown away (a first look at a recursive value)?
     pub dry: usize,
+    /// Names whose `let` is being evaluated.
+    pub defining: Vec<String>,
     /// Expressions that were evaluated so far.
     pub evaluated: usize,
     /// What is said when there are too many, by whatever stops because of it.
@@ -146,6 +148,7 @@ impl<'a> Lowerer<'a> {
             streams: 0,
             looked_up: Default::default(),
             dry: 0,
+            defining: vec![],
             evaluated: 0,
             exhausted: None,
             undecided: None,

@@ -211,9 +211,9 @@ impl Module {
         let mut sources = Sources::default();
         sources.add(name, text);
         sources.add(STANDARD_LIBRARY_NAME, STANDARD_LIBRARY);
-        let ast = match snn_syntax::parse(text, 0) {
+        let ast = match snn_syntax::parse_all(text, 0) {
             Ok(ast) => ast,
-            Err(d) => return Err((sources, vec![*d])),
+            Err(all) => return Err((sources, all)),
         };
         let mut errors = declared_twice(&ast);
         let mut module = Module { ast, sources, files: vec![], uses: BTreeMap::new() };

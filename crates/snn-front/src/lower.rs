@@ -435,7 +435,10 @@ impl<'a> Lowerer<'a> {
             }
             StatementKind::Let { recursive: true, .. } => self.recursive(std::slice::from_ref(statement)),
             StatementKind::Let { names, ty, value, .. } => {
-                let mut v = self.eval(*value)?;
+                self.defining.extend(names.iter().map(|n| n.text.clone()));
+                let result = self.eval(*value);
+                self.defining.truncate(self.defining.len() - names.len());
+                let mut v = result?;
                 if let (Some(ty), false) = (ty, v.is_unknown()) {
                     v = self.annotated(v, ty, *value)?;
                 }
@@ -797,14 +800,26 @@ impl<'a> Lowerer<'a> {
         if let Some(n) = crate::builtins::names().find(|n| *n == name) {
             return Ok(Val::Builtin(n));
         }
-        let known = self.known_names();
-        let near = nearest(name, known.iter().map(String::as_str)).map(|n| format!("did you mean `{n}`?"));
-        self.fail_help(
-            span,
-            format!("`{name}` is not known"),
-            "not found",
-            near.unwrap_or_else(|| format!("name it first: `let {name} = ...`")),
-        )
+        let help = self.help_for_unknown(name, span).unwrap_or_else(|| {
+            let known = self.known_names();
+            let near = nearest(name, known.iter().map(String::as_str)).map(|n| format!("did you mean `{n}`?"));
+            near.unwrap_or_else(|| format!("name it first: `let {name} = ...`"))
+        });
+        self.fail_help(span, format!("`{name}` is not known"), "not found", help)
+    }
+
+    /// What a name that is not known probably means, where it is not a misspelling.
+    pub fn help_for_unknown(&self, name: &str, span: Span) -> Option<String> {
+        if let Some(help) = snn_syntax::foreign_name(name) {
+            return Some(help.to_string());
+        }
+        if self.defining.iter().any(|n| n == name) {
+            return Some(format!("a value that mentions itself is recursive: `let rec {name} = ...`, with a `delay` on the way"));
+        }
+        let whole = self.module.sources.whole(span.file);
+        let after = whole.get(span.end..).unwrap_or_default().trim_start();
+        let in_call = whole.get(..span.start).unwrap_or_default().trim_end().ends_with(['(', ',']);
+        (after.starts_with("==") && in_call).then(|| format!("a setting is given with one `=`: `{name} = ...`"))
     }
 
     /// The value of a constant at the top of a file, which sees the file's other constants.

@@ -20,10 +20,18 @@ const WEIGHTED: [&str; 4] = ["linear", "conv1d", "conv2d", "conv3d"];
 impl Lowerer<'_> {
     /// `layer name = f(...)`, or a list of such.
     pub fn declare_layer(&mut self, name: &Name, value: ExprId) -> Result<()> {
+        let file = self.frame().file;
+        // A conversion hides the layer's name.
+        if matches!(name.text.as_str(), "f32" | "i64" | "bool" | "u8")
+            && !self.module.sources.whole(file).contains(&format!("net.{}", name.text))
+        {
+            let d = Diagnostic::warning(format!("`{}` is a reserved word, and in an expression not this layer", name.text));
+            let d = d.help(format!("call it otherwise, or write `net.{}` where it is used", name.text));
+            self.warn(name.span, d, "this layer");
+        }
         if let Some(Val::Layer(_)) = self.frames.last().and_then(|f| f.scopes.last()).and_then(|s| s.get(&name.text)) {
             return self.fail(name.span, format!("there is a layer `{}` already", name.text), "declared again here");
         }
-        let file = self.frame().file;
         let span = self.ast(file).expr(value).span;
         let made = self.instances(value)?;
         let value = self.instantiate(&name.text, name.span, made, span)?;

@@ -100,9 +100,15 @@ impl Context<'_> {
         operation(self.terms, self.term.as_ref()?).map(|(op, _, operands)| (op, operands))
     }
 
-    /// The first of a class's operations, with its operands, of which `f` makes something.
+    /// The first of a class's operations, with its operands, of which `f` makes something. Of a large class only the first are looked at: where a long
+    /// chain has become one class, each link would look at all of it.
     pub fn find<T>(&self, id: Id, mut f: impl FnMut(Op, &[Id]) -> Option<T>) -> Option<T> {
-        self.terms[id].nodes.iter().filter_map(|term| operation(self.terms, term)).find_map(|(op, _, operands)| f(op, &operands))
+        self.terms[id]
+            .nodes
+            .iter()
+            .take(MOST_LOOKED_AT)
+            .filter_map(|term| operation(self.terms, term))
+            .find_map(|(op, _, operands)| f(op, &operands))
     }
 
     /// Adds an operation.
@@ -133,6 +139,9 @@ impl Context<'_> {
         true
     }
 }
+
+/// How many operations of a class a rule looks at.
+const MOST_LOOKED_AT: usize = 16;
 
 impl Rule {
     /// The rule for egg.

@@ -7,11 +7,13 @@ pub mod ast;
 pub mod diagnostic;
 mod dump;
 mod layout;
+mod mistakes;
 pub mod parse;
 pub mod print;
 
 pub use ast::{Ast, Span};
 pub use diagnostic::{Diagnostic, Severity, Sources, nearest};
 pub use dump::dump;
-pub use parse::{parse, parse_expression};
+pub use mistakes::foreign_name;
+pub use parse::{parse, parse_all, parse_expression};
 pub use print::print;

@@ -32,6 +32,46 @@ pub fn parse(text: &str, file: u16) -> Result<Ast> {
     .map(|(ast, ())| ast)
 }
 
+/// Parses a file, and where that fails finds what is wrong in each of its items, which begin at the first column.
+///
+/// # Errors
+/// The first thing of each item that is not in the grammar.
+pub fn parse_all(text: &str, file: u16) -> std::result::Result<Ast, Vec<Diagnostic>> {
+    let first = match parse(text, file) {
+        Ok(ast) => return Ok(ast),
+        Err(d) => *d,
+    };
+    let starts: Vec<usize> = text
+        .split_inclusive('\n')
+        .scan(0, |at, line| {
+            let start = *at;
+            *at += line.len();
+            Some((start, line))
+        })
+        .filter(|(_, line)| ["net ", "neuron ", "surrogate ", "fn ", "let ", "use "].iter().any(|w| line.starts_with(w)))
+        .map(|(start, _)| start)
+        .collect();
+    // An item alone, with blanks in place of the others, so that places stay.
+    let blank = |t: &str| t.chars().map(|c| if c == '\n' { "\n".to_string() } else { " ".repeat(c.len_utf8()) }).collect::<String>();
+    let mut all = vec![first];
+    for (i, start) in starts.iter().enumerate().take(MOST_ITEMS) {
+        let end = starts.get(i + 1).copied().unwrap_or(text.len());
+        let alone = blank(&text[..*start]) + &text[*start..end];
+        if let Err(d) = parse(&alone, file)
+            && !all.iter().any(|known| known.labels.first().map(|l| l.0.start) == d.labels.first().map(|l| l.0.start))
+        {
+            all.push(*d);
+        }
+    }
+    all.truncate(MOST_SYNTAX_ERRORS);
+    Err(all)
+}
+
+/// Items that are looked at one by one after an error.
+const MOST_ITEMS: usize = 200;
+/// Syntax errors that are told together.
+const MOST_SYNTAX_ERRORS: usize = 10;
+
 /// Parses one expression.
 ///
 /// # Errors
@@ -58,7 +98,7 @@ fn run<R>(text: &str, file: u16, rule: Rule, build: impl FnOnce(&mut Builder, Pa
     let layout = layout(text, file)?;
     let mut builder = Builder { ast: Ast { comments: layout.comments, ..Ast::default() }, file };
     stacker::grow(256 << 20, || {
-        let mut pairs = Grammar::parse(rule, &layout.text).map_err(|e| builder.syntax_error(&layout.text, &e))?;
+        let mut pairs = Grammar::parse(rule, &layout.text).map_err(|e| builder.syntax_error(text, &e))?;
         let Some(pair) = pairs.next() else { return Err(Box::new(Diagnostic::error("there is nothing to parse"))) };
         let result = build(&mut builder, pair)?;
         Ok((std::mem::take(&mut builder.ast), result))
@@ -110,8 +150,13 @@ impl Builder {
             }
             ErrorVariant::CustomError { message } => message.clone(),
         };
+        if let Some(known) = crate::mistakes::mistake(text, start, self.file) {
+            return Box::new(known);
+        }
         let what = if expected.is_empty() { "this does not belong here".to_string() } else { format!("expected {expected}") };
-        Box::new(Diagnostic::error("syntax error").label(span, what))
+        let few = !expected.is_empty() && expected.matches(", ").count() < 3;
+        let message = if few { format!("expected {expected}") } else { "this does not belong here".to_string() };
+        Box::new(Diagnostic::error(message).label(span, if few { "here".to_string() } else { what }))
     }
 
     fn name(&self, pair: &Pair<'_, Rule>) -> Name {
@@ -323,8 +368,15 @@ impl Builder {
                 let Some(left) = values.pop() else { return Ok(()) };
                 let span = Span { end, ..self.ast.expr(left).span };
                 let right_kind = &self.ast.expr(right).kind;
-                if op == BinaryOperator::Pipe && !matches!(right_kind, ExprKind::Call { .. } | ExprKind::Name(_) | ExprKind::Field { .. }) {
+                if op == BinaryOperator::Pipe
+                    && !matches!(right_kind, ExprKind::Call { .. } | ExprKind::Name(_) | ExprKind::Field { .. } | ExprKind::Index { .. })
+                {
                     let place = self.ast.expr(right).span;
+                    if matches!(right_kind, ExprKind::ThisNet) {
+                        let d =
+                            Diagnostic::error("`net` is a reserved word: the net that is being written").label(place, "this is no layer");
+                        return Err(Box::new(d.help("call the layer otherwise, or write `net.net` for a layer called `net`")));
+                    }
                     return Err(Box::new(
                         Diagnostic::error("`|>` needs something to call on its right")
                             .label(place, "this is not a call")

@@ -278,3 +278,22 @@ def test_recorded_imports(path):
 
 def test_there_are_recorded_imports():
     assert len(RECORDED) >= 20
+
+
+def test_the_reference_is_true():
+    """`python tests/reference.py` writes the page anew."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("reference", pathlib.Path(__file__).parent / "reference.py")
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    assert reference.PAGE.read_text(encoding="utf-8") == reference.text()
+
+
+def test_the_examples_of_docstrings():
+    import doctest
+
+    from snnc import _net
+
+    found = doctest.testmod(_net)
+    assert found.failed == 0 and found.attempted >= 10

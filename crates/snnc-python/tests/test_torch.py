@@ -92,6 +92,10 @@ def spikingjelly():
             if v_reset is None and name[:3] in ("QIF", "EIF"):
                 continue
             yield f"{name} v_reset={v_reset}", nn.Sequential(layer.Linear(6, 9, step_mode="m"), make(v_reset=v_reset, step_mode="m", detach_reset=True)), x
+    for related in (False, True):
+        liaf = neuron.LIAFNode(torch.relu, related, tau=2.5, step_mode="m")
+        yield f"LIAFNode threshold_related={related}, a sequence", nn.Sequential(layer.Linear(6, 9, step_mode="m"), liaf), x
+        yield f"LIAFNode threshold_related={related}", over_steps(5, lambda related=related: neuron.LIAFNode(torch.relu, related, tau=2.5)), (torch.rand(5, 4, 6) * 5,)
     for s in (surrogate.ATan(), surrogate.Sigmoid(2.0), surrogate.PiecewiseQuadratic(), surrogate.SoftSign(), surrogate.Erf(), surrogate.PiecewiseLeakyReLU(), surrogate.NonzeroSignLogAbs(), surrogate.Rect() if hasattr(surrogate, "Rect") else surrogate.ATan(3.0)):
         yield f"surrogate {type(s).__name__}", nn.Sequential(layer.Linear(6, 9, step_mode="m"), neuron.LIFNode(surrogate_function=s, step_mode="m"), layer.Linear(9, 4, step_mode="m")), x
     yield "single-step loop", over_steps(5, lambda: neuron.LIFNode(surrogate_function=surrogate.ATan())), (torch.rand(5, 4, 6) * 5,)
@@ -171,6 +175,9 @@ def snntorch():
     yield "Synaptic", Steps(snn.Synaptic(alpha=0.8, beta=0.9), 2), x
     yield "Alpha", Steps(snn.Alpha(alpha=0.9, beta=0.8), 3), x
     yield "Lapicque", Steps(snn.Lapicque(R=5.0, C=2.0), 1), x
+    for reset_mechanism in ("none", "subtract", "zero"):
+        yield f"SLSTM {reset_mechanism}", Steps(snn.SLSTM(8, 8, threshold=0.05, reset_mechanism=reset_mechanism), 2), x
+    yield "SLSTM with other inputs than states", nn.Sequential(nn.Linear(6, 5), snn.SLSTM(5, 8, threshold=0.05, init_hidden=True)), (torch.rand(4, 6) * 3,)
     yield "RLeaky", Steps(snn.RLeaky(beta=0.9, linear_features=8), 1, True), x
     yield "recurrent connection by hand", HandMade(), x
 
@@ -201,6 +208,20 @@ def norse():
         def forward(self, x):
             return self.net(x * 20)[0]
 
+    class Adaptive(nn.Module):
+        def __init__(self, cell):
+            super().__init__()
+            self.fc, self.cell = nn.Linear(6, 9), cell
+
+        def forward(self, x):
+            s, out = None, []
+            for t in range(x.shape[0]):
+                z, s = self.cell(self.fc(x[t]) * 10, s)
+                out.append(z)
+            return torch.stack(out)
+
+    yield "LSNNCell", Adaptive(norse.LSNNCell(norse.LSNNParameters(v_th=torch.tensor(0.2), beta=torch.tensor(0.3), tau_adapt_inv=torch.tensor(20.0)))), (torch.rand(20, 4, 6) * 4,)
+    yield "LIFAdExCell", Adaptive(norse.LIFAdExCell(norse.LIFAdExParameters(v_th=torch.tensor(0.5)))), (torch.rand(20, 4, 6) * 4,)
     yield "LIFCell, LICell", Cells(), (torch.rand(12, 4, 6) * 4,)
     yield "SequentialState", Sequence(), (torch.rand(12, 4, 6),)
 

@@ -324,7 +324,7 @@ class Emitter:
         return [self.over_time(module, x, lambda s: f"{layer}({s})")]
 
     def snntorch(self, index, op, module, name, arguments, first):
-        if name not in ("Leaky", "Synaptic", "Alpha", "Lapicque", "RLeaky", "RSynaptic"):
+        if name not in ("Leaky", "Synaptic", "Alpha", "Lapicque", "RLeaky", "RSynaptic", "SLSTM"):
             self.fail(f"`{op.target}` is snnTorch's {name}, which has no counterpart; write it as a `neuron` in the program\n  {op.where}")
         if module.inhibition or module.state_quant:
             self.fail(f"`{op.target}` has inhibition or quantised states, which have no counterpart")
@@ -341,12 +341,18 @@ class Emitter:
                     settings.append(f"{n} = {self.parameter(f'{op.target}.{n}')}")
         if name == "Lapicque":
             settings += [f"R = {number(module.R)}", f"C = {number(module.C)}", f"dt = {number(module.time_step)}"]
-        if module.reset_mechanism != ("zero" if name == "Alpha" else "subtract"):
+        if name == "SLSTM":
+            cell = module.lstm_cell
+            settings = [f"{cell.input_size}, {cell.hidden_size}"] + ([] if cell.bias else ["bias = false"]) + settings
+            # Its states begin anew at each step where their shape is not that of its input.
+            if cell.input_size != cell.hidden_size:
+                settings.append("recurrent = false")
+        if module.reset_mechanism != {"Alpha": "zero", "SLSTM": "none"}.get(name, "subtract"):
             settings.append(f'reset = "{module.reset_mechanism}"')
-        if not getattr(module, "reset_delay", True):
+        if name != "SLSTM" and not getattr(module, "reset_delay", True):
             settings.append("reset_delay = false")
         settings.append(f"surrogate = {self.snn_surrogate(module.spike_grad)}")
-        own = {"Leaky": "leaky", "Synaptic": "synaptic", "Alpha": "alpha_neuron", "Lapicque": "lapicque", "RLeaky": "rleaky", "RSynaptic": "rsynaptic"}[name]
+        own = {"Leaky": "leaky", "Synaptic": "synaptic", "Alpha": "alpha_neuron", "Lapicque": "lapicque", "RLeaky": "rleaky", "RSynaptic": "rsynaptic", "SLSTM": "slstm"}[name]
         if name in ("RLeaky", "RSynaptic"):
             if not module.all_to_all or not isinstance(getattr(module, "recurrent", None), nn.Linear):
                 self.fail(f"`{op.target}` is a {name} without a matrix, which is written by hand")
@@ -359,14 +365,14 @@ class Emitter:
             settings += [f"{n}_size = {getattr(module, n).numel()}" for n in ("beta", "threshold") if getattr(module, n).dim() > 0]
         layer = self.layer(op.target, f"{own}({commas(settings)})")
         if own != "learned_leaky":
-            for key in [k for k in self.weights if k.startswith(f"{op.target}.") and "recurrent" not in k and k not in self.params]:
+            for key in [k for k in self.weights if k.startswith(f"{op.target}.") and "recurrent" not in k and "lstm_cell" not in k and k not in self.params]:
                 del self.weights[key]
         else:
             for key in [k for k in self.weights if k.startswith(f"{op.target}.") and k.split(".")[-1] not in learned]:
                 del self.weights[key]
         spikes = self.over_time(module, arguments[0], lambda s: f"{layer}({s})")
         # The states after the spikes are fields of the layer.
-        states = {"Leaky": ["v"], "RLeaky": None, "Synaptic": ["i", "v"], "Alpha": ["e", "i", "v"], "Lapicque": ["v"], "RSynaptic": None}[name]
+        states = {"Leaky": ["v"], "RLeaky": None, "Synaptic": ["i", "v"], "Alpha": ["e", "i", "v"], "Lapicque": ["v"], "RSynaptic": None, "SLSTM": None}[name]
         made = [spikes]
         results = len(op.shapes)
         used = self.uses(index)
@@ -405,8 +411,8 @@ class Emitter:
 
     def norse(self, index, op, module, name, arguments, first):
         p = module.p
-        own = "li_cell" if name in ("LICell", "LI") else "lif_recurrent" if "Recurrent" in name else "lif_cell"
-        fields = ["tau_syn_inv", "tau_mem_inv", "v_leak"] + ([] if own == "li_cell" else ["v_th", "v_reset"])
+        own, more = NORSE[name]
+        fields = ["tau_syn_inv", "tau_mem_inv", "v_leak", *more]
         settings = []
         for f in fields:
             t = torch.as_tensor(getattr(p, f))

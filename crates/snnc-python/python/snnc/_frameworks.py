@@ -70,7 +70,28 @@ def _gated_lif(e, op, m, x, first):
     return f"{layer}({x})"
 
 
+def _liaf(e, op, m, x, first):
+    act = m.act
+    if not (act in (torch.relu, torch.nn.functional.relu) or type(act) is torch.nn.ReLU):
+        e.fail(f"`{op.target}` has another activation than relu; write it as a `neuron` in the program")
+    more = f"threshold_related = {str(bool(m.threshold_related)).lower()}, detach_reset = {str(bool(m.detach_reset)).lower()}, surrogate = {e.surrogate(m.surrogate_function)}"
+    own = f"liaf({', '.join(f'{ours} = {number(getattr(m, theirs))}' for theirs, ours in _LIF)}, {more})"
+    if is_sequence(m):
+        # SpikingJelly 2.0 runs a sequence of it as the LIF neuron that it is made from.
+        own = own.replace("liaf(", "lif(").replace(f"threshold_related = {str(bool(m.threshold_related)).lower()}, ", "")
+    layer = e.layer(op.target, own)
+    return e.over_time(m, x, lambda s: f"{layer}({s})")
+
+
 SPIKINGJELLY_LAYERS = {
+    "LIAFNode": _liaf,
     "Delay": _delay, "SynapseFilter": _synapse, "VotingLayer": _voting, "PSN": _psn, "MaskedPSN": _psn, "SlidingPSN": _psn, "ILIFNode": _ilif, "GatedLIFNode": _gated_lif,
 }
-NORSE = {"LIFCell", "LICell", "LIF", "LI", "LIFRecurrent", "LIFRecurrentCell"}
+# Cells of Norse: what they are here, and their parameters beside those of the synapse, the membrane and the leak.
+_FIRES = ["v_th", "v_reset"]
+NORSE = {
+    "LIFCell": ("lif_cell", _FIRES), "LIF": ("lif_cell", _FIRES), "LICell": ("li_cell", []), "LI": ("li_cell", []), "LIFRecurrent": ("lif_recurrent", _FIRES),
+    "LIFRecurrentCell": ("lif_recurrent", _FIRES), "LSNNCell": ("lsnn_cell", [*_FIRES, "tau_adapt_inv", "beta"]), "LSNN": ("lsnn_cell", [*_FIRES, "tau_adapt_inv", "beta"]),
+    "LIFAdExCell": ("adex_cell", [*_FIRES, "adaptation_current", "adaptation_spike", "delta_T", "tau_ada_inv"]),
+    "LIFAdEx": ("adex_cell", [*_FIRES, "adaptation_current", "adaptation_spike", "delta_T", "tau_ada_inv"]),
+}

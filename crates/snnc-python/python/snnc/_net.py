@@ -126,6 +126,7 @@ class Net:
         return self._tuples[names](*values.values())
 
     def __call__(self, *args, seed=None, **kwargs):
+        """Runs the net: inputs in order or by name, NumPy, torch or DLPack; outputs of the same kind, several as a named tuple."""
         arrays, example = self._gather(args, kwargs)
         outputs, _ = self._native.run(arrays, seed)
         return self._give(outputs, example)
@@ -146,6 +147,12 @@ class Net:
         """A function of the inputs that gives the net's scalar and its gradients by name.
 
         `wrt` are inputs and parameters, all learnable parameters where it is not given; `net` is another net of the program, such as its loss.
+
+        >>> import numpy as np, snnc
+        >>> net = snnc.compile("net main(x: f32[2]) -> f32[] { param w: f32[2] = 3.0 * ones([2]) \\n sum(w * x * x) }")
+        >>> value, grads = net.value_and_grad()(np.array([1.0, 2.0], "f4"))
+        >>> float(value), grads["w"].tolist()
+        (15.0, [1.0, 4.0])
         """
         native = self._variant(net, gradients=list(wrt or []), training=training)
         other = Net(native)
@@ -172,7 +179,13 @@ class Net:
         return Profile(self._native.profile(arrays))
 
     def cost(self, *args, **kwargs):
-        """Operations of each layer on some inputs, dense and effective, for one sample, with firing rates and energy: a dict as `snnc cost --json` prints it."""
+        """Operations of each layer on some inputs, dense and effective, for one sample, with firing rates and energy: a dict as `snnc cost --json` prints it.
+
+        >>> import numpy as np, snnc
+        >>> net = snnc.compile("net main(x: f32[T, B, 4]) { layer fc = linear(4, 3) \\n x |> fc |> lif() }")
+        >>> net.cost(np.ones((2, 1, 4), "f4"))["dense_macs"]
+        24.0
+        """
         arrays, _ = self._gather(args, kwargs)
         return json.loads(self._native.cost(arrays))
 
@@ -194,6 +207,11 @@ class Net:
 
         A step takes and gives what a sequence has at one time, and any cut of a sequence gives the bits of the whole. What needs later steps raises
         `ProgramError` with its line; a reduction over time gives its value so far.
+
+        >>> import numpy as np, snnc
+        >>> s = snnc.compile("net main(x: f32[T, B, 2]) { x |> lif() |> delay(1) }").stream()
+        >>> [s(np.full((1, 2), 2.5, "f4")).tolist() for _ in range(2)]
+        [[[0.0, 0.0]], [[1.0, 1.0]]]
         """
         given, _ = self._gather((), inputs or {})
         return Stream(self, self._native.stream(given, {"B": batch, **dims}))
@@ -283,6 +301,11 @@ def compile(
 
     `weights` is a path or a dict of arrays or tensors (a state_dict); `net` is which of its nets, the only one or `main` where it is not given;
     `settings` are settings of that net, `dims` sizes of dimensions that no input gives. Raises `ProgramError` with the source line where the program is wrong.
+
+    >>> import numpy as np, snnc
+    >>> net = snnc.compile("net main(x: f32[T, B, 2]) -> f32[T, B, 2] { x |> lif(tau = 2.0) |> delay(1) }")
+    >>> net(np.full((3, 1, 2), 2.5, "f4"))[:, 0, 0].tolist()
+    [0.0, 1.0, 1.0]
     """
     options = dict(seed=seed, threads=threads, fast_math=fast_math, backend=backend, device=str(device), settings=dict(settings or {}), dims=dict(dims or {}), partial=partial)
     return Net(_native.Net(text, file, net, _as_weights(weights), options))

@@ -9,7 +9,7 @@ def framework(module):
 
 def is_sequence(module):
     """Does a module take a whole sequence, time first?"""
-    return framework(module) == "norse" and type(module).__name__ in ("LIF", "LI", "IAF", "LIFRecurrent") or framework(module) == "spikingjelly" and getattr(module, "step_mode", "s") == "m"
+    return framework(module) == "norse" and type(module).__name__ in ("LIF", "LI", "IAF", "LIFRecurrent", "LSNN", "LIFAdEx") or framework(module) == "spikingjelly" and getattr(module, "step_mode", "s") == "m"
 
 
 def number(x):
