@@ -154,6 +154,11 @@ fn a_net_is_trained_stopped_by_nothing_and_used() {
         (&["--weights", &file("nothing.npz")][..], "nothing.npz"),
         (&["--weights-out", "no/such/folder/w.safetensors"][..], "there is no folder `no/such/folder`"),
         (&["--lr=-1"][..], "`--lr` is -1"),
+        (&["--lr", "fc1.*=-1"][..], "`--lr` is -1"),
+        (&["--lr", "1", "--lr", "2"][..], "`--lr` is given as 1 and as 2"),
+        (&["--freeze", "conv*"][..], "no parameter fits the pattern `conv*`; there are `fc1.weight`, `fc1.bias`, `fc2.weight`"),
+        (&["--keep", "best"][..], "`--keep best` needs `--validate FILE`"),
+        (&["--resume", "--checkpoint-dir", &checkpoints, "--freeze", "fc1.*"][..], "its groups is another one"),
         (&["--schedule", "step", "--gamma", "nan"][..], "`--gamma` at least 0"),
         (&["--checkpoint-dir", &checkpoints][..], "is there already"),
         (&["--resume", "--checkpoint-dir", &checkpoints, "--lr", "0.5"][..], "its learning_rate is 0.001"),
@@ -170,6 +175,44 @@ fn a_net_is_trained_stopped_by_nothing_and_used() {
         assert_eq!(out.status.code(), Some(1), "{more:?}: {}", text(&out.stderr));
         assert!(text(&out.stderr).contains(said), "{more:?}: {}", text(&out.stderr));
     }
+}
+
+/// Groups of parameters, those that stay, and the end when it becomes no better; a net at rest is best after its first epoch.
+#[test]
+fn a_training_ends_early_and_keeps_its_best() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |n: &str| folder.path().join(n).to_string_lossy().into_owned();
+    let (data, weights, best, checkpoints) = ("examples/digits/test.npz", file("w.safetensors"), file("best.safetensors"), file("c"));
+    let train = |more: &[&str]| {
+        let common = ["train", "examples/train_digits/mlp.snn", "--data", data, "--batch", "250", "--validate", data];
+        let out = snnc(&[&common[..], more].concat());
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        text(&out.stderr).to_string()
+    };
+    let get = |path: &str, name: &str| snnc::load(path).unwrap().into_iter().find(|(n, _)| n == name).unwrap().1;
+    train(&["--epochs", "1", "--weights-out", &weights]);
+    let from = ["--weights", &weights, "--weights-out", &best];
+
+    let said = train(&[&from[..], &["--epochs", "9", "--lr", "0", "--patience", "2", "--keep", "best"]].concat());
+    assert_eq!(said.matches("epoch ").count() - said.matches("kept: epoch 1,").count(), 3, "{said}");
+    assert!(said.contains("validation accuracy has not become better for 2 epochs: training ends"), "{said}");
+    for name in ["fc1.weight", "fc2.bias"] {
+        assert!(get(&best, name).same_bits(&get(&weights, name)), "{name}");
+    }
+
+    let said = train(&[&from[..], &["--epochs", "1", "--freeze", "fc1.*", "--lr", "0.1", "--lr", "*.weight=0"]].concat());
+    assert!(!said.contains("kept"), "{said}");
+    for name in ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"] {
+        assert_eq!(get(&best, name).same_bits(&get(&weights, name)), name != "fc2.bias", "{name}");
+    }
+
+    // What was best is known after a resume: a learning rate that ruins the net does not overwrite it.
+    let kept = [&from[..], &["--checkpoint-dir", &checkpoints, "--keep", "best"]].concat();
+    train(&[&kept[..], &["--epochs", "1"]].concat());
+    let good = get(&best, "fc1.weight");
+    let said = train(&[&kept[..], &["--epochs", "3", "--resume", "--with-changes", "--lr", "100"]].concat());
+    assert!(said.contains("kept: epoch 1,"), "{said}");
+    assert!(get(&best, "fc1.weight").same_bits(&good));
 }
 
 #[test]

@@ -20,9 +20,9 @@ impl Watcher<Error> for Until {
         self.0 > 0
     }
 
-    fn epoch(&mut self, epoch: &Epoch, _: &State) -> Result<(), Error> {
+    fn epoch(&mut self, epoch: &Epoch, _: &mut State) -> Result<bool, Error> {
         self.1.push(epoch.loss);
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -54,7 +54,11 @@ fn regression() -> (DataSet, Vec<(String, Tensor)>) {
 #[test]
 fn twenty_steps_are_pytorchs() {
     let golden = golden();
-    let plain = |optimizer, weight_decay| Update { optimizer, weight_decay, clip_norm: None };
+    let plain = |optimizer, weight_decay| Update { weight_decay, ..Update::from(optimizer) };
+    let groups = |optimizer, weight_decay, rates: &[(&str, f64)], decays: &[(&str, f64)]| {
+        let owned = |all: &[(&str, f64)]| all.iter().map(|(p, x)| (p.to_string(), *x)).collect();
+        Update { weight_decay, learning_rates: owned(rates), weight_decays: owned(decays), ..Update::from(optimizer) }
+    };
     let cases = [
         ("adam", plain(Optimizer::ADAM, 0.0), 0.02, Schedule::Constant),
         ("adam_decay", plain(Optimizer::ADAM, 0.1), 0.02, Schedule::Constant),
@@ -63,13 +67,28 @@ fn twenty_steps_are_pytorchs() {
         ("sgd_momentum", plain(Optimizer::Sgd { momentum: 0.9 }, 0.01), 0.05, Schedule::Constant),
         ("sgd_clip", Update { clip_norm: Some(0.3), ..plain(Optimizer::Sgd { momentum: 0.0 }, 0.0) }, 0.5, Schedule::Constant),
         ("adam_cosine", plain(Optimizer::ADAM, 0.0), 0.05, Schedule::Cosine),
+        ("adamw_groups", groups(Optimizer::ADAM_W, 0.05, &[("*.bias", 0.1)], &[("*.bias", 0.0)]), 0.02, Schedule::Constant),
+        (
+            "adamw_groups_cosine",
+            groups(Optimizer::ADAM_W, 0.05, &[("fc.*", 9.0), ("fc.b*", 0.1), ("fc.weight", 0.02)], &[]),
+            7.0,
+            Schedule::Cosine,
+        ),
+        ("sgd_groups", groups(Optimizer::Sgd { momentum: 0.9 }, 0.1, &[], &[("fc.bias", 0.0)]), 0.05, Schedule::Constant),
+        ("adam_frozen", Update { frozen: vec!["*.weight".into()], ..Update::from(Optimizer::ADAM) }, 0.02, Schedule::Constant),
+        (
+            "sgd_frozen_clip",
+            Update { clip_norm: Some(0.3), frozen: vec!["*.weight".into()], ..Update::from(Optimizer::Sgd { momentum: 0.0 }) },
+            0.5,
+            Schedule::Constant,
+        ),
     ];
     for (name, update, rate, schedule) in cases {
         for backend in [Backends::Interpreter, Backends::Cranelift, CANDLE] {
             let (data, weights) = regression();
-            let mut trainer = trainer(REGRESSION, update, backend);
+            let mut trainer = trainer(REGRESSION, update.clone(), backend);
             let (mut state, _) = trainer.start(&data.batch(&[0, 1, 2]), &weights).unwrap();
-            let settings = Settings { schedule, ..settings(update, rate) };
+            let settings = Settings { schedule, ..settings(update.clone(), rate) };
             let mut watcher = Until(u64::MAX, vec![]);
             assert_eq!(train(&mut trainer, &data, &settings, &mut state, &mut watcher).unwrap(), Outcome::Finished);
             for parameter in ["fc.weight", "fc.bias"] {
@@ -83,6 +102,22 @@ fn twenty_steps_are_pytorchs() {
             assert!((watcher.1[4] - f64::from(last)).abs() < 1e-5, "{name}");
         }
     }
+}
+
+#[test]
+fn a_pattern_is_there_for_something() {
+    let (data, _) = regression();
+    let error = |update: Update| trainer(REGRESSION, update, Backends::Interpreter).start(&data.batch(&[0]), &[]).unwrap_err().to_string();
+    let plain = || Update::from(Optimizer::ADAM);
+    insta::assert_snapshot!(
+        [
+            error(Update { frozen: vec!["fc.*".into(), "encoder.*".into()], ..plain() }),
+            error(Update { learning_rates: vec![("weight".into(), 0.1)], ..plain() }),
+            error(Update { weight_decays: vec![("*norm*".into(), 0.0)], ..plain() }),
+            error(Update { frozen: vec!["*".into()], ..plain() }),
+        ]
+        .join("\n")
+    );
 }
 
 /// Spikes, random numbers, batch norm's buffers and a smaller last batch.
@@ -102,12 +137,12 @@ fn a_resumed_training_is_the_uninterrupted_one() {
 }
 
 fn resume(backend: Backends) {
-    let update = Update { optimizer: Optimizer::ADAM, weight_decay: 0.0, clip_norm: Some(1.0) };
-    let settings = Settings { batch: 5, shuffle: true, seed: 7, ..settings(update, 0.01) };
+    let update = Update { clip_norm: Some(1.0), ..Update::from(Optimizer::ADAM) };
+    let settings = Settings { batch: 5, shuffle: true, seed: 7, ..settings(update.clone(), 0.01) };
     let identity = Identity { numbers: vec![("seed", 7)], ..Identity::default() };
     let (data, _) = regression();
     let start = || {
-        let trainer = trainer(SPIKING, update, backend);
+        let trainer = trainer(SPIKING, update.clone(), backend);
         let state = trainer.start(&data.batch(&[0, 1, 2]), &[]).unwrap().0;
         (trainer, state)
     };
@@ -135,9 +170,9 @@ fn resume(backend: Backends) {
 
 #[test]
 fn checkpoints_of_other_trainings_are_refused() {
-    let update = Update { optimizer: Optimizer::ADAM, weight_decay: 0.0, clip_norm: None };
+    let update = Update::from(Optimizer::ADAM);
     let (data, _) = regression();
-    let state = |text| trainer(text, update, Backends::Interpreter).start(&data.batch(&[0, 1]), &[]).unwrap().0;
+    let state = |text| trainer(text, update.clone(), Backends::Interpreter).start(&data.batch(&[0, 1]), &[]).unwrap().0;
     let (a, b) = (state(REGRESSION), state(SPIKING));
     let seed = |n| Identity { numbers: vec![("seed", n)], floats: vec![("learning_rate", 0.1)], ..Identity::default() };
     let kept = a.to_tensors(&seed(1));
@@ -166,12 +201,12 @@ fn checkpoints_of_other_trainings_are_refused() {
 
 #[test]
 fn what_does_not_fit_is_said_before_anything_moves() {
-    let update = Update { optimizer: Optimizer::ADAM, weight_decay: 0.0, clip_norm: None };
+    let update = Update::from(Optimizer::ADAM);
     let (data, _) = regression();
-    let mut step = trainer(REGRESSION, update, Backends::Interpreter);
+    let mut step = trainer(REGRESSION, update.clone(), Backends::Interpreter);
     let (mut state, _) = step.start(&data.batch(&[0]), &[]).unwrap();
     let mut run = |batch| {
-        let settings = Settings { batch, ..settings(update, 0.1) };
+        let settings = Settings { batch, ..settings(update.clone(), 0.1) };
         train(&mut step, &data, &settings, &mut state, &mut Until(9, vec![])).unwrap_err().to_string()
     };
     assert_eq!(run(13), TrainError::BatchTooLarge { batch: 13, samples: 12 }.to_string());
@@ -186,9 +221,9 @@ fn a_loss_that_is_no_number_stops_and_names_the_place() {
     let h = log(fc(x) - 100.0)
     mean(h) + mean(out(repeat(y, 2)))
 }";
-    let update = Update { optimizer: Optimizer::ADAM, weight_decay: 0.0, clip_norm: None };
+    let update = Update::from(Optimizer::ADAM);
     let (data, _) = regression();
-    let mut step = trainer(text, update, Backends::Cranelift);
+    let mut step = trainer(text, update.clone(), Backends::Cranelift);
     let (mut state, _) = step.start(&data.batch(&[0]), &[]).unwrap();
     let before = get(&state.tensors, "fc.weight");
     let outcome = train(&mut step, &data, &settings(update, 0.1), &mut state, &mut Until(99, vec![])).unwrap();
@@ -207,14 +242,14 @@ fn a_step_moves_every_parameter_but_those_without_gradient() {
     let e = mse_loss(fc(x), y)
     (e + 0.0 * sum(detach(unused(x))), e)
 }";
-    let update = Update { optimizer: Optimizer::ADAM_W, weight_decay: 0.5, clip_norm: None };
+    let update = Update { weight_decay: 0.5, ..Update::from(Optimizer::ADAM_W) };
     let (data, _) = regression();
-    let mut step = trainer(text, update, Backends::Cranelift);
+    let mut step = trainer(text, update.clone(), Backends::Cranelift);
     let (mut state, independent) = step.start(&data.batch(&[0]), &[]).unwrap();
     assert_eq!(independent, ["unused.weight", "unused.bias"]);
     let before = state.tensors.clone();
     state.tensors.retain(|(n, _)| !["optimizer.step_size", "optimizer.correction", "optimizer.decay"].contains(&n.as_str()));
-    state.tensors.extend(update.numbers(0.1, 1));
+    state.tensors.extend(update.numbers(0.1, |rate| rate, 1));
     let result = step.step(&data.batch(&[0, 1]), &mut state.tensors, 0).unwrap();
     assert_eq!(result.metrics.len(), 1);
     assert!((result.metrics[0].1 - result.loss).abs() < 1e-6);

@@ -32,6 +32,7 @@ pub mod interrupt;
 pub mod lanes;
 pub mod math;
 pub mod op;
+pub mod pattern;
 mod prune;
 pub mod random;
 pub mod recurrence;

@@ -21,6 +21,8 @@ pub struct Progress {
     pub loss_sum: f64,
     /// The sums of other scalars over this epoch's samples so far.
     pub metric_sums: Vec<(String, f64)>,
+    /// The best validation so far, and after how many epochs.
+    pub best: Option<(f64, usize)>,
 }
 
 /// Everything that the next step needs.
@@ -80,6 +82,9 @@ impl State {
         all.push(number("step", p.step as i64));
         all.push(number("loss_sum", p.loss_sum.to_bits() as i64));
         all.extend(p.metric_sums.iter().map(|(name, sum)| number(&format!("{METRIC}{name}"), sum.to_bits() as i64)));
+        if let Some((value, epoch)) = p.best {
+            all.extend([number("best", value.to_bits() as i64), number("best_epoch", epoch as i64)]);
+        }
         all.extend(identity.as_numbers().into_iter().map(|(name, n)| number(name, n)));
         all
     }
@@ -104,8 +109,11 @@ impl State {
             numbers.iter().filter_map(|(n, t)| Some((n.strip_prefix(PREFIX)?, *t.to_i64().first()?))).collect();
         let number = |name: &str| numbers.get(name).copied().ok_or_else(|| TrainError::IncompleteCheckpoint(format!("{PREFIX}{name}")));
         for (name, wanted) in identity.as_numbers() {
+            if changes {
+                continue;
+            }
             let found = number(name)?;
-            if found != wanted && !changes {
+            if found != wanted {
                 let detail = identity.difference(name, found);
                 return Err(TrainError::OtherCheckpoint { what: "training", detail });
             }
@@ -134,6 +142,10 @@ impl State {
             step: count("step", usize::MAX)? as u64,
             loss_sum: f64::from_bits(number("loss_sum")? as u64),
             metric_sums: metric_sums.collect(),
+            best: match numbers.get("best") {
+                Some(value) => Some((f64::from_bits(*value as u64), count("best_epoch", usize::MAX)?)),
+                None => None,
+            },
         };
         // In the order of the model, whatever that of the file.
         let mut by_name: BTreeMap<String, Tensor> = tensors.into_iter().collect();

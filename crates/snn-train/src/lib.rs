@@ -44,6 +44,10 @@ pub enum TrainError {
     OtherCheckpoint { what: &'static str, detail: String },
     #[error("the checkpoint is damaged: {0}")]
     DamagedCheckpoint(String),
+    #[error("no parameter fits the pattern `{pattern}`; there are {names}")]
+    NoSuchParameter { pattern: String, names: String },
+    #[error("every parameter is frozen: nothing is left to learn")]
+    AllFrozen,
     #[error("the checkpoint lacks `{0}`")]
     IncompleteCheckpoint(String),
 }

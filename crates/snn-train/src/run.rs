@@ -84,17 +84,17 @@ pub trait Watcher<E> {
     /// After each step: batches done of how many, the mean loss so far. `false` stops after this step.
     fn step(&mut self, epoch: usize, batches: (usize, usize), samples: usize, loss: f64) -> bool;
 
-    /// After each epoch.
+    /// After each epoch, with `progress.best` still to be set. `false` ends the training here.
     ///
     /// # Errors
     /// If what it does with it fails; the training ends.
-    fn epoch(&mut self, epoch: &Epoch, state: &State) -> Result<(), E>;
+    fn epoch(&mut self, epoch: &Epoch, state: &mut State) -> Result<bool, E>;
 }
 
 /// How a training ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// All epochs are done.
+    /// All epochs are done, or the watcher ended it after one.
     Finished,
     /// The watcher stopped it.
     Stopped,
@@ -146,10 +146,11 @@ pub fn train<S: Step>(
         let (mut seen, mut stop) = (0, false);
         for (i, samples) in order.chunks(settings.batch).enumerate().skip(first) {
             let number = state.progress.step + 1;
-            for (name, value) in settings.update.numbers(learning_rate, number) {
-                match state.tensors.iter_mut().find(|(n, _)| *n == name) {
-                    Some(slot) => slot.1 = value,
-                    None => state.tensors.push((name, value)),
+            let schedule = |rate| settings.schedule.rate(rate, epoch, settings.epochs);
+            for (name, value) in settings.update.numbers(settings.learning_rate, schedule, number) {
+                // Those that no parameter follows are not there.
+                if let Some(slot) = state.tensors.iter_mut().find(|(n, _)| *n == name) {
+                    slot.1 = value;
                 }
             }
             let seed = seed_of(settings.seed, number);
@@ -197,8 +198,10 @@ pub fn train<S: Step>(
             time: started.elapsed(),
             samples: seen,
         };
-        state.progress = Progress { epoch: epoch + 1, step: state.progress.step, ..Progress::default() };
-        watcher.epoch(&done, state)?;
+        state.progress = Progress { epoch: epoch + 1, step: state.progress.step, best: state.progress.best, ..Progress::default() };
+        if !watcher.epoch(&done, state)? {
+            return Ok(Outcome::Finished);
+        }
         if stop && epoch + 1 < settings.epochs {
             return Ok(Outcome::Stopped);
         }

@@ -1,6 +1,10 @@
 //! The optimisers' equations as a part of the graph: PyTorch's (`torch.optim`), with its defaults and its order of operations.
 
+use std::collections::BTreeMap;
+
 use snn_ir::{BinaryOp, Build, DType, Graph, Op, ParameterInfo, Tensor, Type, UnaryOp, Value};
+
+use crate::TrainError;
 
 /// Names of the optimiser's tensors begin with this. No layer is called so.
 pub const PREFIX: &str = "optimizer.";
@@ -45,8 +49,8 @@ impl Optimizer {
     }
 }
 
-/// What happens to parameters in a step.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What happens to parameters in a step. Patterns are those of [`snn_ir::pattern`]; where several fit a parameter, the last counts.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Update {
     /// The equations.
     pub optimizer: Optimizer,
@@ -54,6 +58,39 @@ pub struct Update {
     pub weight_decay: f64,
     /// The largest norm that all gradients together may have, as `clip_grad_norm_`.
     pub clip_norm: Option<f64>,
+    /// Learning rates of parameters by pattern, in the place of the common one.
+    pub learning_rates: Vec<(String, f64)>,
+    /// Weight decays of parameters by pattern, in the place of the common one.
+    pub weight_decays: Vec<(String, f64)>,
+    /// Patterns of parameters that stay as they are, as with `requires_grad_(False)`: no gradient of theirs is computed or clipped.
+    pub frozen: Vec<String>,
+}
+
+impl From<Optimizer> for Update {
+    /// The optimiser for all parameters alike, without weight decay and clipping.
+    fn from(optimizer: Optimizer) -> Update {
+        Update { optimizer, weight_decay: 0.0, clip_norm: None, learning_rates: vec![], weight_decays: vec![], frozen: vec![] }
+    }
+}
+
+/// The last of the patterns that fits a name.
+fn last_fit(patterns: &[(String, f64)], name: &str) -> Option<usize> {
+    patterns.iter().rposition(|(p, _)| snn_ir::pattern::matched(p, name).is_some())
+}
+
+/// What tells the numbers of parameters apart whose learning rate, or learning rate and weight decay, have patterns.
+fn suffix(groups: &[Option<usize>]) -> String {
+    let written = |g: &Option<usize>| g.map_or_else(|| "common".to_string(), |i| i.to_string());
+    if groups.iter().all(Option::is_none) {
+        String::new()
+    } else {
+        format!(".{}", groups.iter().map(written).collect::<Vec<_>>().join("."))
+    }
+}
+
+/// No group, and then each of `n`.
+fn choices(n: usize) -> impl Iterator<Item = Option<usize>> + Clone {
+    std::iter::once(None).chain((0..n).map(Some))
 }
 
 /// A tensor of the optimiser's own, which starts at zero.
@@ -71,35 +108,73 @@ fn spread(b: &mut Build<'_>, scalar: Value, ty: &Type) -> Value {
 }
 
 impl Update {
-    /// Numbers that change from step to step, by the names under which the graph reads them. `step` counts from 1.
-    pub fn numbers(&self, learning_rate: f64, step: u64) -> Vec<(String, Tensor)> {
-        let named = |name: &str, x: f64| (format!("{PREFIX}{name}"), Tensor::scalar(x as f32));
+    /// Numbers that change from step to step, by the names under which the graph reads them: all that it may read. `schedule`
+    /// gives the learning rate of the step from the one that was asked for, and `step` counts from 1.
+    pub fn numbers(&self, learning_rate: f64, schedule: impl Fn(f64) -> f64, step: u64) -> Vec<(String, Tensor)> {
         let power = |beta: f64| 1.0 - beta.powf(step as f64);
-        match self.optimizer {
-            Optimizer::Sgd { .. } => vec![named("step_size", learning_rate)],
-            Optimizer::Adam { betas, .. } => {
-                vec![named("step_size", learning_rate / power(betas.0)), named("correction", power(betas.1).sqrt())]
+        let mut all = Vec::new();
+        let mut named = |name: String, x: f64| all.push((format!("{PREFIX}{name}"), Tensor::scalar(x as f32)));
+        for group in choices(self.learning_rates.len()) {
+            let rate = schedule(group.map_or(learning_rate, |i| self.learning_rates[i].1));
+            let step_size = match self.optimizer {
+                Optimizer::Sgd { .. } => rate,
+                Optimizer::Adam { betas, .. } | Optimizer::AdamW { betas, .. } => rate / power(betas.0),
+            };
+            named(format!("step_size{}", suffix(&[group])), step_size);
+            if let Optimizer::AdamW { .. } = self.optimizer {
+                for decay_group in choices(self.weight_decays.len()) {
+                    let decay = decay_group.map_or(self.weight_decay, |i| self.weight_decays[i].1);
+                    named(format!("decay{}", suffix(&[group, decay_group])), 1.0 - rate * decay);
+                }
             }
-            Optimizer::AdamW { betas, .. } => vec![
-                named("step_size", learning_rate / power(betas.0)),
-                named("correction", power(betas.1).sqrt()),
-                named("decay", 1.0 - learning_rate * self.weight_decay),
-            ],
         }
+        match self.optimizer {
+            Optimizer::Sgd { .. } => {}
+            Optimizer::Adam { betas, .. } | Optimizer::AdamW { betas, .. } => named("correction".into(), power(betas.1).sqrt()),
+        }
+        all
+    }
+
+    /// Does a pattern say that a parameter stays?
+    fn is_frozen(&self, name: &str) -> bool {
+        self.frozen.iter().any(|p| snn_ir::pattern::matched(p, name).is_some())
+    }
+
+    /// Every pattern must be there for something.
+    fn check_patterns(&self, graph: &Graph) -> Result<(), TrainError> {
+        let names: Vec<&str> = graph.parameters.iter().filter(|p| p.learnable).map(|p| p.name.as_str()).collect();
+        let patterns = self.learning_rates.iter().chain(&self.weight_decays).map(|(p, _)| p).chain(&self.frozen);
+        for pattern in patterns {
+            if !names.iter().any(|n| snn_ir::pattern::matched(pattern, n).is_some()) {
+                let (pattern, names) = (pattern.clone(), names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", "));
+                return Err(TrainError::NoSuchParameter { pattern, names });
+            }
+        }
+        if !names.is_empty() && names.iter().all(|n| self.is_frozen(n)) {
+            return Err(TrainError::AllFrozen);
+        }
+        Ok(())
     }
 
     /// Puts the equations in the place of the outputs `grad.<name>`: new values of parameters and of the optimiser's state
     /// become updates of the graph.
-    pub fn extend(&self, graph: &Graph) -> Graph {
+    ///
+    /// # Errors
+    /// If a pattern fits no parameter, or nothing is left to learn.
+    pub fn extend(&self, graph: &Graph) -> Result<Graph, TrainError> {
+        self.check_patterns(graph)?;
         let mut graph = graph.clone();
-        let gradients: Vec<(String, Value)> =
+        let mut gradients: Vec<(String, Value)> =
             graph.outputs.iter().filter_map(|(n, v)| Some((n.strip_prefix("grad.")?.to_string(), *v))).collect();
+        gradients.retain(|(n, _)| !self.is_frozen(n));
         graph.outputs.retain(|(n, _)| !n.starts_with("grad."));
         let scalar = Type::scalar(DType::F32);
         let mut b = Build(&mut graph);
-        let step_size = state(&mut b, format!("{PREFIX}step_size"), &scalar);
         let correction = (!matches!(self.optimizer, Optimizer::Sgd { .. })).then(|| state(&mut b, format!("{PREFIX}correction"), &scalar));
-        let decay = matches!(self.optimizer, Optimizer::AdamW { .. }).then(|| state(&mut b, format!("{PREFIX}decay"), &scalar));
+        // Each number once, however many parameters follow it.
+        let mut numbers: BTreeMap<String, Value> = BTreeMap::new();
+        let mut number =
+            |b: &mut Build<'_>, name: String| *numbers.entry(name.clone()).or_insert_with(|| state(b, format!("{PREFIX}{name}"), &scalar));
         let clip = self.clip_norm.map(|most| clipping(&mut b, &gradients, most));
         for (name, gradient) in gradients {
             let ty = b.0.ty(gradient).clone();
@@ -110,10 +185,14 @@ impl Update {
             }
             let parameter = b.0.add(Op::Parameter(name.clone()), &[], Some(ty.clone()));
             let own = |kind: &str| format!("{PREFIX}{kind}.{name}");
+            let (rate_group, decay_group) = (last_fit(&self.learning_rates, &name), last_fit(&self.weight_decays, &name));
+            let step_size = number(&mut b, format!("step_size{}", suffix(&[rate_group])));
             let step_size = spread(&mut b, step_size, &ty);
-            let decays_gradient = self.weight_decay != 0.0 && !matches!(self.optimizer, Optimizer::AdamW { .. });
-            if decays_gradient {
-                let rate = b.full(self.weight_decay as f32, &ty);
+            let weight_decay = decay_group.map_or(self.weight_decay, |i| self.weight_decays[i].1);
+            let decay = matches!(self.optimizer, Optimizer::AdamW { .. })
+                .then(|| number(&mut b, format!("decay{}", suffix(&[rate_group, decay_group]))));
+            if weight_decay != 0.0 && decay.is_none() {
+                let rate = b.full(weight_decay as f32, &ty);
                 let pull = b.mul(parameter, rate);
                 g = b.add(g, pull);
             }
@@ -165,7 +244,7 @@ impl Update {
             };
             b.0.updates.push((name, next));
         }
-        graph
+        Ok(graph)
     }
 }
 

@@ -426,7 +426,7 @@ impl Compiled {
                 // A parameter that the loss does not depend on stays, as in PyTorch, where its gradient is `None`.
                 let mut graph = graph;
                 graph.outputs.retain(|(n, _)| n.strip_prefix("grad.").is_none_or(|p| !independent.iter().any(|i| i == p)));
-                update.extend(&graph)
+                update.extend(&graph)?
             }
             None => graph,
         };

@@ -54,7 +54,7 @@ pub fn parse_time(text: &str) -> Result<i64, String> {
         _ => return Err(wrong()),
     };
     let us = number.trim().parse::<f64>().map_err(|_| wrong())? * scale;
-    if us >= 1.0 && us <= 1e15 { Ok(us.round() as i64) } else { Err(format!("a bin is at least a microsecond, not {text}")) }
+    if (1.0..=1e15).contains(&us) { Ok(us.round() as i64) } else { Err(format!("a bin is at least a microsecond, not {text}")) }
 }
 
 /// A width and a height.

@@ -344,17 +344,6 @@ fn parse_setting(text: &str) -> Result<(String, snnc::Setting), String> {
     Ok((name.trim().to_string(), value.parse()?))
 }
 
-/// What the stars of a pattern stand for in a name that it fits.
-fn matched<'a>(pattern: &str, name: &'a str) -> Option<Vec<&'a str>> {
-    let Some((first, rest)) = pattern.split_once('*') else { return (pattern == name).then(Vec::new) };
-    let tail = name.strip_prefix(first)?;
-    (0..=tail.len()).rev().filter(|i| tail.is_char_boundary(*i)).find_map(|i| {
-        let mut found = matched(rest, &tail[i..])?;
-        found.insert(0, &tail[..i]);
-        Some(found)
-    })
-}
-
 fn parse_threads(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n) if n <= 1024 => Ok(n),
@@ -568,7 +557,7 @@ impl NetArguments {
         if self.weights.is_empty() {
             return Ok(own);
         }
-        let ignored = |n: &str| self.ignore.iter().any(|p| matched(p, n).is_some());
+        let ignored = |n: &str| self.ignore.iter().any(|p| snn_ir::pattern::matched(p, n).is_some());
         let loaded = load_wanted(&self.weights, &|n| !ignored(n), self.memory())?.tensors;
         if loaded.is_empty() && !self.weights.is_empty() {
             return Err(Failure::Text(format!("there are no weights in `{}`", self.weights.join("`, `"))));
@@ -577,7 +566,7 @@ impl NetArguments {
         let mut weights: Vec<(String, Tensor)> = Vec::new();
         for (name, tensor) in loaded {
             let renamed = self.rename.iter().enumerate().find_map(|(i, (old, new))| {
-                let stars = matched(old, &name)?;
+                let stars = snn_ir::pattern::matched(old, &name)?;
                 used[i] = true;
                 let mut parts = new.split('*');
                 let first = parts.next().unwrap_or_default().to_string();

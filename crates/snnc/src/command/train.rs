@@ -38,6 +38,60 @@ enum MetricName {
     Loss,
 }
 
+impl MetricName {
+    fn words(self) -> &'static str {
+        match self {
+            MetricName::Accuracy => "validation accuracy",
+            MetricName::Loss => "validation loss",
+        }
+    }
+
+    fn is_better(self, value: f64, best: f64) -> bool {
+        match self {
+            MetricName::Accuracy => value > best,
+            // A loss that is not a number is worse than any.
+            MetricName::Loss => value < best || best.is_nan(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kept {
+    Last,
+    Best,
+}
+
+/// A number for all parameters, or for those that fit a pattern.
+#[derive(Clone, Debug)]
+struct Rate {
+    pattern: Option<String>,
+    value: f64,
+}
+
+fn parse_rate(text: &str) -> Result<Rate, String> {
+    let (pattern, number) = match text.rsplit_once('=') {
+        Some((pattern, number)) => (Some(pattern.trim().to_string()), number),
+        None => (None, text),
+    };
+    match number.trim().parse::<f64>() {
+        Ok(value) => Ok(Rate { pattern, value }),
+        Err(_) => Err(format!("`{number}` is not a number; it is `X` for all parameters, or `PATTERN=X` for some")),
+    }
+}
+
+/// The number for all, and those by pattern.
+fn by_pattern(option: &str, rates: &[Rate], default: f64) -> Result<(f64, Vec<(String, f64)>), Failure> {
+    if let Some(Rate { value, .. }) = rates.iter().find(|r| !r.value.is_finite() || r.value < 0.0) {
+        return Err(Failure::Text(format!("`{option}` is {value}: it is at least 0")));
+    }
+    let common: Vec<f64> = rates.iter().filter(|r| r.pattern.is_none()).map(|r| r.value).collect();
+    if let [a, b, ..] = common[..] {
+        return Err(Failure::Text(format!("`{option}` is given as {a} and as {b}: `PATTERN=X` says another number for some parameters")));
+    }
+    let patterns = rates.iter().filter_map(|r| Some((r.pattern.clone()?, r.value))).collect();
+    Ok((common.first().copied().unwrap_or(default), patterns))
+}
+
 #[derive(Args)]
 pub struct TrainArguments {
     #[command(flatten)]
@@ -48,15 +102,18 @@ pub struct TrainArguments {
     /// How parameters follow their gradients.
     #[arg(long, value_enum, default_value_t = OptimizerName::Adam)]
     optimizer: OptimizerName,
-    /// The learning rate.
-    #[arg(long, default_value_t = 1e-3)]
-    lr: f64,
+    /// The learning rate; `--lr 'delay.*=1e-2'`, as often as needed, says another one for the parameters that fit a pattern.
+    #[arg(long, value_name = "X|PATTERN=X", value_parser = parse_rate, default_value = "1e-3", action = clap::ArgAction::Append)]
+    lr: Vec<Rate>,
     /// Momentum of `sgd`.
     #[arg(long, default_value_t = 0.0)]
     momentum: f32,
-    /// Weight decay; 0.01 for `adamw`, else 0, where it is not given.
-    #[arg(long)]
-    weight_decay: Option<f64>,
+    /// Weight decay; 0.01 for `adamw`, else 0, where it is not given; `--weight-decay 'norm.*=0'` as with `--lr`.
+    #[arg(long, value_name = "X|PATTERN=X", value_parser = parse_rate)]
+    weight_decay: Vec<Rate>,
+    /// Parameters that stay as they are: names, in which `*` stands for any text.
+    #[arg(long, value_name = "PATTERN")]
+    freeze: Vec<String>,
     /// The largest norm of all gradients together.
     #[arg(long)]
     clip_norm: Option<f64>,
@@ -87,6 +144,12 @@ pub struct TrainArguments {
     /// The net that predicts; its first output is [B, C] or [T, B, C], and the labels are called `label`.
     #[arg(long, default_value = "main")]
     predict: String,
+    /// End after this many epochs without a better validation.
+    #[arg(long, value_name = "EPOCHS", requires = "validate", value_parser = clap::value_parser!(u64).range(1..))]
+    patience: Option<u64>,
+    /// Which parameters `--weights-out` gets: the last, or those of the best validation.
+    #[arg(long, value_enum, default_value_t = Kept::Last)]
+    keep: Kept,
     /// Where the state is kept after each epoch.
     #[arg(long, value_name = "FOLDER")]
     checkpoint_dir: Option<PathBuf>,
@@ -107,8 +170,8 @@ pub struct TrainArguments {
 pub fn train(a: &TrainArguments) -> Result<(), Failure> {
     let (program, own) = load_program(&a.net.file, &a.net.nir)?;
     warn(&program, Mode::Train);
-    let update = update(a)?;
-    let options = CompileOptions { update: Some(update), checkpoint: a.checkpoint, ..a.net.options()? };
+    let (learning_rate, update) = update(a)?;
+    let options = CompileOptions { update: Some(update.clone()), checkpoint: a.checkpoint, ..a.net.options()? };
     let loss_net = loss_net(a, &program)
         .ok_or_else(|| Failure::Text("training needs a net called `loss` whose value is one number, or `--net`".into()))?;
     if a.weights_out.is_none() {
@@ -118,7 +181,7 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
     let settings = Settings {
         epochs: a.epochs,
         batch: a.net.batch.unwrap_or(64.min(data.len())),
-        learning_rate: a.lr,
+        learning_rate,
         schedule: match a.schedule {
             ScheduleName::Constant => Schedule::Constant,
             ScheduleName::Cosine => Schedule::Cosine,
@@ -126,8 +189,11 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
         },
         shuffle: a.shuffle,
         seed: a.net.seed,
-        update,
+        update: update.clone(),
     };
+    if a.keep == Kept::Best && a.validate.is_empty() {
+        return Err(Failure::Text("`--keep best` needs `--validate FILE`, by which an epoch is the best".into()));
+    }
     data.check_batch(settings.batch).map_err(Error::from)?;
     // A folder that does not exist is better found before hours of training than after.
     for path in a.weights_out.iter().chain(&a.log) {
@@ -152,7 +218,7 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
             ("shuffle", i64::from(settings.shuffle)),
         ],
         floats: vec![
-            ("learning_rate", a.lr),
+            ("learning_rate", learning_rate),
             ("momentum", f64::from(a.momentum)),
             ("weight_decay", update.weight_decay),
             ("clip_norm", update.clip_norm.unwrap_or(0.0)),
@@ -162,6 +228,7 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
                 "schedule",
                 format!("{:?} of {}", settings.schedule, if matches!(settings.schedule, Schedule::Cosine) { a.epochs } else { 0 }),
             ),
+            ("groups", format!("{:?}, {:?}, {:?}", update.learning_rates, update.weight_decays, update.frozen)),
             ("program", snn_syntax::print(&program.module().ast, program.module().sources.whole(0))),
         ],
     };
@@ -206,8 +273,13 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
     let outcome = run_training(&mut trainer, &data, &settings, &mut state, &mut reporter)?;
     match outcome {
         Outcome::Finished => {
-            if let Some(path) = &a.weights_out {
+            // The best were written when they were met.
+            if let (Some(path), Kept::Last) = (&a.weights_out, a.keep) {
                 snnc::save(path, &weights(&state))?;
+            }
+            if let Some((value, epoch)) = state.progress.best.filter(|_| a.keep == Kept::Best || a.patience.is_some()) {
+                let kept = if a.keep == Kept::Best { "kept" } else { "best" };
+                remark!("{kept}: epoch {epoch}, {} {value:.4}", a.metric.words());
             }
             Ok(())
         }
@@ -222,9 +294,13 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
         }
         Outcome::NotFinite { step, name: Some(name), .. } => {
             let kept = checkpoint.as_ref().map_or_else(String::new, |p| format!("\n  the last whole state is in `{}`", p.display()));
+            let untouched = match (state.progress.best, &a.weights_out) {
+                (Some((_, epoch)), Some(path)) if a.keep == Kept::Best => format!("`{}` keeps those of epoch {epoch}", path.display()),
+                _ => "nothing was written".into(),
+            };
             let layer = name.trim_start_matches(PREFIX).rsplit_once('.').map_or_else(String::new, |(l, _)| format!(" of layer `{l}`"));
             Err(Failure::Text(format!(
-                "`{name}`{layer} is not finite after step {step} (epoch {}, batch {}); nothing was written\n  try a smaller `--lr`, `--clip-norm 1`, or look for norms with one value per channel{kept}",
+                "`{name}`{layer} is not finite after step {step} (epoch {}, batch {}); {untouched}\n  try a smaller `--lr`, `--clip-norm 1`, or look for norms with one value per channel{kept}",
                 state.progress.epoch + 1,
                 state.progress.batch + 1,
             )))
@@ -248,25 +324,26 @@ fn loss_net(a: &TrainArguments, program: &Program) -> Option<String> {
     a.net.net.clone().or_else(|| program.module().nets().contains(&"loss").then(|| "loss".to_string()))
 }
 
-fn update(a: &TrainArguments) -> Result<Update, Failure> {
+/// The learning rate and the optimiser.
+fn update(a: &TrainArguments) -> Result<(f64, Update), Failure> {
     let optimizer = match a.optimizer {
         OptimizerName::Adam => Optimizer::ADAM,
         OptimizerName::Adamw => Optimizer::ADAM_W,
         OptimizerName::Sgd => Optimizer::Sgd { momentum: a.momentum },
     };
-    let weight_decay = a.weight_decay.unwrap_or(if matches!(a.optimizer, OptimizerName::Adamw) { 0.01 } else { 0.0 });
+    let decays = if matches!(a.optimizer, OptimizerName::Adamw) { 0.01 } else { 0.0 };
+    let (learning_rate, learning_rates) = by_pattern("--lr", &a.lr, 1e-3)?;
+    let (weight_decay, weight_decays) = by_pattern("--weight-decay", &a.weight_decay, decays)?;
     if matches!(a.schedule, ScheduleName::Step) && (a.step_size == 0 || !a.gamma.is_finite() || a.gamma < 0.0) {
         return Err(Failure::Text(format!("`--step-size` is at least 1 and `--gamma` at least 0, not {} and {}", a.step_size, a.gamma)));
     }
     if !a.momentum.is_finite() || !(0.0..1.0).contains(&a.momentum) {
         return Err(Failure::Text(format!("`--momentum` is {}: it is at least 0 and below 1", a.momentum)));
     }
-    for (name, value) in [("--lr", a.lr), ("--weight-decay", weight_decay), ("--clip-norm", a.clip_norm.unwrap_or(1.0))] {
-        if !value.is_finite() || value < 0.0 {
-            return Err(Failure::Text(format!("`{name}` is {value}: it is at least 0")));
-        }
+    if let Some(most) = a.clip_norm.filter(|x| !x.is_finite() || *x < 0.0) {
+        return Err(Failure::Text(format!("`--clip-norm` is {most}: it is at least 0")));
     }
-    Ok(Update { optimizer, weight_decay, clip_norm: a.clip_norm })
+    Ok((learning_rate, Update { optimizer, weight_decay, clip_norm: a.clip_norm, learning_rates, weight_decays, frozen: a.freeze.clone() }))
 }
 
 /// The trained parameters without what belongs to the optimiser.
@@ -416,7 +493,7 @@ impl Watcher<Error> for Reporter<'_> {
         !self.stop.load(Ordering::SeqCst)
     }
 
-    fn epoch(&mut self, epoch: &Epoch, state: &State) -> Result<(), Error> {
+    fn epoch(&mut self, epoch: &Epoch, state: &mut State) -> Result<bool, Error> {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
@@ -426,7 +503,7 @@ impl Watcher<Error> for Reporter<'_> {
         for (name, value) in &epoch.metrics {
             line.push_str(&format!(", {name} {value:.4}"));
         }
-        let metric = if self.a.metric == MetricName::Loss { "validation loss" } else { "validation accuracy" };
+        let metric = self.a.metric.words();
         if let Some(x) = measured {
             line.push_str(&format!(", {metric} {x:.4}"));
         }
@@ -448,7 +525,23 @@ impl Watcher<Error> for Reporter<'_> {
             }
             append(path, &entry.to_string())?;
         }
-        (self.save_checkpoint)(state)
+        let mut goes_on = true;
+        if let Some(value) = measured {
+            let better = state.progress.best.is_none_or(|(best, _)| self.a.metric.is_better(value, best));
+            if better {
+                state.progress.best = Some((value, epoch.epoch));
+                if let (Some(path), Kept::Best) = (&self.a.weights_out, self.a.keep) {
+                    snnc::save(path, &weights(state))?;
+                }
+            }
+            let since = state.progress.best.map_or(0, |(_, best)| epoch.epoch.saturating_sub(best));
+            if self.a.patience.is_some_and(|most| since as u64 >= most) && epoch.epoch < self.a.epochs {
+                remark!("{metric} has not become better for {since} epochs: training ends");
+                goes_on = false;
+            }
+        }
+        (self.save_checkpoint)(state)?;
+        Ok(goes_on)
     }
 }
 
