@@ -91,6 +91,21 @@ fn data_that_do_not_fit_are_named() {
     assert!(message.contains("label 3 at index 1"), "{message}");
 }
 
+/// What is known of a NaN is not news each time that it is looked at: the optimiser comes to an end.
+#[test]
+fn constants_that_are_not_numbers_are_optimised() {
+    let text = "net main(x: f32[3]) -> f32[3] {
+    let z = [0.0, 0.0, 0.0]
+    let q = z / z
+    let y = log([-0.5, 0.0, 1.0] - 1)
+    x + q * x + log(q - 1) * (q + q) + where(q == q, q, -q) + y * (y - y)
+}";
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(run(text, &[("x", Tensor::f32([3], vec![1.0; 3]))]).map(|r| r.outputs[0].1.to_f32())));
+    let out = ended.recv_timeout(std::time::Duration::from_secs(60)).expect("no end after a minute").unwrap();
+    assert!(out.iter().all(|x| x.is_nan()));
+}
+
 #[test]
 fn not_a_number_goes_through() {
     let x = Tensor::f32([2, 2], vec![f32::NAN, f32::INFINITY, 0.0, 5.0]);

@@ -59,7 +59,18 @@ impl Reverse {
                 for_a.then_some(g),
                 for_b.then(|| {
                     let ratio = build.div(a, b);
-                    let whole = build.unary(UnaryOp::Floor, ratio);
+                    // Not the floor of the ratio, whose rounding may reach the next whole number.
+                    let rest = build.div(y, b);
+                    let whole = build.sub(ratio, rest);
+                    let whole = build.unary(UnaryOp::Round, whole);
+                    // Divided by 0 nothing remains.
+                    let remains = build.binary(BinaryOp::Eq, y, y);
+                    let whole = build.select(remains, whole, ratio);
+                    // A ratio below 0 that is rounded to 0, where what remains is not `x`.
+                    let (zero, minus_one) = (build.like(0.0, a), build.like(-1.0, a));
+                    let (is_zero, moved) = (build.binary(BinaryOp::Eq, ratio, zero), build.binary(BinaryOp::Ne, y, a));
+                    let underflow = build.binary(BinaryOp::And, is_zero, moved);
+                    let whole = build.select(underflow, minus_one, whole);
                     let d = build.mul(g, whole);
                     build.neg(d)
                 }),

@@ -231,11 +231,13 @@ impl Lowerer<'_> {
                 return Ok(self.tensor(v));
             }
             Some(n) if n.fract() == 0.0 && (2.0..=4.0).contains(&n.abs()) || n == -1.0 => {
-                let mut product = a.clone();
+                // The reciprocal comes first: the square of what is divided by may underflow where the derivative does not overflow.
+                let base = if n < 0.0 { self.elementwise(BinaryOp::Div, Val::Float(1.0), a, span, spans)? } else { a };
+                let mut product = base.clone();
                 for _ in 1..n.abs() as i64 {
-                    product = self.elementwise(BinaryOp::Mul, product, a.clone(), span, (spans.0, spans.0))?;
+                    product = self.elementwise(BinaryOp::Mul, product, base.clone(), span, (spans.0, spans.0))?;
                 }
-                return if n < 0.0 { self.elementwise(BinaryOp::Div, Val::Float(1.0), product, span, spans) } else { Ok(product) };
+                return Ok(product);
             }
             _ => {}
         }

@@ -323,12 +323,15 @@ pub fn erf<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     l.select(is_small, small, large)
 }
 
-/// `x^y`: `exp(y ln x)`, with `x^0 = 1^y = 1`, and a negative `x` to a whole power.
+/// `x^y`: `exp(y ln x)`, with `x^0 = 1^y = 1`, a negative `x` to a whole power, and infinities as in C's `pow`.
 pub fn pow<L: Lanes>(l: &mut L, x: L::F, y: L::F) -> L::F {
     let (zero, one, half) = (l.float(0.0), l.float(1.0), l.float(0.5));
     let a = l.abs(x);
     let e = log(l, a);
     let e = l.mul(e, y);
+    // Not 0 times infinity: 1 and -1 to an infinite power are 1.
+    let of_one = l.eq(a, one);
+    let e = l.select(of_one, zero, e);
     let power = exp(l, e);
     let whole = l.floor(y);
     let is_whole = l.eq(whole, y);
@@ -337,8 +340,10 @@ pub fn pow<L: Lanes>(l: &mut L, x: L::F, y: L::F) -> L::F {
     let is_even = l.eq(half_floor, half_y);
     let minus = l.neg(power);
     let signed = l.select(is_even, power, minus);
-    let nan = l.float(f32::NAN);
-    let below = l.select(is_whole, signed, nan);
+    let (nan, infinity) = (l.float(f32::NAN), l.float(f32::INFINITY));
+    let is_infinite = l.eq(a, infinity);
+    let fraction = l.select(is_infinite, power, nan);
+    let below = l.select(is_whole, signed, fraction);
     let negative = l.lt(x, zero);
     let result = l.select(negative, below, power);
     let (y_zero, x_one) = (l.eq(y, zero), l.eq(x, one));

@@ -18,7 +18,7 @@ const LARGEST_CONSTANT: usize = 256;
 const MOST_LONGER: usize = 100_000;
 
 /// What is known about a class.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// The type of each result; of settings, none.
     pub types: Vec<Type>,
@@ -76,6 +76,18 @@ impl Facts {
     /// The type of the only result.
     pub fn ty(&self) -> &Type {
         &self.types[0]
+    }
+
+    /// Is more, or something else, known here than there? Values that both know are not compared: a merge keeps its own, and a NaN,
+    /// which equals nothing, would be news for ever.
+    fn tells_more_than(&self, other: &Facts) -> bool {
+        self.constant.is_some() != other.constant.is_some()
+            || self.fill.is_some() != other.fill.is_some()
+            || self.binary != other.binary
+            || self.finite != other.finite
+            || self.delayed != other.delayed
+            || self.affine != other.affine
+            || self.run != other.run
     }
 
     /// Is its only result binary?
@@ -181,7 +193,7 @@ impl Analysis<Term> for Derive {
         };
         a.run = a.run.or(b.run);
         a.affine = a.affine.or(b.affine);
-        DidMerge(*a != before, *a != b)
+        DidMerge(a.tells_more_than(&before), a.tells_more_than(&b))
     }
 
     fn modify(terms: &mut Terms, id: Id) {
