@@ -320,6 +320,10 @@ impl Module {
                     // What depends on the sizes of data is decided when they are there.
                     let outcome = stacker::grow(64 << 20, || lower::lower(self, &item.name.text, &options));
                     all.extend(outcome.diagnostics);
+                    // Nets that use this one, or that it uses, would each take as long to say the same.
+                    if outcome.too_large {
+                        break;
+                    }
                 }
                 ItemKind::Neuron if item.settings.iter().all(|s| s.default.is_some()) => {
                     all.extend(lower::check_neuron(self, item));

@@ -25,9 +25,11 @@ pub(crate) const MAX_LAYERS: usize = 1 << 14;
 /// The graph of a net, and everything there is to say about it.
 pub(crate) fn lower(module: &Module, net: &str, options: &Options) -> Outcome {
     let mut l = Lowerer::new(module, options);
+    let mut too_large = false;
     let graph = match l.entry(net) {
         Ok(graph) => Some(graph),
         Err(stop) => {
+            too_large = l.exhausted.is_some();
             l.conclude(stop);
             None
         }
@@ -37,7 +39,7 @@ pub(crate) fn lower(module: &Module, net: &str, options: &Options) -> Outcome {
         (layer.prefix.trim_end_matches('.').to_string(), known)
     };
     let layers = l.layers.iter().map(numbers).collect();
-    Outcome { graph, diagnostics: l.diagnostics, undecided: l.undecided.map(|d| *d), layers }
+    Outcome { graph, diagnostics: l.diagnostics, undecided: l.undecided.map(|d| *d), layers, too_large }
 }
 
 /// How the graph of a net came to be.
@@ -61,6 +63,8 @@ pub(crate) struct Outcome {
     /// What could not be decided because a size is symbolic.
     pub undecided: Option<Diagnostic>,
     pub layers: Vec<(String, Vec<(String, f64)>)>,
+    /// It ended where it had evaluated as many expressions as a net may have.
+    pub too_large: bool,
 }
 
 /// What each name of the user's file is bound to in a net, as far as it can be lowered: a type, or a description.

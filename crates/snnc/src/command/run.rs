@@ -163,6 +163,8 @@ fn summary(run: &Run) {
             let v = tensor.as_f32();
             if v.iter().all(|x| *x == 0.0 || *x == 1.0) {
                 say!("  firing rate {:.4}", v.iter().map(|x| f64::from(*x)).sum::<f64>() / v.len() as f64);
+            } else if v.iter().all(|x| x.is_nan()) {
+                say!("  all NaN");
             } else {
                 let (low, high) = v.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), x| (l.min(*x), h.max(*x)));
                 let mean = v.iter().map(|x| f64::from(*x)).sum::<f64>() / v.len() as f64;
