@@ -586,15 +586,11 @@ impl Stepping<'_> {
         let ty = self.step.graph.ty(x).clone();
         let (once, c1) = self.filled("first_spike", 0.0, &ty);
         let (twice, c2) = self.filled("first_spike", 0.0, &ty);
-        let graph = &mut self.step.graph;
-        let next1 = Build(graph).add(c1, x);
-        let next2 = Build(graph).add(c2, next1);
-        let one = match dtype {
-            DType::F32 => graph.add_f32(1.0),
-            _ => graph.add(Op::Constant(Tensor::i64([], vec![1])), &[], None),
-        };
-        let one = if ty.rank() == 0 { one } else { Build(graph).broadcast(one, vec![], ty.shape.clone()) };
-        let hit = Build(graph).binary(BinaryOp::Eq, next2, one);
+        let mut b = Build(&mut self.step.graph);
+        let next1 = b.add(c1, x);
+        let next2 = b.add(c2, next1);
+        let one = b.like(1.0, next2);
+        let hit = b.binary(BinaryOp::Eq, next2, one);
         self.next[once].1 = Some(next1);
         self.next[twice].1 = Some(next2);
         self.set(id, Each(axis), &[hit]);
@@ -605,19 +601,19 @@ impl Stepping<'_> {
         let now = self.step.graph.add(node.op.clone(), &[x], None);
         let value = match kind {
             Reduction::Sum => self.sum_so_far("sum", now),
-            Reduction::Max | Reduction::Min => {
-                let ty = self.step.graph.ty(now).clone();
-                let (label, op, least) = match kind {
-                    Reduction::Max => ("max", BinaryOp::Max, f64::NEG_INFINITY),
-                    _ => ("min", BinaryOp::Min, f64::INFINITY),
-                };
-                let (index, best) = self.filled(label, least, &ty);
-                let next = Build(&mut self.step.graph).binary(op, best, now);
-                self.next[index].1 = Some(next);
-                next
-            }
+            Reduction::Max => self.best_so_far("max", BinaryOp::Max, f64::NEG_INFINITY, now),
+            Reduction::Min => self.best_so_far("min", BinaryOp::Min, f64::INFINITY, now),
         };
         self.set(id, Running, &[value]);
+    }
+
+    /// The largest or smallest of what has come, which starts at `least`.
+    fn best_so_far(&mut self, label: &str, op: BinaryOp, least: f64, now: Value) -> Value {
+        let ty = self.step.graph.ty(now).clone();
+        let (index, best) = self.filled(label, least, &ty);
+        let next = Build(&mut self.step.graph).binary(op, best, now);
+        self.next[index].1 = Some(next);
+        next
     }
 
     fn argmax(&mut self, id: NodeId, node: &Node) {
