@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
 /// The sizes that names of dimensions stand for.
 pub type Dims = BTreeMap<String, i64>;
 
@@ -20,8 +18,7 @@ enum Atom {
 }
 
 /// A dimension: a polynomial with integer coefficients over names.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Dim {
     /// Sorted factors of each monomial, with its coefficient (never zero).
     terms: BTreeMap<Vec<Atom>, i64>,
@@ -309,19 +306,6 @@ impl fmt::Display for Dim {
             }
         }
         Ok(())
-    }
-}
-
-impl From<Dim> for String {
-    fn from(dim: Dim) -> String {
-        dim.to_string()
-    }
-}
-
-impl TryFrom<String> for Dim {
-    type Error = String;
-    fn try_from(text: String) -> Result<Dim, String> {
-        text.parse()
     }
 }
 

@@ -2,15 +2,13 @@
 
 use std::collections::HashMap;
 
-use serde::{Deserialize, Serialize};
-
 use crate::dim::Dims;
 use crate::infer::{TypeError, infer};
 use crate::op::Op;
 use crate::types::{DType, Type};
 
 /// The id of a node in its graph.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u32);
 
 impl NodeId {
@@ -21,7 +19,7 @@ impl NodeId {
 }
 
 /// One result of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Value {
     /// The node.
     pub node: NodeId,
@@ -30,7 +28,7 @@ pub struct Value {
 }
 
 /// A place in the source: bytes `start .. end` of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct SourceSpan {
     /// Which file; 0 is the user's.
     pub file: u16,

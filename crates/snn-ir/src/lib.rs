@@ -22,6 +22,7 @@
 pub mod axes;
 pub mod backend;
 pub mod build;
+pub mod describe;
 pub mod dim;
 pub mod dot;
 pub mod expand;

@@ -1,15 +1,12 @@
 //! The operations of the IR.
 
-use serde::{Deserialize, Serialize};
-
 use crate::dim::Dim;
 use crate::graph::Graph;
 use crate::tensor::Tensor;
 
 /// An operation. Unless it says otherwise it has one result, whose type follows from its operands (see [`crate::infer`]);
 /// where it does not follow, the node's type says it, and the verifier checks that both agree.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     /// A tensor given at run time, by name.
     Input(String),
@@ -43,7 +40,6 @@ pub enum Op {
         /// Fire above the threshold only, not at it.
         strict: bool,
         /// The derivative at the operand.
-        #[serde(skip)]
         surrogate: Box<Graph>,
     },
 
@@ -173,8 +169,7 @@ pub enum Op {
 }
 
 /// A distribution of random numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Distribution {
     /// Uniform on `[0, 1)`, 24 bits.
     Uniform,
@@ -183,8 +178,7 @@ pub enum Distribution {
 }
 
 /// Elementwise functions of one operand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum UnaryOp {
     Neg,
@@ -207,8 +201,7 @@ pub enum UnaryOp {
 }
 
 /// Elementwise functions of two operands. Comparisons give `bool`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum BinaryOp {
     Add,
@@ -244,8 +237,7 @@ impl BinaryOp {
 }
 
 /// How axes are reduced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Reduction {
     Sum,
@@ -254,7 +246,7 @@ pub enum Reduction {
 }
 
 /// Which axes of both operands a contraction pairs.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Contraction {
     /// Axes of the left operand that are kept, one for each in `rhs_batch`.
     pub lhs_batch: Vec<usize>,
@@ -275,7 +267,7 @@ impl Contraction {
 }
 
 /// The settings of a convolution, one number for each spatial axis.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Convolution {
     /// The distance of two windows.
     pub stride: Vec<i64>,
@@ -288,14 +280,14 @@ pub struct Convolution {
 }
 
 /// The windows of a pool over the last axes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MaxPool {
     /// One for each axis that is pooled, in order; they are the last ones.
     pub axes: Vec<PoolAxis>,
 }
 
 /// The windows along one axis of a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PoolAxis {
     /// The length of a window.
     pub size: i64,
@@ -323,7 +315,7 @@ impl PoolAxis {
 ///
 /// The body is a graph of scalars. Its inputs are one element of each sequence, invariant and state; its outputs are the
 /// outputs of the step and then the next states.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Scan {
     /// How many operands are sequences.
     pub sequences: usize,
@@ -336,7 +328,6 @@ pub struct Scan {
     /// Does it run from the last step to the first?
     pub reverse: bool,
     /// One step for one element.
-    #[serde(skip)]
     pub body: Graph,
 }
 
@@ -344,7 +335,7 @@ pub struct Scan {
 ///
 /// Operands and results are as in [`Scan`], but of any shapes. The body's inputs are slices of length 1 of the sequences,
 /// `[1, ...]`, then invariants and states as they are; its outputs are slices `[1, ...]` and then the next states.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Loop {
     /// How many operands are sequences.
     pub sequences: usize,
@@ -359,7 +350,6 @@ pub struct Loop {
     /// The number of steps, for a loop without sequences.
     pub steps: Dim,
     /// One step.
-    #[serde(skip)]
     pub body: Graph,
 }
 

@@ -3,13 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::types::DType;
 
 /// The elements of a tensor.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Data {
     /// 32-bit floats.
     F32(Arc<Vec<f32>>),
@@ -22,7 +19,7 @@ pub enum Data {
 }
 
 /// A dense tensor in row-major order. Cloning shares the elements.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
     shape: Vec<usize>,
     data: Data,

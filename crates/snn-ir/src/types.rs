@@ -3,13 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
 use crate::dim::{Dim, DimError, Dims};
 
 /// The type of an element.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DType {
     /// 32-bit float. Spikes are floats of value 0 and 1.
     F32,
@@ -70,8 +67,7 @@ impl FromStr for DType {
 }
 
 /// The type of a value.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Type {
     /// The type of the elements.
     pub dtype: DType,
@@ -124,19 +120,6 @@ pub fn shape_text(shape: &[Dim]) -> String {
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.dtype, shape_text(&self.shape))
-    }
-}
-
-impl From<Type> for String {
-    fn from(t: Type) -> String {
-        t.to_string()
-    }
-}
-
-impl TryFrom<String> for Type {
-    type Error = String;
-    fn try_from(text: String) -> Result<Type, String> {
-        text.parse()
     }
 }
 

@@ -6,7 +6,7 @@ use egg::{Analysis, DidMerge, EGraph, Id};
 use snn_ir::interpret::{Randomness, evaluate};
 use snn_ir::{BinaryOp, DType, Data, Dim, Op, Tensor, Type, UnaryOp, infer};
 
-use crate::term::{Name, Settings, Term, has_settings, plain_op, symbol};
+use crate::term::{Name, Settings, Term, has_settings, plain_op};
 
 /// The e-graph of the IR.
 pub type Terms = EGraph<Term, Derive>;
@@ -134,7 +134,7 @@ pub fn operation(terms: &Terms, term: &Term) -> Option<(Op, Option<Settings>, Ve
 
 /// Adds an operation to an e-graph.
 pub fn add(terms: &mut Terms, op: Op, operands: &[Id], ty: Option<Type>) -> Id {
-    let name = Name::Op(symbol(&op).into());
+    let name = Name::Op(op.name().into());
     let mut children = Vec::with_capacity(operands.len() + 1);
     if has_settings(&op) {
         children.push(terms.add(Term { name: Name::Settings(Settings::new(op, ty)), children: vec![] }));
@@ -201,7 +201,7 @@ impl Analysis<Term> for Derive {
         let is = |name: &str| terms[id].nodes.iter().any(|n| n.name == Name::Op(name.into()));
         let folded = match (&facts.constant, &facts.fill) {
             (Some(t), _) if t.shape().is_empty() || facts.fill.is_none() => {
-                if is("constant") {
+                if is("const") {
                     return;
                 }
                 let constant = t.clone();
@@ -209,7 +209,7 @@ impl Analysis<Term> for Derive {
             }
             (_, Some(scalar)) if facts.ty().rank() > 0 => {
                 let repeated = terms[id].nodes.iter().any(|n| {
-                    n.name == Name::Op("broadcast".into()) && n.children.len() == 2 && terms[n.children[1]].data.types[0].rank() == 0
+                    n.name == Name::Op("broadcast_to".into()) && n.children.len() == 2 && terms[n.children[1]].data.types[0].rank() == 0
                 });
                 if repeated {
                     return;

@@ -11,6 +11,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use egg::{FromOp, Id, Language, Symbol};
+use snn_ir::describe::Structure;
 use snn_ir::{BinaryOp, Op, Type, UnaryOp};
 
 /// The settings of an operation, with the type of its result where that does not follow from its operands.
@@ -19,34 +20,22 @@ pub struct Settings(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// What makes two settings the same.
-    text: String,
     op: Op,
     ty: Option<Type>,
+    /// What makes the operations of two settings the same.
+    structure: Structure,
 }
 
 impl Settings {
     /// The settings of an operation.
     pub fn new(op: Op, ty: Option<Type>) -> Settings {
         let ty = if needs_type(&op) { ty } else { None };
-        let mut text = match &op {
-            // Bits, because two constants that compare equal can differ: 0 and -0.
-            Op::Constant(t) => match t.data() {
-                snn_ir::Data::F32(v) => {
-                    let bits: Vec<String> = v.iter().map(|x| format!("{:x}", x.to_bits())).collect();
-                    format!("constant f32{:?} {}", t.shape(), bits.join(" "))
-                }
-                other => format!("constant {:?} {other:?}", t.shape()),
-            },
-            op => snn_ir::text::op_text(op),
-        };
-        if let Some(t) = &ty {
-            text.push_str(&format!(" -> {t}"));
-        }
-        for body in op.bodies() {
-            text.push_str(&body.to_string());
-        }
-        Settings(Arc::new(Inner { text, op, ty }))
+        let structure = op.structure();
+        Settings(Arc::new(Inner { op, ty, structure }))
+    }
+
+    fn key(&self) -> (&Structure, &Option<Type>) {
+        (&self.0.structure, &self.0.ty)
     }
 
     /// The operation.
@@ -62,13 +51,13 @@ impl Settings {
 
 impl PartialEq for Settings {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.0.text == other.0.text
+        Arc::ptr_eq(&self.0, &other.0) || self.key() == other.key()
     }
 }
 impl Eq for Settings {}
 impl Hash for Settings {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.text.hash(state);
+        self.key().hash(state);
     }
 }
 impl PartialOrd for Settings {
@@ -78,7 +67,7 @@ impl PartialOrd for Settings {
 }
 impl Ord for Settings {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.0.text.cmp(&other.0.text)
+        if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.key().cmp(&other.key()) }
     }
 }
 
@@ -147,9 +136,8 @@ impl fmt::Display for Term {
                 {
                     return write!(f, "<{}>", t.to_f32()[0]);
                 }
-                let head = s.0.text.split("graph ").next().unwrap_or_default();
-                let settings = head.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_');
-                f.write_str(&settings.replace([' ', '\n'], "").replace('(', "<").replace(')', ">"))
+                let text = snn_ir::text::attributes(s.op());
+                write!(f, "<{}>", text.replace([' ', '\n'], "").replace('(', "<").replace(')', ">"))
             }
         }
     }
@@ -161,79 +149,6 @@ pub fn needs_type(op: &Op) -> bool {
     matches!(op, Input(_) | Parameter(_) | Iota | Random { .. } | Cast | Broadcast { .. } | Reshape | Slice { .. })
 }
 
-const UNARY: [(UnaryOp, &str); 13] = [
-    (UnaryOp::Neg, "neg"),
-    (UnaryOp::Abs, "abs"),
-    (UnaryOp::Exp, "exp"),
-    (UnaryOp::Log, "log"),
-    (UnaryOp::Sqrt, "sqrt"),
-    (UnaryOp::Sin, "sin"),
-    (UnaryOp::Cos, "cos"),
-    (UnaryOp::Tanh, "tanh"),
-    (UnaryOp::Erf, "erf"),
-    (UnaryOp::Floor, "floor"),
-    (UnaryOp::Round, "round"),
-    (UnaryOp::Not, "not"),
-    (UnaryOp::Detach, "detach"),
-];
-
-const BINARY: [(BinaryOp, &str); 16] = [
-    (BinaryOp::Add, "add"),
-    (BinaryOp::Sub, "sub"),
-    (BinaryOp::Mul, "mul"),
-    (BinaryOp::Div, "div"),
-    (BinaryOp::Rem, "rem"),
-    (BinaryOp::Pow, "pow"),
-    (BinaryOp::Max, "max"),
-    (BinaryOp::Min, "min"),
-    (BinaryOp::Eq, "eq"),
-    (BinaryOp::Ne, "ne"),
-    (BinaryOp::Lt, "lt"),
-    (BinaryOp::Le, "le"),
-    (BinaryOp::Gt, "gt"),
-    (BinaryOp::Ge, "ge"),
-    (BinaryOp::And, "and"),
-    (BinaryOp::Or, "or"),
-];
-
-/// The name of an operation's term.
-pub fn symbol(op: &Op) -> &'static str {
-    match op {
-        Op::Unary(u) => UNARY.iter().find(|(v, _)| v == u).map_or("", |(_, name)| name),
-        Op::Binary(b) => BINARY.iter().find(|(v, _)| v == b).map_or("", |(_, name)| name),
-        Op::Select => "select",
-        Op::Input(_) => "input",
-        Op::Parameter(_) => "parameter",
-        Op::Constant(_) => "constant",
-        Op::Size(_) => "size",
-        Op::Iota => "iota",
-        Op::Random { .. } => "random",
-        Op::Cast => "cast",
-        Op::Spike { .. } => "spike",
-        Op::Broadcast { .. } => "broadcast",
-        Op::Reshape => "reshape",
-        Op::Transpose { .. } => "transpose",
-        Op::Slice { .. } => "slice",
-        Op::Pad { .. } => "pad",
-        Op::Concat { .. } => "concat",
-        Op::Gather { .. } => "gather",
-        Op::ScatterAdd { .. } => "scatter_add",
-        Op::Window { .. } => "window",
-        Op::MaxPoolGradient(_) => "max_pool_gradient",
-        Op::Reduce { .. } => "reduce",
-        Op::ArgMax { .. } => "argmax",
-        Op::CumSum { .. } => "cumsum",
-        Op::Contract(_) => "contract",
-        Op::Conv(_) => "conv",
-        Op::Delay { .. } => "delay",
-        Op::FirstSpike { .. } => "first_spike",
-        Op::RedundantOneHot { .. } => "redundant_one_hot",
-        Op::ThresholdMargin { .. } => "threshold_margin",
-        Op::Scan(_) => "scan",
-        Op::Loop(_) => "loop",
-    }
-}
-
 /// Has the term of an operation its settings as the first child?
 pub fn has_settings(op: &Op) -> bool {
     !matches!(op, Op::Unary(_) | Op::Binary(_) | Op::Select)
@@ -241,15 +156,14 @@ pub fn has_settings(op: &Op) -> bool {
 
 /// The operation of a name without settings.
 pub fn plain_op(name: &str) -> Option<Op> {
-    if name == "select" {
+    if name == Op::Select.name() {
         return Some(Op::Select);
     }
-    let unary = UNARY.iter().find(|(_, n)| *n == name).map(|(u, _)| Op::Unary(*u));
-    unary.or_else(|| BINARY.iter().find(|(_, n)| *n == name).map(|(b, _)| Op::Binary(*b)))
+    UnaryOp::named(name).map(Op::Unary).or_else(|| BinaryOp::named(name).map(Op::Binary))
 }
 
 /// The names of all elementwise operations.
 pub fn elementwise_names() -> impl Iterator<Item = &'static str> {
-    let functions = UNARY.iter().map(|(_, n)| *n).chain(BINARY.iter().map(|(_, n)| *n));
-    functions.chain(["select", "cast", "spike"])
+    let functions = UnaryOp::ALL.iter().map(|u| u.name()).chain(BinaryOp::ALL.iter().map(|b| b.name()));
+    functions.chain(["where", "cast", "spike"])
 }

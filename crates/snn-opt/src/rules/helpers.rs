@@ -18,7 +18,7 @@ pub(super) const RULES: [Rule; 4] = [
     ),
     built(
         "repeated-one-hot",
-        "(reshape ?r (broadcast ?b (redundant_one_hot ?h ?l)))",
+        "(reshape ?r (broadcast_to ?b (redundant_one_hot ?h ?l)))",
         repeated_one_hot,
         "each column n times, side by side",
     ),

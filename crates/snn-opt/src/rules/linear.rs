@@ -24,7 +24,7 @@ pub(super) const RULES: [Rule; 12] = [
     fast(built("linear-linear", "(contract ?c (contract ?d ?x ?v) ?w)", linear_linear, "(x v) w = x (v w)")),
     fast(built(
         "mean-through-linear",
-        "(reduce ?r (contract ?c ?x ?w))",
+        "(sum ?r (contract ?c ?x ?w))",
         sum_through_linear,
         "the sum over steps of x w is the sum over steps of x, times w",
     )),

@@ -9,13 +9,13 @@ use crate::rule::{Context, Rule};
 pub(super) const RULES: [Rule; 14] = [
     built("reshape-same", "(reshape ?s ?x)", same, "the shape is that of the operand"),
     built("reshape-reshape", "(reshape ?s (reshape ?r ?x))", reshape_reshape, "the order of the elements never changes"),
-    built("transpose-same", "(transpose ?p ?x)", transpose_same, "no axis moves"),
-    built("transpose-transpose", "(transpose ?p (transpose ?q ?x))", transpose_transpose, "permutations compose"),
-    built("broadcast-same", "(broadcast ?s ?x)", same, "the shape is that of the operand"),
-    built("broadcast-broadcast", "(broadcast ?s (broadcast ?r ?x))", broadcast_broadcast, "axes are mapped twice"),
+    built("transpose-same", "(permute ?p ?x)", transpose_same, "no axis moves"),
+    built("transpose-transpose", "(permute ?p (permute ?q ?x))", transpose_transpose, "permutations compose"),
+    built("broadcast-same", "(broadcast_to ?s ?x)", same, "the shape is that of the operand"),
+    built("broadcast-broadcast", "(broadcast_to ?s (broadcast_to ?r ?x))", broadcast_broadcast, "axes are mapped twice"),
     built(
         "broadcast-inserted",
-        "(broadcast ?s (reshape ?r ?x))",
+        "(broadcast_to ?s (reshape ?r ?x))",
         broadcast_inserted,
         "axes of size 1 that a reshape inserts are grown or kept by the broadcast itself",
     ),
@@ -26,7 +26,7 @@ pub(super) const RULES: [Rule; 14] = [
     each("concat-slices", &["concat"], concat_slices, "slices that follow each other are one slice"),
     built(
         "transpose-of-product",
-        "(transpose ?p (contract ?c ?a ?b))",
+        "(permute ?p (contract ?c ?a ?b))",
         transpose_of_product,
         "(a b) transposed is b a transposed: the same products, in the same order of sums",
     ),
