@@ -119,13 +119,15 @@ pub fn infer(op: &Op, operands: &[&Type], expected: Option<&Type>) -> Result<Vec
         Op::Slice { axis, start, step } => {
             let (from, to) = (operands[0], declared()?);
             check_axis(*axis, from)?;
-            let fits = same_but(*axis, from, &to) && *step >= 1 && start.as_constant().is_none_or(|s| s >= 0);
+            if !same_but(*axis, from, &to) || *step < 1 || start.as_constant().is_some_and(|s| s < 0) {
+                return type_error(format!("the slice {to} from {start} is not inside {from}"), &[0]);
+            }
             let last = start.plus(&to.shape[*axis].minus(&1.into()).times(&(*step).into()));
             let inside = match from.shape[*axis].minus(&last).as_constant() {
                 Some(room) => room >= 1 || to.shape[*axis].as_constant().is_some_and(|n| n <= 0),
                 None => true,
             };
-            if !fits || !inside {
+            if !inside {
                 return type_error(format!("the slice {to} from {start} is not inside {from}"), &[0]);
             }
             one(to)
@@ -315,6 +317,14 @@ fn contraction(c: &crate::op::Contraction, a: &Type, b: &Type) -> Result<Vec<Typ
     let axes_fit = |axes: &[usize], t: &Type| axes.iter().all(|x| *x < t.rank());
     if !axes_fit(&c.lhs_batch, a) || !axes_fit(&c.lhs_sum, a) || !axes_fit(&c.rhs_batch, b) || !axes_fit(&c.rhs_sum, b) {
         return type_error(format!("{a} and {b} lack axes of the product"), &[0, 1]);
+    }
+    let distinct =
+        |batch: &[usize], sum: &[usize]| batch.iter().chain(sum).collect::<std::collections::HashSet<_>>().len() == batch.len() + sum.len();
+    if c.lhs_batch.len() != c.rhs_batch.len() || c.lhs_sum.len() != c.rhs_sum.len() {
+        return type_error("a product pairs each axis of one operand with one of the other", &[0, 1]);
+    }
+    if !distinct(&c.lhs_batch, &c.lhs_sum) || !distinct(&c.rhs_batch, &c.rhs_sum) {
+        return type_error("an axis of a product is paired twice", &[0, 1]);
     }
     let pairs = c.lhs_batch.iter().zip(&c.rhs_batch).chain(c.lhs_sum.iter().zip(&c.rhs_sum));
     for (i, j) in pairs {

@@ -52,4 +52,4 @@ pub use interpret::{Results, RuntimeError, interpret};
 pub use op::{BinaryOp, Contraction, Convolution, Distribution, Loop, MaxPool, Op, PoolAxis, Reduction, Scan, UnaryOp};
 pub use tensor::{Data, Tensor};
 pub use types::{DType, Type};
-pub use verify::{VerifyError, verify};
+pub use verify::{VerifyError, VerifyErrors, verify};
