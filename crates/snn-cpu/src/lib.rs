@@ -89,6 +89,17 @@ pub enum Listing {
     Assembly,
 }
 
+/// The plan of a graph as text: each kernel with what it reads and writes, and the buffers.
+///
+/// # Errors
+/// If a size is unknown or too large.
+pub fn plan_text(graph: &Graph) -> Result<String, CompileError> {
+    check_sizes(graph)?;
+    let graph = graph.pruned();
+    let plan = plan::plan_for_threads(&graph)?;
+    Ok(plan::describe(&graph, &plan, 0))
+}
+
 /// The generated code of a graph as text, with the plan as its head.
 ///
 /// # Errors

@@ -20,9 +20,14 @@ pub struct CBuild {
 impl Compiled {
     /// A graph optimised as far as that keeps bits for these parameters.
     pub(crate) fn optimised(&self, graph: &Graph, parameters: &[(String, Tensor)]) -> Result<Graph, Error> {
-        let (best, finite) = self.options().optimise.apply(graph.clone(), true)?;
-        let is_finite = |(name, t): &(String, Tensor)| !finite.contains(name) || t.as_f32().iter().all(|x| x.is_finite());
-        if parameters.iter().all(is_finite) { Ok(best) } else { Ok(self.options().optimise.apply(graph.clone(), false)?.0) }
+        let mut options = self.options().passes(snn_front::Options::default());
+        let best = snn_compile::optimised(graph.clone(), &options)?;
+        let is_finite = |(name, t): &(String, Tensor)| !best.finite.contains(name) || t.as_f32().iter().all(|x| x.is_finite());
+        if parameters.iter().all(is_finite) {
+            return Ok(best.graph);
+        }
+        options.may_be_infinite = true;
+        Ok(snn_compile::optimised(graph.clone(), &options)?.graph)
     }
 
     /// The net as C, where all sizes but that of time are known: `name` is the stem of its files and names.

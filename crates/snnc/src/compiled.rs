@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use snn_candle::{DeviceName, Precision};
+use snn_compile::{COTANGENT, Gradients, Optimise, drawn_name};
 use snn_front::{Mode, Options};
 use snn_ir::{Backend, Dims, Executable, Graph, Held, Interpreter, Tensor, Type};
 
@@ -51,43 +52,6 @@ impl Backends {
     }
 }
 
-/// What the optimiser may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Optimise {
-    /// Nothing: the graph runs as it was written.
-    Off,
-    /// What keeps every bit.
-    #[default]
-    Exact,
-    /// What may round differently too.
-    Fast,
-}
-
-impl Optimise {
-    /// The graph after the optimiser, with the parameters that must be finite for it.
-    ///
-    /// # Errors
-    /// If a rule is wrong.
-    pub fn apply(self, graph: Graph, assume_finite: bool) -> Result<(Graph, BTreeSet<String>), Error> {
-        if self == Optimise::Off {
-            return Ok((graph, BTreeSet::new()));
-        }
-        let options = snn_opt::Options { fast_math: self == Optimise::Fast, assume_finite, ..snn_opt::Options::default() };
-        let optimised = snn_opt::optimise(&graph, &options)?;
-        Ok((optimised.graph, optimised.finite))
-    }
-}
-
-/// A graph with the gradients of its scalar; an empty list stands for all learnable parameters.
-///
-/// # Errors
-/// If it has no scalar, or a name is unknown or not of floats.
-pub fn gradients(graph: &Graph, wrt: &[String]) -> Result<snn_autodiff::Gradients, Error> {
-    let all = || graph.parameters.iter().filter(|p| p.learnable).map(|p| p.name.clone()).collect();
-    let wrt = if wrt.is_empty() { all() } else { wrt.to_vec() };
-    Ok(snn_autodiff::differentiate(graph, &wrt)?)
-}
-
 /// How to compile and run a net.
 #[derive(Clone, Debug)]
 pub struct CompileOptions {
@@ -107,6 +71,8 @@ pub struct CompileOptions {
     pub update: Option<snn_train::Update>,
     /// What the optimiser may do.
     pub optimise: Optimise,
+    /// Run the verifier after each pass, which debug builds always do.
+    pub verify: bool,
     /// Which backend.
     pub backend: Backends,
     /// Threads; 0 for one on each processor.
@@ -137,6 +103,7 @@ impl Default for CompileOptions {
             checkpoint: None,
             update: None,
             optimise: Optimise::default(),
+            verify: false,
             backend: Backends::default(),
             threads: 0,
             seed: 0,
@@ -146,6 +113,26 @@ impl Default for CompileOptions {
             partial: false,
             weights_dtype: None,
             other_data: vec![],
+        }
+    }
+}
+
+impl CompileOptions {
+    /// What the passes are asked for, where a net is lowered like this.
+    pub(crate) fn passes(&self, front: Options) -> snn_compile::Options {
+        let gradients = match (&self.cotangents, &self.gradients) {
+            (Some(wrt), _) => Gradients::Outputs(wrt.clone()),
+            (None, Some(wrt)) => Gradients::Scalar(wrt.clone()),
+            (None, None) => Gradients::None,
+        };
+        snn_compile::Options {
+            front,
+            gradients,
+            checkpoint: self.checkpoint,
+            update: self.update.clone(),
+            optimise: self.optimise,
+            verify: self.verify,
+            ..snn_compile::Options::default()
         }
     }
 }
@@ -194,53 +181,6 @@ struct Key {
     assume_finite: bool,
     /// Random operations whose numbers are given as inputs, by their stream, with the axis of samples.
     drawn_outside: BTreeMap<u32, usize>,
-}
-
-/// The input that stands for a random operation.
-fn drawn_name(stream: u32) -> String {
-    format!("random.{stream}")
-}
-
-/// What the names of inputs begin with that are gradients of outputs.
-pub const COTANGENT: &str = "cotangent.";
-
-/// The scalar `sum(output * cotangent)` over all outputs of floats, with the cotangents as inputs.
-fn with_cotangents(mut graph: Graph) -> Graph {
-    let outputs: Vec<(String, snn_ir::Value)> = graph.outputs.clone();
-    let mut total = None;
-    for (name, v) in outputs {
-        let ty = graph.ty(v).clone();
-        if ty.dtype != snn_ir::DType::F32 {
-            continue;
-        }
-        let cotangent = graph.add_input(format!("{COTANGENT}{name}"), ty.clone());
-        let mut build = snn_ir::Build(&mut graph);
-        let product = build.mul(v, cotangent);
-        let sum = build.sum(product, (0..ty.rank()).collect());
-        total = Some(total.map_or(sum, |t| build.add(t, sum)));
-    }
-    let total = total.unwrap_or_else(|| graph.add_f32(0.0));
-    graph.outputs = vec![("loss".into(), total)];
-    graph
-}
-
-/// A graph whose random operations of some streams are inputs.
-fn with_random_inputs(graph: &Graph, streams: &BTreeMap<u32, usize>) -> Graph {
-    let mut inputs = Vec::new();
-    let mut graph = graph.rebuild(|new, _, mut node| {
-        if let snn_ir::Op::Random { stream, .. } = node.op
-            && streams.contains_key(&stream)
-        {
-            node.op = snn_ir::Op::Input(drawn_name(stream));
-            let value = snn_ir::Value { node: new.push(node), result: 0 };
-            inputs.push(value);
-            return vec![value];
-        }
-        let id = new.push(node);
-        new.results(id).collect()
-    });
-    graph.inputs.extend(inputs);
-    graph
 }
 
 /// A net that is compiled for each set of dimensions that it meets. It can be run from several threads at once.
@@ -393,46 +333,18 @@ impl Compiled {
     }
 
     fn ready(&self, key: Key) -> Result<Arc<Ready>, Error> {
-        let (dims, rest, assume_finite) = (&key.dims, key.rest, key.assume_finite);
         let cache = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ready) = cache().get(&key) {
             return Ok(ready.clone());
         }
-        let lowered = self.program.module().lower(&self.net, &self.lowering(dims.clone(), rest)).map_err(|d| self.program.error(d))?;
-        let graph = lowered.graph.bind(dims);
-        let graph = if key.drawn_outside.is_empty() { graph } else { with_random_inputs(&graph, &key.drawn_outside) };
-        // What is missing is better said than that a size is unknown.
-        for (_, node) in graph.nodes() {
-            for ty in &node.types {
-                if let Err(e) = ty.sizes() {
-                    return Err(Error::Data(format!("{e}; give an input that has it, or `--dims`")));
-                }
-            }
-        }
-        let wrt = self.options.cotangents.as_ref().or(self.options.gradients.as_ref());
-        let graph = if self.options.cotangents.is_some() { with_cotangents(graph) } else { graph };
-        let (graph, independent) = match wrt {
-            Some(wrt) => {
-                let graph = match self.options.checkpoint {
-                    Some(every) if every > 1 => snn_autodiff::recurrence::with_checkpoints(&graph, every),
-                    _ => graph,
-                };
-                gradients(&graph, wrt).map(|g| (g.graph, g.independent))?
-            }
-            None => (graph, vec![]),
+        let options = snn_compile::Options {
+            closed: true,
+            random_inputs: key.drawn_outside.clone(),
+            may_be_infinite: !key.assume_finite,
+            ..self.options.passes(self.lowering(key.dims.clone(), key.rest))
         };
-        let graph = match &self.options.update {
-            Some(update) => {
-                // A parameter that the loss does not depend on stays, as in PyTorch, where its gradient is `None`.
-                let mut graph = graph;
-                graph.outputs.retain(|(n, _)| n.strip_prefix("grad.").is_none_or(|p| !independent.iter().any(|i| i == p)));
-                update.extend(&graph)?
-            }
-            None => graph,
-        };
-        // Weights that move may become infinite; a rule that takes them to be finite would have to look each time.
-        let assume_finite = assume_finite && self.options.update.is_none();
-        let (graph, finite) = self.options.optimise.apply(graph, assume_finite)?;
+        let compilation = snn_compile::compile(self.program.module(), &self.net, &options).map_err(|e| self.program.failed(e))?;
+        let snn_compile::Compilation { graph, layers, independent, finite, report: _ } = compilation;
         let started = std::time::Instant::now();
         let executable = self.backend.compile(&graph)?;
         *self.generating.lock().unwrap_or_else(PoisonError::into_inner) += started.elapsed();
@@ -442,7 +354,7 @@ impl Compiled {
         if needed > self.options.memory_limit {
             return Err(Error::Memory { needed, limit: self.options.memory_limit });
         }
-        let ready = Arc::new(Ready { graph, finite, independent, layers: lowered.layers, executable });
+        let ready = Arc::new(Ready { graph, finite, independent, layers, executable });
         cache().insert(key, ready.clone());
         Ok(ready)
     }

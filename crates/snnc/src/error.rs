@@ -32,9 +32,9 @@ pub enum Error {
     /// The device cannot be used.
     #[error(transparent)]
     Device(#[from] snn_candle::DeviceError),
-    /// The optimiser is wrong.
+    /// A pass of the compiler fails, for another reason than the program.
     #[error(transparent)]
-    Optimiser(#[from] snn_opt::WrongRule),
+    Pass(snn_compile::Error),
     /// The program fails while it runs.
     #[error(transparent)]
     Run(#[from] RuntimeError),
@@ -46,6 +46,19 @@ pub enum Error {
         /// Bytes that it may use.
         limit: u64,
     },
+}
+
+impl From<snn_compile::Error> for Error {
+    /// What is wrong with the source needs its text: [`crate::Program::failed`].
+    fn from(error: snn_compile::Error) -> Error {
+        match error {
+            snn_compile::Error::Compile(e) => e.into(),
+            snn_compile::Error::Gradient(e) => e.into(),
+            snn_compile::Error::Train(e) => e.into(),
+            snn_compile::Error::Size(_) => Error::Data(error.to_string()),
+            snn_compile::Error::Source(_) | snn_compile::Error::Optimiser(_) | snn_compile::Error::Verify { .. } => Error::Pass(error),
+        }
+    }
 }
 
 /// Bytes as people read them.

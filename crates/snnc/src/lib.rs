@@ -28,9 +28,10 @@ use std::sync::Arc;
 pub use snn_candle::{DeviceError, DeviceName, Precision, devices};
 
 pub use build::CBuild;
-pub use compiled::{Backends, CompileOptions, Compiled, Optimise, Prepared, Quantised, Run, gradients};
+pub use compiled::{Backends, CompileOptions, Compiled, Prepared, Quantised, Run};
 pub use cost::{Cost, LayerCost, NeuronCost, PICOJOULES};
 pub use error::Error;
+pub use snn_compile::{COTANGENT, Gradients, Optimise, Options as PassOptions, PASSES, Pass, gradients};
 pub use snn_data::{load, save};
 pub use snn_front::{Mode, Options, Setting, Settings};
 pub use snn_ir::{DType, Dims, Graph, Tensor};
@@ -76,7 +77,7 @@ impl Program {
     /// # Errors
     /// What is wrong with its source.
     pub fn lower(&self, net: Option<&str>, options: &Options) -> Result<Graph, Error> {
-        let net = self.module.default_net(net).map_err(|d| self.error(vec![d]))?;
+        let net = self.net_name(net)?;
         self.module.lower(&net, options).map(|l| l.graph).map_err(|d| self.error(d))
     }
 
@@ -85,7 +86,7 @@ impl Program {
     /// # Errors
     /// What is wrong with its source.
     pub fn compile(&self, net: Option<&str>, options: &CompileOptions) -> Result<Compiled, Error> {
-        let net = self.module.default_net(net).map_err(|d| self.error(vec![d]))?;
+        let net = self.net_name(net)?;
         Compiled::new(self.clone(), net, options.clone())
     }
 
@@ -94,7 +95,7 @@ impl Program {
     /// # Errors
     /// What is wrong with its source.
     pub fn inputs(&self, net: &str) -> Result<Vec<String>, Error> {
-        let net = self.module.default_net(Some(net)).map_err(|d| self.error(vec![d]))?;
+        let net = self.net_name(Some(net))?;
         let options = Options::default();
         self.module.signature(&net, &options).map(|s| s.into_iter().map(|(n, _)| n).collect()).map_err(|d| self.error(d))
     }
@@ -104,9 +105,22 @@ impl Program {
     /// # Errors
     /// What is wrong with its source.
     pub fn signature(&self, net: &str) -> Result<Vec<(String, snn_ir::Type)>, Error> {
-        let net = self.module.default_net(Some(net)).map_err(|d| self.error(vec![d]))?;
+        let net = self.net_name(Some(net))?;
         let options = Options::default();
         self.module.signature(&net, &options).map_err(|d| self.error(d))
+    }
+
+    /// The net of a name, or the one that is meant where none is given.
+    pub(crate) fn net_name(&self, net: Option<&str>) -> Result<String, Error> {
+        self.module.default_net(net).map_err(|d| self.error(vec![d]))
+    }
+
+    /// Why a pass failed, with the text of the source where that is wrong.
+    pub(crate) fn failed(&self, error: snn_compile::Error) -> Error {
+        match error {
+            snn_compile::Error::Source(diagnostics) => self.error(diagnostics),
+            other => other.into(),
+        }
     }
 
     pub(crate) fn error(&self, diagnostics: Vec<Diagnostic>) -> Error {

@@ -149,6 +149,27 @@ impl Session {
         self.program(expression)?.lower(Some(NET), &options).map_err(without_warnings)
     }
 
+    /// An expression at a stage of the compiler, as text.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn stage(&self, expression: &str, stage: crate::stages::Stage) -> Result<String, Error> {
+        let program = self.program(expression)?;
+        crate::stages::stage(&program, Some(NET), stage, &self.passes(), crate::DeviceName::Cpu).map_err(without_warnings)
+    }
+
+    /// The graph of an expression as it is written, and after the optimiser.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn before_and_after(&self, expression: &str) -> Result<[Graph; 2], Error> {
+        crate::stages::before_and_after(&self.program(expression)?, Some(NET), &self.passes()).map_err(without_warnings)
+    }
+
+    fn passes(&self) -> crate::PassOptions {
+        self.options.passes(Options { mode: self.options.mode, dims: self.options.dims.clone(), rest: None, ..Default::default() })
+    }
+
     /// The syntax tree of an expression, as text.
     ///
     /// # Errors

@@ -246,6 +246,9 @@ struct NetArguments {
     threads: usize,
     #[command(flatten)]
     optimise: OptimiseArguments,
+    /// Check the rules of the IR after each pass of the compiler.
+    #[arg(long, hide_short_help = true)]
+    verify: bool,
     /// Run the dimension `B` in pieces of this size.
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
@@ -292,6 +295,7 @@ impl NetArguments {
             checkpoint: None,
             update: None,
             optimise: self.optimise.level(),
+            verify: self.verify,
             backend: self.backend.backend()?,
             threads: self.threads,
             seed: self.seed,

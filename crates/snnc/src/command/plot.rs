@@ -114,10 +114,10 @@ pub fn plot(a: &PlotArguments) -> Result<(), Failure> {
         What::Graph { file, net, dims, mode, fast_math, out, nir } => {
             let (program, _) = load_program(file, nir)?;
             let dims = dims.clone().unwrap_or_default();
-            let options = Options { mode: (*mode).into(), dims: dims.clone(), rest: None, ..Default::default() };
-            let before = program.lower(net.as_deref(), &options)?.bind(&dims);
-            let level = if *fast_math { Optimise::Fast } else { Optimise::Exact };
-            let (after, _) = level.apply(before.clone(), true)?;
+            let options = Options { mode: (*mode).into(), dims, rest: None, ..Default::default() };
+            let optimise = if *fast_math { Optimise::Fast } else { Optimise::Exact };
+            let passes = snnc::PassOptions { front: options, optimise, ..Default::default() };
+            let [before, after] = snnc::stages::before_and_after(&program, net.as_deref(), &passes)?;
             graphs(out, &[("as written", &before), ("optimised", &after)])?;
         }
     }

@@ -10,6 +10,7 @@ use reedline::{
     default_emacs_keybindings,
 };
 use snnc::session::{Reply, Session, is_unfinished, show};
+use snnc::stages::Stage;
 use snnc::{CompileOptions, Error, Tensor};
 
 use super::editing::{Arrow, Brackets, Colours, Names, Signatures};
@@ -175,10 +176,6 @@ fn run_command(session: &mut Session, command: &str) -> Result<String, Error> {
     let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
     let rest = rest.trim();
     let needs = |what: &str| if rest.is_empty() { Err(Error::Data(format!("`:{name}` needs {what}"))) } else { Ok(()) };
-    let listing = |session: &Session, kind| -> Result<String, Error> {
-        let (graph, _) = session.options.optimise.apply(session.lowered(rest)?, true)?;
-        Ok(snn_cpu::listing(&graph, kind)?)
-    };
     match name {
         "help" | "h" => return Ok(HELP.to_string()),
         "vars" => {
@@ -205,25 +202,23 @@ fn run_command(session: &mut Session, command: &str) -> Result<String, Error> {
         "ast" => Ok(session.syntax(rest)?.trim_end().to_string()),
         "ir" => Ok(session.lowered(rest)?.pruned().to_string().trim_end().to_string()),
         "opt" => {
-            let before = session.lowered(rest)?.pruned();
-            let options = snn_opt::Options { explain: true, ..snn_opt::Options::default() };
-            let after = snn_opt::optimise(&before, &options)?;
-            Ok(format!("{before}{}\n{}", after.graph, after.report).trim_end().to_string())
+            let [before, after] = session.before_and_after(rest)?;
+            let report = session.stage(rest, Stage::Explain)?;
+            Ok(format!("{}{after}\n{report}", before.pruned()).trim_end().to_string())
         }
-        "clif" => listing(session, snn_cpu::Listing::Clif),
-        "asm" => listing(session, snn_cpu::Listing::Assembly),
+        "clif" => session.stage(rest, "clif".parse()?),
+        "asm" => session.stage(rest, Stage::Assembly),
         "dot" => {
             let (expression, file) = match rest.rsplit_once(char::is_whitespace) {
                 Some((e, f)) if [".dot", ".svg", ".png"].iter().any(|end| f.ends_with(end)) => (e, Some(f)),
                 _ => (rest, None),
             };
-            let graph = session.lowered(expression)?;
             if let Some(f) = file.filter(|f| !f.ends_with(".dot")) {
-                let (after, _) = session.options.optimise.apply(graph.clone(), true)?;
-                snnc::plot::graphs(Path::new(f), &[("as written", &graph), ("optimised", &after)])?;
+                let [before, after] = session.before_and_after(expression)?;
+                snnc::plot::graphs(Path::new(f), &[("as written", &before), ("optimised", &after)])?;
                 return Ok(String::new());
             }
-            let text = snn_ir::dot::dot(&graph);
+            let text = snn_ir::dot::dot(&session.lowered(expression)?);
             match file {
                 Some(f) => std::fs::write(f, text).map(|()| String::new()).map_err(|e| Error::Data(format!("cannot write `{f}`: {e}"))),
                 None => Ok(text),

@@ -17,10 +17,21 @@ use super::{Failure, NetArguments, load_program, load_wanted, warn};
 use crate::command::say::remark;
 
 #[derive(Clone, Copy, ValueEnum)]
-enum OptimizerName {
+pub enum OptimizerName {
     Adam,
     Adamw,
     Sgd,
+}
+
+impl OptimizerName {
+    /// The optimiser with PyTorch's defaults, its weight decay among them.
+    pub fn update(self, momentum: f32) -> Update {
+        match self {
+            OptimizerName::Adam => Optimizer::ADAM.into(),
+            OptimizerName::Adamw => Update { weight_decay: 0.01, ..Optimizer::ADAM_W.into() },
+            OptimizerName::Sgd => Optimizer::Sgd { momentum }.into(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -326,14 +337,9 @@ fn loss_net(a: &TrainArguments, program: &Program) -> Option<String> {
 
 /// The learning rate and the optimiser.
 fn update(a: &TrainArguments) -> Result<(f64, Update), Failure> {
-    let optimizer = match a.optimizer {
-        OptimizerName::Adam => Optimizer::ADAM,
-        OptimizerName::Adamw => Optimizer::ADAM_W,
-        OptimizerName::Sgd => Optimizer::Sgd { momentum: a.momentum },
-    };
-    let decays = if matches!(a.optimizer, OptimizerName::Adamw) { 0.01 } else { 0.0 };
+    let default = a.optimizer.update(a.momentum);
     let (learning_rate, learning_rates) = by_pattern("--lr", &a.lr, 1e-3)?;
-    let (weight_decay, weight_decays) = by_pattern("--weight-decay", &a.weight_decay, decays)?;
+    let (weight_decay, weight_decays) = by_pattern("--weight-decay", &a.weight_decay, default.weight_decay)?;
     if matches!(a.schedule, ScheduleName::Step) && (a.step_size == 0 || !a.gamma.is_finite() || a.gamma < 0.0) {
         return Err(Failure::Text(format!("`--step-size` is at least 1 and `--gamma` at least 0, not {} and {}", a.step_size, a.gamma)));
     }
@@ -343,7 +349,7 @@ fn update(a: &TrainArguments) -> Result<(f64, Update), Failure> {
     if let Some(most) = a.clip_norm.filter(|x| !x.is_finite() || *x < 0.0) {
         return Err(Failure::Text(format!("`--clip-norm` is {most}: it is at least 0")));
     }
-    Ok((learning_rate, Update { optimizer, weight_decay, clip_norm: a.clip_norm, learning_rates, weight_decays, frozen: a.freeze.clone() }))
+    Ok((learning_rate, Update { weight_decay, clip_norm: a.clip_norm, learning_rates, weight_decays, frozen: a.freeze.clone(), ..default }))
 }
 
 /// The trained parameters without what belongs to the optimiser.

@@ -1,0 +1,51 @@
+//! Graphs that get more inputs: gradients of outputs, and numbers that are drawn outside.
+
+use std::collections::BTreeMap;
+
+use snn_ir::{Build, DType, Graph, Op, Value};
+
+/// What the names of inputs begin with that are gradients of outputs.
+pub const COTANGENT: &str = "cotangent.";
+
+/// The input that stands for a random operation.
+pub fn drawn_name(stream: u32) -> String {
+    format!("random.{stream}")
+}
+
+/// The scalar `sum(output * cotangent)` over all outputs of floats, with the cotangents as inputs.
+pub(crate) fn with_cotangents(mut graph: Graph) -> Graph {
+    let mut total = None;
+    for (name, v) in graph.outputs.clone() {
+        let ty = graph.ty(v).clone();
+        if ty.dtype != DType::F32 {
+            continue;
+        }
+        let cotangent = graph.add_input(format!("{COTANGENT}{name}"), ty.clone());
+        let mut build = Build(&mut graph);
+        let product = build.mul(v, cotangent);
+        let sum = build.sum(product, (0..ty.rank()).collect());
+        total = Some(total.map_or(sum, |t| build.add(t, sum)));
+    }
+    let total = total.unwrap_or_else(|| graph.add_f32(0.0));
+    graph.outputs = vec![("loss".into(), total)];
+    graph
+}
+
+/// A graph whose random operations of some streams are inputs.
+pub(crate) fn with_random_inputs(graph: &Graph, streams: &BTreeMap<u32, usize>) -> Graph {
+    let mut inputs = Vec::new();
+    let mut graph = graph.rebuild(|new, _, mut node| {
+        if let Op::Random { stream, .. } = node.op
+            && streams.contains_key(&stream)
+        {
+            node.op = Op::Input(drawn_name(stream));
+            let value = Value { node: new.push(node), result: 0 };
+            inputs.push(value);
+            return vec![value];
+        }
+        let id = new.push(node);
+        new.results(id).collect()
+    });
+    graph.inputs.extend(inputs);
+    graph
+}
