@@ -58,6 +58,8 @@ pub struct Options {
     pub optimise: Optimise,
     /// May rules take parameters to be infinite too? Then [`Compilation::finite`] is empty.
     pub may_be_infinite: bool,
+    /// Use this rule of the optimiser alone, and take what it makes wherever it fires, whatever that costs.
+    pub rule: Option<String>,
     /// Let the optimiser's report say what each rule saves and why the results are equal.
     pub explain: bool,
     /// Run the verifier after each pass in a release build too.
@@ -111,12 +113,20 @@ pub struct Compilation {
 }
 
 /// A pass over the graph.
-type Work = fn(&mut Compilation, &Source<'_>, &Options) -> Result<(), Error>;
+type Work = fn(&mut Compilation, &Input<'_>, &Options) -> Result<(), Error>;
 
 /// What is compiled.
-struct Source<'a> {
-    module: &'a Module,
-    net: &'a str,
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// A net of a parsed program.
+    Net {
+        /// The program.
+        module: &'a Module,
+        /// The name of the net.
+        net: &'a str,
+    },
+    /// A graph, as [`snn_ir::text::parse`] reads it.
+    Graph(&'a Graph),
 }
 
 /// What a pass works on.
@@ -194,22 +204,21 @@ fn generate(graph: &Graph) -> Result<String, CompileError> {
 ///
 /// # Errors
 /// The first pass that fails.
-pub fn compile(module: &Module, net: &str, options: &Options) -> Result<Compilation, Error> {
-    compile_until(module, net, options, "optimise")
+pub fn compile(input: Input<'_>, options: &Options) -> Result<Compilation, Error> {
+    compile_until(input, options, "optimise")
 }
 
 /// Runs the passes up to the one of this name, or all that work on the graph where that comes later.
 ///
 /// # Errors
 /// The first pass that fails.
-pub fn compile_until(module: &Module, net: &str, options: &Options, last: &str) -> Result<Compilation, Error> {
+pub fn compile_until(input: Input<'_>, options: &Options, last: &str) -> Result<Compilation, Error> {
     let mut compilation = Compilation::default();
-    let source = Source { module, net };
     for pass in &PASSES {
         if let Kind::Graph { wanted, work } = pass.kind
             && wanted(options)
         {
-            work(&mut compilation, &source, options)?;
+            work(&mut compilation, &input, options)?;
             verify(pass, &compilation.graph, options)?;
         }
         if pass.name == last {
@@ -223,11 +232,14 @@ pub fn compile_until(module: &Module, net: &str, options: &Options, last: &str) 
 ///
 /// # Errors
 /// The first pass that fails.
-pub fn text_after(module: &Module, net: &str, options: &Options, pass: &Pass) -> Result<String, Error> {
+pub fn text_after(input: Input<'_>, options: &Options, pass: &Pass) -> Result<String, Error> {
     match pass.kind {
-        Kind::Text => Ok(snn_syntax::dump(&module.ast)),
-        Kind::Graph { .. } => Ok(compile_until(module, net, options, pass.name)?.graph.to_string()),
-        Kind::Backend(text) => Ok(text(&compile(module, net, options)?.graph)?),
+        Kind::Text => Ok(match input {
+            Input::Net { module, .. } => snn_syntax::dump(&module.ast),
+            Input::Graph(graph) => graph.to_string(),
+        }),
+        Kind::Graph { .. } => Ok(compile_until(input, options, pass.name)?.graph.to_string()),
+        Kind::Backend(text) => Ok(text(&compile(input, options)?.graph)?),
     }
 }
 
@@ -260,14 +272,19 @@ fn verify(pass: &Pass, graph: &Graph, options: &Options) -> Result<(), Error> {
     snn_ir::verify(graph).map_err(|errors| Error::Verify { pass: pass.name, errors })
 }
 
-fn lower(c: &mut Compilation, source: &Source<'_>, options: &Options) -> Result<(), Error> {
-    let lowered = source.module.lower(source.net, &options.front).map_err(Error::Source)?;
-    c.graph = lowered.graph;
-    c.layers = lowered.layers;
+fn lower(c: &mut Compilation, input: &Input<'_>, options: &Options) -> Result<(), Error> {
+    match input {
+        Input::Net { module, net } => {
+            let lowered = module.lower(net, &options.front).map_err(Error::Source)?;
+            c.graph = lowered.graph;
+            c.layers = lowered.layers;
+        }
+        Input::Graph(graph) => c.graph = (*graph).clone(),
+    }
     Ok(())
 }
 
-fn bind(c: &mut Compilation, _: &Source<'_>, options: &Options) -> Result<(), Error> {
+fn bind(c: &mut Compilation, _: &Input<'_>, options: &Options) -> Result<(), Error> {
     c.graph = c.graph.bind(&options.front.dims);
     if options.closed {
         // What is missing is better said than that a size is unknown later.
@@ -278,12 +295,12 @@ fn bind(c: &mut Compilation, _: &Source<'_>, options: &Options) -> Result<(), Er
     Ok(())
 }
 
-fn draw(c: &mut Compilation, _: &Source<'_>, options: &Options) -> Result<(), Error> {
+fn draw(c: &mut Compilation, _: &Input<'_>, options: &Options) -> Result<(), Error> {
     c.graph = inputs::with_random_inputs(&c.graph, &options.random_inputs);
     Ok(())
 }
 
-fn seed(c: &mut Compilation, _: &Source<'_>, _: &Options) -> Result<(), Error> {
+fn seed(c: &mut Compilation, _: &Input<'_>, _: &Options) -> Result<(), Error> {
     c.graph = inputs::with_cotangents(std::mem::take(&mut c.graph));
     Ok(())
 }
@@ -292,14 +309,14 @@ fn checkpoint_steps(options: &Options) -> Option<usize> {
     options.checkpoint.filter(|every| *every > 1 && options.gradients != Gradients::None)
 }
 
-fn checkpoint(c: &mut Compilation, _: &Source<'_>, options: &Options) -> Result<(), Error> {
+fn checkpoint(c: &mut Compilation, _: &Input<'_>, options: &Options) -> Result<(), Error> {
     if let Some(every) = checkpoint_steps(options) {
         c.graph = snn_autodiff::recurrence::with_checkpoints(&c.graph, every);
     }
     Ok(())
 }
 
-fn differentiate(c: &mut Compilation, _: &Source<'_>, options: &Options) -> Result<(), Error> {
+fn differentiate(c: &mut Compilation, _: &Input<'_>, options: &Options) -> Result<(), Error> {
     let wrt = match &options.gradients {
         Gradients::None => return Ok(()),
         Gradients::Scalar(wrt) | Gradients::Outputs(wrt) => wrt,
@@ -310,7 +327,7 @@ fn differentiate(c: &mut Compilation, _: &Source<'_>, options: &Options) -> Resu
     Ok(())
 }
 
-fn update(c: &mut Compilation, _: &Source<'_>, options: &Options) -> Result<(), Error> {
+fn update(c: &mut Compilation, _: &Input<'_>, options: &Options) -> Result<(), Error> {
     if let Some(update) = &options.update {
         // A parameter that the loss does not depend on stays, as in PyTorch, where its gradient is `None`.
         let independent = &c.independent;
@@ -320,12 +337,16 @@ fn update(c: &mut Compilation, _: &Source<'_>, options: &Options) -> Result<(), 
     Ok(())
 }
 
-fn optimise(c: &mut Compilation, _: &Source<'_>, options: &Options) -> Result<(), Error> {
+fn optimise(c: &mut Compilation, _: &Input<'_>, options: &Options) -> Result<(), Error> {
     rewrite(c, options)
 }
 
 fn rewrite(c: &mut Compilation, options: &Options) -> Result<(), Error> {
+    let only: Vec<&'static str> =
+        options.rule.iter().filter_map(|name| snn_opt::rules::all().find(|r| r.name == name)).map(|r| r.name).collect();
     let rules = snn_opt::Options {
+        prefer_new: !only.is_empty(),
+        only,
         fast_math: options.optimise == Optimise::Fast,
         // Weights that move may become infinite; a rule that takes them to be finite would have to look each time.
         assume_finite: !options.may_be_infinite && options.update.is_none(),

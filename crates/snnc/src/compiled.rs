@@ -343,7 +343,7 @@ impl Compiled {
             may_be_infinite: !key.assume_finite,
             ..self.options.passes(self.lowering(key.dims.clone(), key.rest))
         };
-        let compilation = snn_compile::compile(self.program.module(), &self.net, &options).map_err(|e| self.program.failed(e))?;
+        let compilation = snn_compile::compile(self.program.input(&self.net), &options).map_err(|e| self.program.failed(e))?;
         let snn_compile::Compilation { graph, layers, independent, finite, report: _ } = compilation;
         let started = std::time::Instant::now();
         let executable = self.backend.compile(&graph)?;

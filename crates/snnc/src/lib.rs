@@ -115,6 +115,11 @@ impl Program {
         self.module.default_net(net).map_err(|d| self.error(vec![d]))
     }
 
+    /// A net as the passes take it.
+    pub(crate) fn input<'a>(&'a self, net: &'a str) -> snn_compile::Input<'a> {
+        snn_compile::Input::Net { module: &self.module, net }
+    }
+
     /// Why a pass failed, with the text of the source where that is wrong.
     pub(crate) fn failed(&self, error: snn_compile::Error) -> Error {
         match error {

@@ -241,7 +241,15 @@ impl Session {
             return Ok(names.join("\n"));
         }
         let text = std::fs::read_to_string(path).map_err(|e| Error::Data(format!("cannot read `{path}`: {e}")))?;
-        let program = Program::parse(path, &text)?;
+        self.define(path, &text)
+    }
+
+    /// Takes the items of a program, and gives their names; `path` is what messages call it.
+    ///
+    /// # Errors
+    /// What is wrong with the program.
+    pub fn define(&mut self, path: &str, text: &str) -> Result<String, Error> {
+        let program = Program::parse(path, text)?;
         let mut next = self.clone();
         let mut names = Vec::new();
         for item in &program.module().ast.items {

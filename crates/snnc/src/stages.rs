@@ -1,5 +1,8 @@
 //! What the compiler makes of a net, stage by stage, as text. The passes themselves are those of `snn_compile`.
 
+use snn_compile::Input;
+use snn_ir::Graph;
+
 use crate::{CompileOptions, DeviceName, Dims, Error, Gradients, Optimise, Options, Pass, PassOptions, Program};
 
 /// A stage of the compiler.
@@ -71,33 +74,37 @@ pub fn stage(program: &Program, net: Option<&str>, stage: Stage, options: &PassO
         return Ok(snn_syntax::dump(&program.module().ast));
     }
     let net = program.net_name(net)?;
+    staged(program.input(&net), stage, options, device).map_err(|e| program.failed(e)).map_err(unknown_sizes)
+}
+
+/// A graph that was read from text, at a stage.
+///
+/// # Errors
+/// As [`stage`].
+pub fn stage_of_graph(graph: &Graph, stage: Stage, options: &PassOptions, device: DeviceName) -> Result<String, Error> {
+    staged(Input::Graph(graph), stage, options, device).map_err(Error::from).map_err(unknown_sizes)
+}
+
+fn staged(input: Input<'_>, stage: Stage, options: &PassOptions, device: DeviceName) -> Result<String, snn_compile::Error> {
     let mut options = options.clone();
-    let graph_after = |options: &PassOptions, pass: &str| {
-        snn_compile::compile_until(program.module(), &net, options, pass).map_err(|e| program.failed(e))
-    };
+    let optimised = |options: &PassOptions| snn_compile::compile(input, options);
     Ok(match stage {
         Stage::After(pass) => {
             if pass.name == "differentiate" && options.gradients == Gradients::None {
                 options.gradients = Gradients::Scalar(vec![]);
             }
-            snn_compile::text_after(program.module(), &net, &options, pass).map_err(|e| unknown_sizes(program.failed(e)))?
+            snn_compile::text_after(input, &options, pass)?
         }
-        Stage::Assembly => {
-            let graph = graph_after(&options, "optimise")?.graph;
-            snn_cpu::listing(&graph, snn_cpu::Listing::Assembly).map_err(|e| unknown_sizes(e.into()))?
-        }
-        Stage::Candle => {
-            let graph = graph_after(&options, "optimise")?.graph;
-            snn_candle::describe::describe(&graph, device).map_err(|e| unknown_sizes(e.into()))?
-        }
-        Stage::Dot => snn_ir::dot::dot(&graph_after(&options, "optimise")?.graph),
+        Stage::Assembly => snn_cpu::listing(&optimised(&options)?.graph, snn_cpu::Listing::Assembly)?,
+        Stage::Candle => snn_candle::describe::describe(&optimised(&options)?.graph, device)?,
+        Stage::Dot => snn_ir::dot::dot(&optimised(&options)?.graph),
         Stage::EGraph => {
             let rules = snn_opt::Options { fast_math: options.optimise == Optimise::Fast, ..snn_opt::Options::default() };
-            snn_opt::e_graph_dot(&graph_after(&options, "update")?.graph, &rules).map_err(snn_compile::Error::from)?
+            snn_opt::e_graph_dot(&snn_compile::compile_until(input, &options, "update")?.graph, &rules)?
         }
         Stage::Explain => {
             options.explain = true;
-            match graph_after(&options, "optimise")?.report {
+            match optimised(&options)?.report {
                 Some(report) => report.to_string(),
                 None => "the optimiser is off\n".into(),
             }
@@ -132,9 +139,9 @@ fn lowering(dims: &Dims, options: &CompileOptions) -> Options {
 ///
 /// # Errors
 /// What is wrong with its source.
-pub fn before_and_after(program: &Program, net: Option<&str>, options: &PassOptions) -> Result<[snn_ir::Graph; 2], Error> {
+pub fn before_and_after(program: &Program, net: Option<&str>, options: &PassOptions) -> Result<[Graph; 2], Error> {
     let net = program.net_name(net)?;
-    let after = |pass| snn_compile::compile_until(program.module(), &net, options, pass).map(|c| c.graph).map_err(|e| program.failed(e));
+    let after = |pass| snn_compile::compile_until(program.input(&net), options, pass).map(|c| c.graph).map_err(|e| program.failed(e));
     Ok([after("update")?, after("optimise")?])
 }
 

@@ -5,21 +5,30 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use snnc::stages::Stage;
-use snnc::{Dims, Gradients, Options, PASSES, Pass, PassOptions};
+use snnc::{Dims, Gradients, Graph, Options, PASSES, Pass, PassOptions, Program};
 
 use super::train::OptimizerName;
-use super::{Failure, ModeName, OptimiseArguments, load_program, parse_dims};
+use super::{Failure, ModeName, OptimiseArguments, load_program, parse_dims, read_text};
 use crate::command::say::say_part;
 
 #[derive(Args)]
 pub struct EmitArguments {
-    /// The program, or a `.nir` file.
+    /// The program, a `.nir` file, or a graph in the text form of the IR, `.ir`.
     file: PathBuf,
+    #[command(flatten)]
+    options: EmitOptions,
+    #[command(flatten)]
+    nir: super::nir::NirArguments,
+}
+
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["stage", "after"]))]
+pub struct EmitOptions {
     /// What to print.
-    #[arg(long, value_name = "STAGE", value_parser = stages(), required_unless_present = "after")]
+    #[arg(long, value_name = "STAGE", value_parser = stages())]
     stage: Option<String>,
     /// Print what a pass of the compiler leaves.
-    #[arg(long, value_name = "PASS", value_parser = passes(), conflicts_with = "stage")]
+    #[arg(long, value_name = "PASS", value_parser = passes())]
     after: Option<String>,
     /// Check the rules of the IR after each pass.
     #[arg(long)]
@@ -56,8 +65,9 @@ pub struct EmitArguments {
     /// With `--stage opt`: which rules fired, what each saves, and why the results are equal.
     #[arg(long)]
     explain: bool,
-    #[command(flatten)]
-    nir: super::nir::NirArguments,
+    /// Use this rule of the optimiser alone, and take what it makes whatever it costs.
+    #[arg(long, value_name = "RULE", value_parser = rules(), hide_possible_values = true, conflicts_with = "no_opt")]
+    rule: Option<String>,
 }
 
 fn stages() -> PossibleValuesParser {
@@ -68,29 +78,60 @@ fn passes() -> PossibleValuesParser {
     PASSES.iter().map(|p| PossibleValue::new(p.name).help(p.does)).collect::<Vec<_>>().into()
 }
 
+fn rules() -> PossibleValuesParser {
+    snn_opt::rules::all().map(|r| PossibleValue::new(r.name)).collect::<Vec<_>>().into()
+}
+
 pub fn emit(a: &EmitArguments) -> Result<(), Failure> {
-    let (program, _) = load_program(&a.file, &a.nir)?;
-    let after = a.after.as_deref().and_then(Pass::named).map(Stage::After);
-    let stage = match (after, a.stage.as_deref()) {
-        (Some(stage), _) => stage,
-        (None, Some("opt")) if a.explain => Stage::Explain,
-        (None, name) => name.unwrap_or("ir").parse()?,
-    };
-    if a.explain && !matches!(stage, Stage::Explain) {
-        return Err(Failure::Text("`--explain` is for `--stage opt`".into()));
+    if a.file.extension().is_some_and(|e| e == "ir") {
+        a.nir.refuse()?;
+        let graph = snn_ir::text::parse(&read_text(&a.file)?).map_err(|e| Failure::Text(format!("{}: {e}", a.file.display())))?;
+        say_part!("{}", a.options.text_of_graph(&graph)?);
+        return Ok(());
     }
-    let wanted = a.grad || a.optimizer.is_some() || !a.wrt.is_empty() || a.checkpoint.is_some();
-    let options = PassOptions {
-        front: Options { mode: a.mode.into(), dims: a.dims.clone().unwrap_or_default(), rest: a.rest, ..Default::default() },
-        gradients: if wanted { Gradients::Scalar(a.wrt.clone()) } else { Gradients::None },
-        checkpoint: a.checkpoint,
-        update: a.optimizer.map(|name| name.update(0.0)),
-        optimise: a.optimise.level(),
-        verify: a.verify,
-        ..PassOptions::default()
-    };
-    say_part!("{}", snnc::stages::stage(&program, a.net.as_deref(), stage, &options, a.device)?);
+    let (program, _) = load_program(&a.file, &a.nir)?;
+    say_part!("{}", a.options.text(&program)?);
     Ok(())
+}
+
+impl EmitOptions {
+    /// What the compiler makes of a net.
+    pub fn text(&self, program: &Program) -> Result<String, Failure> {
+        let (stage, options) = self.request()?;
+        Ok(snnc::stages::stage(program, self.net.as_deref(), stage, &options, self.device)?)
+    }
+
+    /// What the compiler makes of a graph.
+    pub fn text_of_graph(&self, graph: &Graph) -> Result<String, Failure> {
+        let (stage, options) = self.request()?;
+        // A graph of a user keeps the rules before any pass looks at it.
+        snn_ir::verify(graph).map_err(|e| Failure::Text(e.to_string()))?;
+        Ok(snnc::stages::stage_of_graph(graph, stage, &options, self.device)?)
+    }
+
+    fn request(&self) -> Result<(Stage, PassOptions), Failure> {
+        let after = self.after.as_deref().and_then(Pass::named).map(Stage::After);
+        let stage = match (after, self.stage.as_deref()) {
+            (Some(stage), _) => stage,
+            (None, Some("opt")) if self.explain => Stage::Explain,
+            (None, name) => name.unwrap_or("ir").parse()?,
+        };
+        if self.explain && !matches!(stage, Stage::Explain) {
+            return Err(Failure::Text("`--explain` is for `--stage opt`".into()));
+        }
+        let wanted = self.grad || self.optimizer.is_some() || !self.wrt.is_empty() || self.checkpoint.is_some();
+        let options = PassOptions {
+            front: Options { mode: self.mode.into(), dims: self.dims.clone().unwrap_or_default(), rest: self.rest, ..Default::default() },
+            gradients: if wanted { Gradients::Scalar(self.wrt.clone()) } else { Gradients::None },
+            checkpoint: self.checkpoint,
+            update: self.optimizer.map(|name| name.update(0.0)),
+            optimise: self.optimise.level(),
+            verify: self.verify,
+            rule: self.rule.clone(),
+            ..PassOptions::default()
+        };
+        Ok((stage, options))
+    }
 }
 
 fn parse_rest(text: &str) -> Result<usize, String> {

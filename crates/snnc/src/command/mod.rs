@@ -7,6 +7,7 @@ mod diff;
 mod editing;
 mod emit;
 mod events;
+mod filetest;
 mod nir;
 mod plot;
 mod quantise;
@@ -14,6 +15,7 @@ mod repl;
 mod run;
 mod say;
 mod stream;
+mod test;
 mod train;
 
 use std::io::IsTerminal;
@@ -85,6 +87,11 @@ enum Command {
         after_help = "Examples:\n  snnc emit model.snn --stage ir\n  snnc emit model.snn --stage opt --explain\n  snnc emit model.snn --stage clif --dims T=16,B=64\n  snnc emit model.snn --stage dot | dot -Tsvg > model.svg"
     )]
     Emit(emit::EmitArguments),
+    /// Run file tests: programs with what is expected of them in comments.
+    #[command(
+        after_help = "Examples:\n  snnc test tests/\n  snnc test model.snn --bless\n\nA line `// test: COMMAND` begins a test; the comment lines right below it are what the command says. Commands:\n  check                              errors and warnings\n  run --input x=[[2.5],[0.0]]        outputs; --show raster or rates, --tolerance X\n  eval 'main([2.5, 0.0])'            entries as at the prompt\n  emit --stage opt                   any stage of the compiler\n  verify                             of a graph in an `.ir` file: the rules that it breaks"
+    )]
+    Test(test::TestArguments),
     /// Write a program in its canonical layout, in place.
     #[command(after_help = "Examples:\n  snnc fmt model.snn\n  snnc fmt --check model.snn\n  snnc fmt - < model.snn")]
     Fmt {
@@ -417,6 +424,7 @@ pub fn main() -> ExitCode {
         Command::Repl(arguments) => repl::repl(&arguments),
         Command::Eval(arguments) => repl::eval(&arguments),
         Command::Emit(arguments) => emit::emit(&arguments),
+        Command::Test(arguments) => test::test(&arguments),
         Command::Fmt { files, check } => format(&files, check),
         Command::Plot(arguments) => plot::plot(&arguments),
         Command::Lsp => snn_lsp::serve().map_err(|e| Failure::Text(format!("the language server cannot run: {e}"))),

@@ -98,7 +98,7 @@ fn json(t: &Tensor) -> serde_json::Value {
     serde_json::json!({ "type": t.dtype().name(), "shape": t.shape(), "data": data })
 }
 
-fn values_text(values: &[(String, Tensor)]) -> String {
+pub(super) fn values_text(values: &[(String, Tensor)]) -> String {
     let many = values.len() > 1;
     let lines: Vec<String> = values.iter().map(|(n, t)| if many { format!("{n} = {}", show(t)) } else { show(t) }).collect();
     lines.join("\n")
