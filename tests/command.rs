@@ -384,3 +384,12 @@ fn candle_is_one_flag_away() {
     let plan = snnc(&["emit", &file("model.snn"), "--stage", "candle", "--dims", "T=6,N=2"]);
     assert!(text(&plan.stdout).contains("__global__ void kernel0"), "{}", text(&plan.stderr));
 }
+
+/// Each stage of the compiler, every diagnostic and every rule of the optimiser: `BLESS=1` writes what is expected anew.
+#[test]
+fn file_tests_are_as_expected() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/filetests");
+    let bless = std::env::var_os("BLESS").map(|_| "--bless");
+    let output = snnc(&["test", folder].into_iter().chain(bless).collect::<Vec<_>>());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}

@@ -20,36 +20,6 @@ fn graph(text: &str, mode: Mode) -> Graph {
         .bind(&dims)
 }
 
-const EVERY_HELPER: &str = "\
-net main(x: f32[T, B, 4], label: i64[B]) -> (s: f32[T, B, 6], first: bool[T, B, 6]) {
-    layer fc = linear(4, 6, bias = false)
-    layer out = lif(surrogate = atan())
-    kaiming_normal_conv_linear_weight(net)
-    set_threshold_margin(out, redundant_one_hot(label, 3, 2))
-    let s = x |> fc |> delay(2) |> out
-    (s, first_spike_index(s, axis = 0))
-}
-";
-
-const RECURRENT: &str = "\
-net main(x: f32[T, B, 4]) -> f32[] {
-    layer back = linear(4, 4, bias = false)
-    let rec h = lif(x + back(delay(h, 1)), surrogate = atan())
-    sum(h * x)
-}
-";
-
-#[test]
-fn plans_and_kernels_as_text() {
-    let describe = |graph: &Graph, device: &str| snn_candle::describe::describe(graph, device.parse().unwrap()).unwrap();
-    let every = graph(EVERY_HELPER, Mode::Train);
-    assert_snapshot!("cuda_of_every_helper", describe(&every, "cuda"));
-    assert_snapshot!("metal_of_every_helper", describe(&every, "metal"));
-    assert_snapshot!("cpu_of_every_helper", describe(&every, "cpu"));
-    let gradient = snnc::gradients(&graph(RECURRENT, Mode::Train), &[]).unwrap().graph;
-    assert_snapshot!("cuda_of_a_recurrent_gradient", describe(&gradient, "cuda"));
-}
-
 /// Programs whose plans are step kernels only: every function of elements, every neuron, and gradients of some.
 fn programs() -> Vec<(String, bool)> {
     let mut list = Vec::new();

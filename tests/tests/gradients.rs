@@ -1,7 +1,7 @@
 //! Gradients against finite differences, machine code against the interpreter, and what has no gradient.
 
 use snn_tests::Dice;
-use snnc::{Backends, CompileOptions, Mode, Optimise, Program, Tensor};
+use snnc::{Backends, CompileOptions, Optimise, Program, Tensor};
 
 const INPUTS: &str = "x: f32[T, B, 4], y: f32[T, B, 4], k: f32[4], m: f32[4, 3], p: f32[B, 4, 7, 6], label: i64[B]";
 
@@ -230,16 +230,6 @@ fn what_has_no_gradient_is_said() {
         error("net loss(x: f32[N]) -> f32[] {\n    layer a = linear(2, 2)\n    let unused = a(x)\n    sum(x)\n}", &[]),
     ];
     insta::assert_snapshot!(report.join("\n"));
-}
-
-#[test]
-fn the_graph_of_a_gradient() {
-    let text = "net loss(x: f32[T, B, 3], label: i64[B]) -> f32[] {\n    layer fc = linear(3, 2)\n    cross_entropy(mean(lif(fc(x)), axis = 0), label)\n}";
-    let program = Program::parse("loss.snn", text).unwrap();
-    let graph =
-        program.lower(None, &snnc::Options { mode: Mode::Eval, dims: snnc::Dims::new(), rest: None, ..Default::default() }).unwrap();
-    let gradients = snnc::gradients(&graph, &[]).unwrap();
-    insta::assert_snapshot!(gradients.graph.to_string());
 }
 
 /// Segments of neurons are computed again, to the same bits, and less is kept.

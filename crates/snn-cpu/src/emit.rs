@@ -125,7 +125,10 @@ impl Code {
         b.seal_all_blocks();
         b.finalize(config);
         if self.listing == Some(Listing::Clif) {
-            self.text.push_str(&format!("\n; {name}\n{}", self.context.func.display()));
+            // The calling convention is the machine's, and nothing else is.
+            let convention = format!(" {} {{", config.default_call_conv);
+            let listing = self.context.func.display().to_string().replacen(&convention, " {", 1);
+            self.text.push_str(&format!("\n; {name}\n{listing}"));
         }
         let id = self
             .module

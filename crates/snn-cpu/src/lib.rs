@@ -83,7 +83,7 @@ pub fn machine(graph: &Graph, plan: &plan::Plan) -> Result<Machine, CompileError
 /// What is generated for a graph, as text: Cranelift's intermediate form, or machine code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listing {
-    /// CLIF, before it is optimised; only its calling convention is this machine's.
+    /// CLIF, before it is optimised, without its calling convention, which is this machine's.
     Clif,
     /// Machine code of this machine.
     Assembly,

@@ -419,7 +419,7 @@ impl Given<'_> {
     fn dim(&mut self, name: &str) -> Result<Dim, String> {
         match self.take(name) {
             Some(Attribute::Dim(d)) => Ok(d),
-            other => self.wrong(name, "a dimension", other.as_ref()),
+            other => self.wrong(name, "a whole number or a dimension", other.as_ref()),
         }
     }
 

@@ -44,7 +44,7 @@ pub fn infer(op: &Op, operands: &[&Type], expected: Option<&Type>) -> Result<Vec
         Op::Iota => {
             let t = declared()?;
             if t.rank() != 1 || t.dtype != DType::I64 {
-                return type_error(format!("iota gives i64[n], not {t}"), &[]);
+                return type_error(format!("arange gives i64[n], not {t}"), &[]);
             }
             one(t)
         }
@@ -261,7 +261,7 @@ fn check_count(op: &Op, n: usize) -> Result<(), TypeError> {
         Op::Pad { .. } | Op::Window { .. } | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => 1,
         Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => 1,
     };
-    if n == wanted { Ok(()) } else { type_error(format!("{wanted} operands are needed, not {n}"), &[]) }
+    if n == wanted { Ok(()) } else { type_error(format!("it takes {wanted} operand{}, not {n}", if wanted == 1 { "" } else { "s" }), &[]) }
 }
 
 fn check_axis(axis: usize, t: &Type) -> Result<(), TypeError> {
