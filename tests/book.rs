@@ -2,7 +2,7 @@
 //!
 //! A block of `snn` is a program without errors; with a name, as in ```` ```snn model.snn ````, it is also a file for the blocks after it.
 //! A block of `repl` is a session, entries after `> ` (and `. ` where they go on) with their answers, one session for a page. The commands
-//! of a block of `sh` succeed. `text` is for the eye only. `SNNC_BOOK=write` writes answers, and the pages that are made, anew.
+//! of a block of `sh` succeed. A block of `ir` is a graph that keeps the rules of the IR. `text` is for the eye only. `SNNC_BOOK=write` writes answers, and the pages that are made, anew.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -135,6 +135,11 @@ fn page(file: &str, made: Option<String>) {
                 std::fs::write(&place, &program).unwrap();
                 // A neuron or function of the library is shown as it is there, with what it calls.
                 snnc(folder.path(), &["check", &place.display().to_string()], "");
+            }
+            "ir" => {
+                let place = folder.path().join(name);
+                std::fs::write(&place, format!("{}\n", own.join("\n"))).unwrap();
+                snnc(folder.path(), &["emit", &place.display().to_string(), "--stage", "ir"], "");
             }
             "sh" => commands(file, own, folder.path()),
             "repl" | "text" | "python" | "lua" => {}

@@ -142,9 +142,33 @@ fn the_verifier_is_total() {
         right += 1;
         let optimised = snn_opt::optimise(&graph, &snn_opt::Options::default()).unwrap_or_else(|e| panic!("{e}\n{printed}"));
         snn_ir::verify(&optimised.graph).unwrap_or_else(|e| panic!("{e}\n{printed}"));
+        let dims: Dims = [("T", 3), ("B", 2)].map(|(n, size)| (n.to_string(), size)).into();
+        for graph in [graph.bind(&dims), optimised.graph.bind(&dims)] {
+            let is_small = |t: &snn_ir::Type| t.sizes().ok().and_then(|s| snn_ir::tensor::element_count(&s)).is_some_and(|n| n < 1 << 20);
+            if graph.nodes().flat_map(|(_, n)| &n.types).all(is_small) {
+                // What is refused is refused with words.
+                let _ = snn_cpu::plan_text(&graph);
+            }
+        }
     }
     // Or the test has nothing to say.
     assert!(read > 500 && right > 100, "{read} of the texts were read, {right} were right");
+}
+
+/// `docs/ir.md` has a row for each operation and for each pass.
+#[test]
+fn the_reference_is_whole() {
+    let page = std::fs::read_to_string("../docs/ir.md").expect("the page is there");
+    let rows: Vec<&str> = page.lines().filter(|l| l.starts_with("| `")).filter_map(|l| l.split('|').nth(1)).collect();
+    let named = |name: &str| rows.iter().any(|r| r.contains(&format!("`{name}`")));
+    let every = std::fs::read_to_string("filetests/verify/every_operation.ir").expect("the file is there");
+    let graph = snn_ir::text::parse(&every).expect("it is a graph");
+    snn_ir::verify(&graph).expect("it is right");
+    let own = graph.nodes().map(|(_, n)| n.op.name());
+    let functions = snn_ir::UnaryOp::ALL.iter().map(|u| u.name()).chain(snn_ir::BinaryOp::ALL.iter().map(|b| b.name()));
+    for name in own.chain(functions).chain(snnc::PASSES.iter().map(|p| p.name)) {
+        assert!(named(name), "docs/ir.md lacks `{name}`");
+    }
 }
 
 fn without_spans(node: &mut snn_ir::Node) {
