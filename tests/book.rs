@@ -104,7 +104,7 @@ const OTHERS: [&str; 10] = ["cargo ", ".ci/run", ".ci/gpu", "cd ", "npm ", "npx 
 
 fn commands(page: &str, lines: &[&str], folder: &Path) {
     for line in lines.iter().filter(|l| !l.trim().is_empty() && !l.starts_with('#')) {
-        let line = line.replace("cargo run --release -p snnc -- ", "snnc ");
+        let line = line.replace("cargo run --release -- ", "snnc ");
         // What takes minutes is begun.
         let line = line.replace("--epochs 15", "--epochs 1").replace("--epochs 10", "--epochs 1").replace("--epochs 20", "--epochs 1");
         if OTHERS.iter().any(|o| line.starts_with(o)) {

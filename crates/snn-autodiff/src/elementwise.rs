@@ -34,7 +34,14 @@ impl Reverse {
                 let d = self.build().mul(g, derivative);
                 self.add(operands[0], d);
             }
-            other => unreachable!("{} is not elementwise", snn_ir::text::op_name(other)),
+            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota => unreachable!("it is not elementwise"),
+            Op::Random { .. } | Op::Broadcast { .. } | Op::Reshape => unreachable!("it is not elementwise"),
+            Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => unreachable!("it is not elementwise"),
+            Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } => unreachable!("it is not elementwise"),
+            Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } => unreachable!("it is not elementwise"),
+            Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) => unreachable!("it is not elementwise"),
+            Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => unreachable!("it is not elementwise"),
+            Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => unreachable!("it is not elementwise"),
         }
     }
 
@@ -179,16 +186,14 @@ pub fn put_in(build: &mut Build<'_>, body: &Graph, x: Value) -> Value {
     for (id, node) in body.nodes() {
         let own = Value { node: id, result: 0 };
         let ty = Type::new(node.types[0].dtype, shape.clone());
-        let value = match &node.op {
-            Op::Input(_) => x,
-            Op::Constant(_) => {
-                let scalar = build.0.add(node.op.clone(), &[], None);
-                build.broadcast(scalar, vec![], shape.clone())
-            }
-            op => {
-                let operands: Vec<Value> = node.operands.iter().map(|v| values[v]).collect();
-                build.0.add(op.clone(), &operands, Some(ty))
-            }
+        let value = if let Op::Input(_) = &node.op {
+            x
+        } else if let Op::Constant(_) = &node.op {
+            let scalar = build.0.add(node.op.clone(), &[], None);
+            build.broadcast(scalar, vec![], shape.clone())
+        } else {
+            let operands: Vec<Value> = node.operands.iter().map(|v| values[v]).collect();
+            build.0.add(node.op.clone(), &operands, Some(ty))
         };
         values.insert(own, value);
     }

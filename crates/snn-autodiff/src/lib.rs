@@ -16,6 +16,9 @@
 //!
 //! What nobody needs (gradients of other inputs, unused sequences) is removed by [`Graph::pruned`] at the end.
 
+// A new operation must be looked at wherever operations are matched.
+#![deny(clippy::wildcard_enum_match_arm)]
+
 pub mod elementwise;
 pub mod movement;
 pub mod products;

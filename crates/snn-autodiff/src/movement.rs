@@ -6,11 +6,14 @@ use snn_ir::{Dim, Op, Reduction, Value};
 use crate::reverse::Reverse;
 
 impl Reverse {
-    /// Passes the adjoint `g` of `y = op(operands)` on.
-    ///
-    /// # Errors
-    /// An operation that has no derivative, by its name.
-    pub(crate) fn movement(&mut self, op: &Op, operands: &[Value], y: Value, g: Value) -> Result<(), &'static str> {
+    /// Passes the adjoint `g` of `y = op(operands)` on; an operation that has no derivative is noted.
+    pub(crate) fn movement(&mut self, op: &Op, operands: &[Value], y: Value, g: Value) {
+        if let Err(what) = self.moved(op, operands, y, g) {
+            self.refused = Some(what);
+        }
+    }
+
+    fn moved(&mut self, op: &Op, operands: &[Value], y: Value, g: Value) -> Result<(), &'static str> {
         let Some(x) = operands.first().copied() else { return Ok(()) };
         let from = self.graph.ty(x).clone();
         let d = match op {

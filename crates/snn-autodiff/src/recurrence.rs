@@ -50,10 +50,13 @@ pub fn with_states_before(graph: &Graph) -> Graph {
                 l.outputs += l.states;
                 (n, l.states)
             }
-            _ => {
-                let id = new.push(node);
-                return new.results(id).collect();
-            }
+            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota => return copy(new, node),
+            Op::Random { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast => return copy(new, node),
+            Op::Spike { .. } | Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } => return copy(new, node),
+            Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => return copy(new, node),
+            Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } => return copy(new, node),
+            Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => return copy(new, node),
+            Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => return copy(new, node),
         };
         let operands: Vec<&Type> = node.operands.iter().map(|v| new.ty(*v)).collect();
         match snn_ir::infer(&node.op, &operands, None) {
@@ -66,23 +69,20 @@ pub fn with_states_before(graph: &Graph) -> Graph {
     })
 }
 
+fn copy(graph: &mut Graph, node: Node) -> Vec<Value> {
+    let id = graph.push(node);
+    graph.results(id).collect()
+}
+
 /// The graph with its scans cut into segments of about `every` steps: a loop over segments keeps the states between them, and
 /// its backward computes the steps of a segment again. Less memory, one more forward. The number of steps must be known; the
 /// largest divisor of it that is not above `every` is taken.
 pub fn with_checkpoints(graph: &Graph, every: usize) -> Graph {
     graph.rebuild(|new, _, node| {
-        let steps = match &node.op {
-            Op::Scan(_) => new.ty(node.operands[0]).shape[0].as_constant().unwrap_or(0),
-            _ => 0,
-        };
+        let Op::Scan(s) = &node.op else { return copy(new, node) };
+        let steps = new.ty(node.operands[0]).shape[0].as_constant().unwrap_or(0);
         let length = (1..=i64::try_from(every).unwrap_or(i64::MAX).min(steps)).rev().find(|d| steps > *d && steps % d == 0).unwrap_or(1);
-        match &node.op {
-            Op::Scan(s) if length > 1 => segments(new, s, &node, length),
-            _ => {
-                let id = new.push(node);
-                new.results(id).collect()
-            }
-        }
+        if length > 1 { segments(new, s, &node, length) } else { copy(new, node) }
     })
 }
 

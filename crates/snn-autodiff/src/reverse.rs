@@ -76,21 +76,26 @@ impl Reverse {
 
     fn node(&mut self, id: NodeId, node: &Node) {
         let y = Value { node: id, result: 0 };
-        match &node.op {
-            Op::Scan(s) => return self.scan(id, s, &node.operands),
-            Op::Loop(l) => return self.repeated(id, l, &node.operands),
-            _ => {}
+        if let Op::Scan(s) = &node.op {
+            return self.scan(id, s, &node.operands);
+        }
+        if let Op::Loop(l) = &node.op {
+            return self.repeated(id, l, &node.operands);
         }
         let Some(g) = self.adjoint(y) else { return };
         match &node.op {
-            op if op.is_elementwise() => self.elementwise(op, &node.operands, y, g),
+            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => self.elementwise(&node.op, &node.operands, y, g),
             Op::Contract(c) => self.contraction(c, node.operands[0], node.operands[1], g),
             Op::Conv(c) => self.convolution(c, node.operands[0], node.operands[1], g),
-            op => {
-                if let Err(what) = self.movement(op, &node.operands, y, g) {
-                    self.refused = Some(what);
-                }
-            }
+            Op::Scan(_) | Op::Loop(_) => {}
+            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) => self.movement(&node.op, &node.operands, y, g),
+            Op::Iota | Op::Random { .. } | Op::Broadcast { .. } | Op::Reshape => self.movement(&node.op, &node.operands, y, g),
+            Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => self.movement(&node.op, &node.operands, y, g),
+            Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } => self.movement(&node.op, &node.operands, y, g),
+            Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } => self.movement(&node.op, &node.operands, y, g),
+            Op::ArgMax { .. } | Op::CumSum { .. } | Op::Delay { .. } => self.movement(&node.op, &node.operands, y, g),
+            Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => self.movement(&node.op, &node.operands, y, g),
+            Op::ThresholdMargin { .. } => self.movement(&node.op, &node.operands, y, g),
         }
     }
 }

@@ -227,9 +227,21 @@ pub fn independent(graph: &Graph, name: &str) -> Result<std::collections::BTreeM
             return fail("makes another dimension of it");
         };
         match &node.op {
-            Op::Size(d) if mentions(d) => return fail("uses its size"),
-            Op::Iota if results[0].is_some() => return fail("counts along it"),
-            Op::Parameter(_) if results[0].is_some() => return fail("is a parameter with that dimension"),
+            Op::Size(d) => {
+                if mentions(d) {
+                    return fail("uses its size");
+                }
+            }
+            Op::Iota => {
+                if results[0].is_some() {
+                    return fail("counts along it");
+                }
+            }
+            Op::Parameter(_) => {
+                if results[0].is_some() {
+                    return fail("is a parameter with that dimension");
+                }
+            }
             Op::Random { stream, .. } => {
                 if let Some(axis) = results[0] {
                     random.insert(*stream, axis);
@@ -240,16 +252,21 @@ pub fn independent(graph: &Graph, name: &str) -> Result<std::collections::BTreeM
                     return fail("goes along it step by step");
                 }
                 independent(&l.body, name)?;
+                // Its operands are those of the body, which are looked at there.
+                continue;
             }
-            _ => {
-                let types: Vec<&Type> = node.operands.iter().map(|v| graph.ty(*v)).collect();
-                for (operand, ty) in types.iter().enumerate() {
-                    let Ok(Some(a)) = place(ty) else { continue };
-                    for (result, to) in results.iter().enumerate() {
-                        if axis(&node.op, &types, &node.types, operand, a, result) != to.map_or(Axis::Mixed, Axis::Kept) {
-                            return fail("mixes its indices");
-                        }
-                    }
+            Op::Input(_) | Op::Constant(_) | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => {}
+            Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => {}
+            Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) => {}
+            Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => {}
+            Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } | Op::Scan(_) => {}
+        }
+        let types: Vec<&Type> = node.operands.iter().map(|v| graph.ty(*v)).collect();
+        for (operand, ty) in types.iter().enumerate() {
+            let Ok(Some(a)) = place(ty) else { continue };
+            for (result, to) in results.iter().enumerate() {
+                if axis(&node.op, &types, &node.types, operand, a, result) != to.map_or(Axis::Mixed, Axis::Kept) {
+                    return fail("mixes its indices");
                 }
             }
         }

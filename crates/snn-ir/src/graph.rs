@@ -209,10 +209,7 @@ impl Graph {
 
     /// The name of an input.
     pub fn input_name(&self, value: Value) -> &str {
-        match self.op(value) {
-            Op::Input(name) => name,
-            _ => "",
-        }
+        if let Op::Input(name) = self.op(value) { name } else { "" }
     }
 
     /// The description of a parameter.
@@ -289,7 +286,12 @@ impl Graph {
                     *high = high.bind(dims);
                 }
                 Op::Loop(l) => l.steps = l.steps.bind(dims),
-                _ => {}
+                Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Iota | Op::Random { .. } | Op::Unary(_) => {}
+                Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } | Op::Reshape => {}
+                Op::Transpose { .. } | Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } => {}
+                Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) => {}
+                Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => {}
+                Op::ThresholdMargin { .. } | Op::Scan(_) => {}
             }
             for body in node.op.bodies_mut() {
                 body.bind_in_place(dims);
@@ -303,10 +305,8 @@ impl Graph {
 
     /// A scalar float from a value's constant, if it is one.
     pub fn constant_f32(&self, value: Value) -> Option<f32> {
-        match self.op(value) {
-            Op::Constant(t) if t.dtype() == DType::F32 && t.len() == 1 => Some(t.as_f32()[0]),
-            _ => None,
-        }
+        let Op::Constant(t) = self.op(value) else { return None };
+        (t.dtype() == DType::F32 && t.len() == 1).then(|| t.as_f32()[0])
     }
 
     /// Removes nodes that no root needs, and outputs of scans and loops that nobody uses with the states that only they need.

@@ -55,7 +55,8 @@ pub fn infer(op: &Op, operands: &[&Type], expected: Option<&Type>) -> Result<Vec
                 UnaryOp::Not => t.dtype == DType::Bool,
                 UnaryOp::Neg | UnaryOp::Abs => matches!(t.dtype, DType::F32 | DType::I64),
                 UnaryOp::Detach => true,
-                _ => t.dtype == DType::F32,
+                UnaryOp::Exp | UnaryOp::Log | UnaryOp::Sqrt | UnaryOp::Sin | UnaryOp::Cos => t.dtype == DType::F32,
+                UnaryOp::Tanh | UnaryOp::Erf | UnaryOp::Floor | UnaryOp::Round => t.dtype == DType::F32,
             };
             if !fits {
                 return type_error(format!("{u:?} does not take {} elements", t.dtype).to_lowercase(), &[0]);
@@ -276,11 +277,13 @@ fn binary(op: BinaryOp, a: &Type, b: &Type) -> Result<Vec<Type>, TypeError> {
     if a != b {
         return type_error(format!("the operands {a} and {b} differ"), &[0, 1]);
     }
+    let is_number = matches!(a.dtype, DType::F32 | DType::I64);
     let fits = match op {
         BinaryOp::And | BinaryOp::Or => a.dtype == DType::Bool,
         BinaryOp::Eq | BinaryOp::Ne => true,
         BinaryOp::Div | BinaryOp::Pow => a.dtype == DType::F32,
-        _ => matches!(a.dtype, DType::F32 | DType::I64),
+        BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::Rem | BinaryOp::Max | BinaryOp::Min => is_number,
+        BinaryOp::Lt | BinaryOp::Le | BinaryOp::Gt | BinaryOp::Ge => is_number,
     };
     if !fits {
         return type_error(format!("{op:?} does not take {} elements", a.dtype).to_lowercase(), &[0, 1]);

@@ -84,18 +84,21 @@ pub fn interpret_watched(
             continue;
         }
         crate::interrupt::check()?;
-        let results = match &node.op {
-            Op::Input(name) => {
-                let tensor = tensors.get(name).ok_or_else(|| RuntimeError::MissingInput(name.clone()))?;
-                vec![checked(name, tensor, &node.types[0])?]
-            }
-            Op::Parameter(name) => {
-                let tensor = tensors.get(name).ok_or_else(|| RuntimeError::MissingParameter(name.clone()))?;
-                vec![checked(name, tensor, &node.types[0])?]
-            }
-            op => {
+        let given = match &node.op {
+            Op::Input(name) => Some((name, RuntimeError::MissingInput as fn(String) -> RuntimeError)),
+            Op::Parameter(name) => Some((name, RuntimeError::MissingParameter as fn(String) -> RuntimeError)),
+            Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select => None,
+            Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } => None,
+            Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } => None,
+            Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) => None,
+            Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => None,
+            Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => None,
+        };
+        let results = match given {
+            Some((name, missing)) => vec![checked(name, tensors.get(name).ok_or_else(|| missing(name.clone()))?, &node.types[0])?],
+            None => {
                 let operands: Vec<&Tensor> = node.operands.iter().map(|v| &values[v.node.index()][v.result as usize]).collect();
-                evaluate(op, &operands, &node.types, randomness)?
+                evaluate(&node.op, &operands, &node.types, randomness)?
             }
         };
         debug_assert!(results.iter().zip(&node.types).all(|(r, t)| t.sizes().is_ok_and(|s| s == r.shape())), "{:?}", node.op);
@@ -179,7 +182,7 @@ pub fn evaluate(op: &Op, operands: &[&Tensor], types: &[Type], randomness: &mut 
             let twice = sums::steps_summed(&sums::steps_summed(&numeric(operands[0]), *axis), *axis);
             let hits = match twice.data() {
                 Data::F32(v) => v.iter().map(|x| u8::from(*x == 1.0)).collect(),
-                _ => twice.to_i64().into_iter().map(|x| u8::from(x == 1)).collect(),
+                Data::I64(_) | Data::Bool(_) | Data::U8(_) => twice.to_i64().into_iter().map(|x| u8::from(x == 1)).collect(),
             };
             one(Tensor::bool(shape, hits))
         }
@@ -280,9 +283,10 @@ fn lifted(body: &Graph, inputs: &[Tensor], n: usize, randomness: &mut Randomness
             vec![inputs[i].clone()]
         } else {
             let operands: Vec<&Tensor> = node.operands.iter().map(|v| &values[v.node.index()][v.result as usize]).collect();
-            match &node.op {
-                Op::Constant(t) => vec![movement::broadcast(&t.reshaped([1]), &[0], &[n])],
-                op => evaluate(op, &operands, &[row_type(&node.types[0])], randomness)?,
+            if let Op::Constant(t) = &node.op {
+                vec![movement::broadcast(&t.reshaped([1]), &[0], &[n])]
+            } else {
+                evaluate(&node.op, &operands, &[row_type(&node.types[0])], randomness)?
             }
         };
         values.push(results);

@@ -31,7 +31,7 @@ pub fn constant<L: Lanes>(l: &mut L, tensor: &Tensor) -> Option<LaneOf<L>> {
             let (one, it) = (l.int(1), l.int(i32::from(*v.first()?)));
             Some(Lane::Mask(l.int_eq(it, one)))
         }
-        _ => None,
+        Data::I64(_) | Data::U8(_) => None,
     }
 }
 
@@ -133,13 +133,12 @@ pub fn graph<L: Lanes>(l: &mut L, graph: &Graph, inputs: &[LaneOf<L>]) -> Vec<La
         if values.contains_key(&value) {
             continue;
         }
-        let lane = match &node.op {
-            Op::Constant(t) => constant(l, t),
-            op => {
-                let operands: Vec<LaneOf<L>> = node.operands.iter().filter_map(|v| values.get(v).copied()).collect();
-                let constants: Vec<Option<f32>> = node.operands.iter().map(|v| graph.constant_f32(*v)).collect();
-                Some(operation(l, op, &operands, node.types[0].dtype, &constants))
-            }
+        let lane = if let Op::Constant(t) = &node.op {
+            constant(l, t)
+        } else {
+            let operands: Vec<LaneOf<L>> = node.operands.iter().filter_map(|v| values.get(v).copied()).collect();
+            let constants: Vec<Option<f32>> = node.operands.iter().map(|v| graph.constant_f32(*v)).collect();
+            Some(operation(l, &node.op, &operands, node.types[0].dtype, &constants))
         };
         if let Some(lane) = lane {
             values.insert(value, lane);
@@ -165,18 +164,31 @@ pub fn supports(op: &Op, operands: &[DType], result: DType) -> bool {
         Op::Binary(_) => operands == [F32, F32],
         Op::Select => operands == [Bool, F32, F32],
         Op::Cast => matches!((operands, result), ([F32 | Bool | U8], F32 | Bool)),
-        _ => false,
+        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => false,
+        Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => false,
+        Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) => false,
+        Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => false,
+        Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => false,
     }
 }
 
 /// Can kernels run this graph of scalars?
 pub fn supports_graph(graph: &Graph) -> bool {
-    graph.nodes().all(|(_, node)| match &node.op {
-        Op::Input(_) => node.types[0].dtype == DType::F32,
-        Op::Constant(t) => matches!(t.dtype(), DType::F32 | DType::Bool),
-        op => {
-            let operands: Vec<DType> = node.operands.iter().map(|v| graph.ty(*v).dtype).collect();
-            supports(op, &operands, node.types[0].dtype)
+    graph.nodes().all(|(_, node)| {
+        let operands: Vec<DType> = node.operands.iter().map(|v| graph.ty(*v).dtype).collect();
+        match &node.op {
+            Op::Input(_) => node.types[0].dtype == DType::F32,
+            Op::Constant(t) => matches!(t.dtype(), DType::F32 | DType::Bool),
+            Op::Parameter(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => supports(&node.op, &operands, node.types[0].dtype),
+            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast => supports(&node.op, &operands, node.types[0].dtype),
+            Op::Spike { .. } | Op::Broadcast { .. } | Op::Reshape => supports(&node.op, &operands, node.types[0].dtype),
+            Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => supports(&node.op, &operands, node.types[0].dtype),
+            Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } => supports(&node.op, &operands, node.types[0].dtype),
+            Op::Window { .. } | Op::MaxPoolGradient(_) => supports(&node.op, &operands, node.types[0].dtype),
+            Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => supports(&node.op, &operands, node.types[0].dtype),
+            Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => supports(&node.op, &operands, node.types[0].dtype),
+            Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => supports(&node.op, &operands, node.types[0].dtype),
+            Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => supports(&node.op, &operands, node.types[0].dtype),
         }
     }) && graph.outputs.iter().all(|(_, v)| graph.ty(*v).dtype == DType::F32)
 }

@@ -19,6 +19,9 @@
 //!
 //! The [`interpreter`](interpret) is the meaning of every operation. [`text`] prints a graph and reads it back.
 
+// A new operation must be looked at wherever operations are matched.
+#![deny(clippy::wildcard_enum_match_arm)]
+
 pub mod axes;
 pub mod backend;
 pub mod build;

@@ -365,7 +365,12 @@ impl Op {
             Op::Spike { surrogate, .. } => vec![surrogate],
             Op::Scan(s) => vec![&s.body],
             Op::Loop(l) => vec![&l.body],
-            _ => Vec::new(),
+            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => vec![],
+            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Broadcast { .. } | Op::Reshape => vec![],
+            Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => vec![],
+            Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } => vec![],
+            Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => vec![],
+            Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => vec![],
         }
     }
 
@@ -375,7 +380,12 @@ impl Op {
             Op::Spike { surrogate, .. } => vec![surrogate],
             Op::Scan(s) => vec![&mut s.body],
             Op::Loop(l) => vec![&mut l.body],
-            _ => Vec::new(),
+            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => vec![],
+            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Broadcast { .. } | Op::Reshape => vec![],
+            Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => vec![],
+            Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } => vec![],
+            Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => vec![],
+            Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => vec![],
         }
     }
 }

@@ -37,7 +37,13 @@ pub(crate) fn prune(graph: &Graph) -> Graph {
                     l2.body = kept.body(&l.body);
                     kept.replace(new, node, Op::Loop(Box::new(l2)))
                 }
-                _ => copy(new, node),
+                Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota => copy(new, node),
+                Op::Random { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => copy(new, node),
+                Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } => copy(new, node),
+                Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } => copy(new, node),
+                Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } => copy(new, node),
+                Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } => copy(new, node),
+                Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => copy(new, node),
             }
         });
         current = next;

@@ -362,7 +362,7 @@ fn build_loop(
             let shape: Vec<Dim> = std::iter::once(d.into()).chain(rest.iter().cloned()).collect();
             let zero = match node.types[0].dtype {
                 DType::F32 => b.new.add_f32(0.0),
-                other => b.new.add(Op::Constant(Tensor::zeros(other, [])), &[], None),
+                DType::I64 | DType::Bool | DType::U8 => b.new.add(Op::Constant(Tensor::zeros(node.types[0].dtype, [])), &[], None),
             };
             let initial = b.spread(zero, &shape);
             let ty = Type::new(node.types[0].dtype, shape);

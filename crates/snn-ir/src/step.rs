@@ -224,7 +224,11 @@ impl Stepping<'_> {
             || match &node.op {
                 Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) => true,
                 Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } => self.is_free(node.operands[0]),
-                _ => false,
+                Op::Iota | Op::Random { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => false,
+                Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } => false,
+                Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => false,
+                Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => false,
+                Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => false,
             };
         let new = if is_free {
             let operands: Vec<Value> = node.operands.iter().map(|o| self.value(*o)).collect();
@@ -252,7 +256,11 @@ impl Stepping<'_> {
         match &node.op {
             Op::Parameter(_) | Op::Constant(_) => true,
             Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } => self.is_free(node.operands[0]),
-            _ => false,
+            Op::Input(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select => false,
+            Op::Cast | Op::Spike { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => false,
+            Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } => false,
+            Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } => false,
+            Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => false,
         }
     }
 
@@ -304,7 +312,7 @@ impl Stepping<'_> {
         let scalar = match ty.dtype {
             DType::F32 => Tensor::scalar(number as f32),
             DType::I64 => Tensor::i64([], vec![number as i64]),
-            other => Tensor::zeros(other, []),
+            DType::Bool | DType::U8 => Tensor::zeros(ty.dtype, []),
         };
         let ty = ty.bind(&self.one);
         let initial = &mut self.step.initial;
@@ -383,7 +391,11 @@ impl Stepping<'_> {
                 }
                 return Ok(());
             }
-            _ => {}
+            Op::Size(_) | Op::Iota | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => {}
+            Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => {}
+            Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) => {}
+            Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => {}
+            Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => {}
         }
         let classes: Vec<Output> = node.operands.iter().map(|v| self.classes[v]).collect();
         let is_over_time = classes.iter().any(|c| *c != Fixed);
@@ -451,7 +463,13 @@ impl Stepping<'_> {
         let looks = match &node.op {
             Op::Delay { .. } => along(0) == Some(0),
             Op::CumSum { axis } | Op::FirstSpike { axis } | Op::ArgMax { axis } => along(0) == Some(*axis),
-            _ => false,
+            // A reduction over all of it does not ask for the order.
+            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => false,
+            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } => false,
+            Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } => false,
+            Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } => false,
+            Op::Contract(_) | Op::Conv(_) | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } | Op::Scan(_) => false,
+            Op::Loop(_) => false,
         };
         if looks && folded {
             return self.fail(node, "goes along time folded together with another axis");
@@ -499,7 +517,13 @@ impl Stepping<'_> {
                 self.copy(id, node, Each(b));
                 return Ok(());
             }
-            _ => {}
+            // What does not look along time acts on the step that has just come.
+            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Unary(_) => {}
+            Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } | Op::Transpose { .. } => {}
+            Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } => {}
+            Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => {}
+            Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => {}
+            Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => {}
         }
         let types: Vec<&Type> = node.operands.iter().map(|v| self.graph.ty(*v)).collect();
         for (operand, class) in classes.iter().enumerate() {

@@ -151,7 +151,7 @@ impl Tensor {
     pub fn as_f32(&self) -> &[f32] {
         match &self.data {
             Data::F32(v) => v,
-            other => panic!("expected f32 elements, found {}", Tensor { shape: vec![], data: other.clone() }.dtype()),
+            Data::I64(_) | Data::Bool(_) | Data::U8(_) => panic!("expected f32 elements, found {}", self.dtype()),
         }
     }
 
@@ -201,7 +201,7 @@ impl fmt::Display for Tensor {
                 let items: Vec<String> = v.iter().take(SHOWN).map(|x| format!("{x}")).collect();
                 write!(f, "[{}{more}]", items.join(", "))
             }
-            _ => {
+            Data::I64(_) | Data::Bool(_) | Data::U8(_) => {
                 let items: Vec<String> = self.to_i64().iter().take(SHOWN).map(|x| x.to_string()).collect();
                 write!(f, "[{}{more}]", items.join(", "))
             }

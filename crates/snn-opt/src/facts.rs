@@ -115,7 +115,7 @@ impl Facts {
 pub fn is_zero(t: &Tensor) -> bool {
     match t.data() {
         Data::F32(v) => v.iter().all(|x| x.to_bits() == 0),
-        _ => t.to_i64().iter().all(|x| *x == 0),
+        Data::I64(_) | Data::Bool(_) | Data::U8(_) => t.to_i64().iter().all(|x| *x == 0),
     }
 }
 
@@ -248,13 +248,18 @@ fn derive(terms: &mut Terms, op: &Op, operands: &[Id], types: Vec<Type>) -> Fact
     }
     facts.fill = fill(&facts, op, operands, terms);
     facts.binary[0] = binary(&facts, op, operands, terms);
+    let is_known = facts.binary[0] || facts.constant.as_ref().is_some_and(finite) || facts.fill.as_ref().is_some_and(finite);
     facts.finite = match op {
         Op::Parameter(name) if terms.analysis.assume_finite => Some(BTreeSet::from([name.clone()])),
-        _ if facts.binary[0] || facts.constant.as_ref().is_some_and(finite) || facts.fill.as_ref().is_some_and(finite) => {
-            Some(BTreeSet::new())
-        }
-        Op::Transpose { .. } | Op::Reshape | Op::Broadcast { .. } | Op::Slice { .. } => of(&operands[0]).finite.clone(),
-        _ => None,
+        Op::Transpose { .. } | Op::Reshape | Op::Broadcast { .. } | Op::Slice { .. } if !is_known => of(&operands[0]).finite.clone(),
+        Op::Transpose { .. } | Op::Reshape | Op::Broadcast { .. } | Op::Slice { .. } => is_known.then(BTreeSet::new),
+        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota => is_known.then(BTreeSet::new),
+        Op::Random { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast => is_known.then(BTreeSet::new),
+        Op::Spike { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => is_known.then(BTreeSet::new),
+        Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } => is_known.then(BTreeSet::new),
+        Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) => is_known.then(BTreeSet::new),
+        Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => is_known.then(BTreeSet::new),
+        Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => is_known.then(BTreeSet::new),
     };
     match op {
         // Zeros are zeros delayed by anything.
@@ -280,7 +285,12 @@ fn derive(terms: &mut Terms, op: &Op, operands: &[Id], types: Vec<Type>) -> Fact
             let known: Vec<bool> = known.iter().map(|v| of(v).is_binary()).collect();
             facts.binary = scan_binary(s, &known);
         }
-        _ => {}
+        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Unary(_) => {}
+        Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } | Op::Reshape => {}
+        Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => {}
+        Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } => {}
+        Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } => {}
+        Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } | Op::Loop(_) => {}
     }
     if facts.types[0].dtype == DType::I64 {
         facts.affine = combined_affine(terms, op, operands);
@@ -291,7 +301,7 @@ fn derive(terms: &mut Terms, op: &Op, operands: &[Id], types: Vec<Type>) -> Fact
 fn finite(t: &Tensor) -> bool {
     match t.data() {
         Data::F32(v) => v.iter().all(|x| x.is_finite()),
-        _ => true,
+        Data::I64(_) | Data::Bool(_) | Data::U8(_) => true,
     }
 }
 
@@ -311,11 +321,14 @@ fn fill(facts: &Facts, op: &Op, operands: &[Id], terms: &Terms) -> Option<Tensor
             all.iter().all(|t| t.same_bits(all[0])).then(|| all[0].clone())
         }
         Op::Delay { .. } => fills()?.first().filter(|t| is_zero(t)).map(|t| (*t).clone()),
-        op if op.is_elementwise() => {
+        Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => {
             let ty = Type::scalar(facts.types[0].dtype);
             evaluated(op, &fills()?, &[ty]).map(|mut v| v.remove(0))
         }
-        _ => None,
+        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Pad { .. } => None,
+        Op::Gather { .. } | Op::ScatterAdd { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } => None,
+        Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => None,
+        Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => None,
     }
 }
 
@@ -364,7 +377,10 @@ fn binary(facts: &Facts, op: &Op, operands: &[Id], terms: &Terms) -> bool {
         Op::Pad { value, .. } => zero_or_one(value) && known(&operands[0]),
         Op::Binary(BinaryOp::Sub) => terms[operands[0]].data.is_fill(1.0) && known(&operands[1]),
         Op::Select => known(&operands[1]) && known(&operands[2]),
-        _ => false,
+        Op::Unary(_) | Op::Binary(_) => false,
+        Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::ScatterAdd { .. } => false,
+        Op::MaxPoolGradient(_) | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) => false,
+        Op::FirstSpike { .. } | Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => false,
     }
 }
 
@@ -383,7 +399,13 @@ fn scan_binary(s: &snn_ir::Scan, sequences: &[bool]) -> Vec<bool> {
             Op::Binary(BinaryOp::Mul | BinaryOp::Max | BinaryOp::Min) => of(0) && of(1),
             Op::Binary(BinaryOp::Sub) => s.body.constant_f32(node.operands[0]) == Some(1.0) && of(1),
             Op::Cast => s.body.ty(node.operands[0]).dtype == DType::Bool && node.types[0].dtype == DType::F32,
-            _ => false,
+            Op::Unary(_) | Op::Binary(_) => false,
+            Op::Input(_) | Op::Parameter(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Select => false,
+            Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => false,
+            Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) => false,
+            Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) => false,
+            Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => false,
+            Op::Scan(_) | Op::Loop(_) => false,
         };
     }
     s.body.outputs.iter().map(|(_, v)| known[v.node.index()]).collect()

@@ -13,6 +13,9 @@
 //! * Gradients are made before: the optimiser need not keep what only a derivative would see.
 //! * Large graphs are cut into pieces of a thousand operations where few values cross, so that time and memory stay linear.
 
+// A new operation must be looked at wherever operations are matched.
+#![deny(clippy::wildcard_enum_match_arm)]
+
 pub mod cost;
 pub mod extract;
 pub mod facts;
@@ -241,7 +244,13 @@ impl<'a> State<'a> {
             match &mut graph.node_mut(NodeId(i as u32)).op {
                 Op::Scan(s) => s.body = self.graph(&s.body)?,
                 Op::Loop(l) => l.body = self.graph(&l.body)?,
-                _ => {}
+                // A derivative is not computed here.
+                Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => {}
+                Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } => {}
+                Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } => {}
+                Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } => {}
+                Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => {}
+                Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => {}
             }
         }
         self.depth -= 1;
@@ -435,7 +444,9 @@ impl Output {
             stack.pop();
             let value = match &term.name {
                 Name::Result(i) => Value { node: made[&operands[0]].node, result: *i },
-                _ => self.node(terms, names, term, class, &operands.iter().map(|v| made[v]).collect::<Vec<_>>()),
+                Name::Op(_) | Name::Settings(_) => {
+                    self.node(terms, names, term, class, &operands.iter().map(|v| made[v]).collect::<Vec<_>>())
+                }
             };
             made.insert(class, value);
         }

@@ -66,7 +66,7 @@ impl Report {
             StopReason::IterationLimit(n) => format!("stopped after {n} rounds of rules"),
             StopReason::NodeLimit(n) => format!("stopped at {n} terms"),
             StopReason::TimeLimit(s) => format!("stopped after {s:.1} s"),
-            other => format!("stopped: {other:?}"),
+            StopReason::Saturated | StopReason::Other(_) => format!("stopped: {reason:?}"),
         };
         if !self.limits.contains(&text) {
             self.limits.push(text);

@@ -8,6 +8,7 @@ use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PyTypeError, PyValue
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString};
 use snn_ir::{DType, Data, RuntimeError, Tensor};
+use snn_plot::PlotError;
 use snnc::{CompileOptions, Compiled, Error, Mode, Optimise, Prepared, Program, Setting, Severity};
 
 pyo3::create_exception!(_native, ProgramError, PyValueError, "A program is wrong; the text is the diagnostic with its source lines.");
@@ -525,14 +526,19 @@ fn format_source(text: &str) -> PyResult<String> {
     Ok(snn_syntax::print(&program.module().ast, text))
 }
 
+/// As [`guarded`], for pictures.
+fn drawn(f: impl FnOnce() -> Result<String, PlotError>) -> PyResult<String> {
+    guarded(|| f().map_err(|e| Error::Data(e.to_string())))
+}
+
 /// Spike trains `[T, N]` (or one sample of `[T, B, N]`) as a raster, in SVG.
 #[pyfunction]
 fn raster_svg(names: Vec<String>, arrays: &Bound<'_, PyDict>, sample: usize) -> PyResult<String> {
     let all = tensors(arrays)?;
-    guarded(|| {
-        let of = |n: &String| all.iter().find(|(k, _)| k == n).map(|(_, t)| snnc::plot::Signal::new(n, t, sample));
-        let layers = names.iter().filter_map(of).collect::<Result<Vec<_>, Error>>()?;
-        snnc::plot::as_svg(|path| snnc::plot::raster(path, &layers))
+    drawn(|| {
+        let of = |n: &String| all.iter().find(|(k, _)| k == n).map(|(_, t)| snn_plot::Signal::new(n, t, sample));
+        let layers = names.iter().filter_map(of).collect::<Result<Vec<_>, PlotError>>()?;
+        snn_plot::as_svg(|path| snn_plot::raster(path, &layers))
     })
 }
 
@@ -548,17 +554,18 @@ fn trace_svg(
 ) -> PyResult<String> {
     let v = tensor("v", v)?;
     let spikes = spikes.map(|s| tensor("spikes", s)).transpose()?;
-    guarded(|| {
-        let potential = snnc::plot::Signal::new("v", &v, sample)?;
-        let spikes = spikes.map(|s| snnc::plot::Signal::new("spikes", &s, sample)).transpose()?;
-        snnc::plot::as_svg(|path| snnc::plot::traces(path, &snnc::plot::Membrane { potential, spikes, threshold, neurons }))
+    drawn(|| {
+        let potential = snn_plot::Signal::new("v", &v, sample)?;
+        let spikes = spikes.map(|s| snn_plot::Signal::new("spikes", &s, sample)).transpose()?;
+        snn_plot::as_svg(|path| snn_plot::traces(path, &snn_plot::Membrane { potential, spikes, threshold, neurons }))
     })
 }
 
 /// The graph of a net as SVG.
 #[pyfunction]
 fn graph_svg(net: &Net, dims: HashMap<String, i64>) -> PyResult<String> {
-    guarded(|| snnc::stages::svg(&net.program, &net.name, &dims.into_iter().collect(), &net.options))
+    let graph = guarded(|| snnc::stages::optimised(&net.program, &net.name, &dims.into_iter().collect(), &net.options))?;
+    drawn(|| snn_plot::as_svg(|path| snn_plot::graphs(path, &[(&net.name, &graph)])))
 }
 
 #[pymodule]

@@ -15,7 +15,6 @@ mod build;
 mod compiled;
 mod cost;
 mod error;
-pub mod plot;
 pub mod quantise;
 pub mod session;
 pub mod stages;

@@ -145,11 +145,11 @@ pub fn before_and_after(program: &Program, net: Option<&str>, options: &PassOpti
     Ok([after("update")?, after("optimise")?])
 }
 
-/// The graph of a net as a picture, in SVG.
+/// The optimised graph of a net as it is compiled with some options.
 ///
 /// # Errors
 /// As [`stage`].
-pub fn svg(program: &Program, net: &str, dims: &Dims, options: &CompileOptions) -> Result<String, Error> {
+pub fn optimised(program: &Program, net: &str, dims: &Dims, options: &CompileOptions) -> Result<Graph, Error> {
     let [_, graph] = before_and_after(program, Some(net), &options.passes(lowering(dims, options)))?;
-    crate::plot::as_svg(|path| crate::plot::graphs(path, &[(net, &graph)]))
+    Ok(graph)
 }

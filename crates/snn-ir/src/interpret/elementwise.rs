@@ -37,7 +37,9 @@ pub fn binary_f32(op: BinaryOp, a: f32, b: f32) -> f32 {
         BinaryOp::Pow => math::pow(l, a, b),
         BinaryOp::Max => l.max(a, b),
         BinaryOp::Min => l.min(a, b),
-        other => f32::from(compare(other, &a, &b)),
+        BinaryOp::Eq | BinaryOp::Ne | BinaryOp::Lt | BinaryOp::Le | BinaryOp::Gt | BinaryOp::Ge | BinaryOp::And | BinaryOp::Or => {
+            f32::from(compare(op, &a, &b))
+        }
     }
 }
 
@@ -49,7 +51,8 @@ fn compare<T: PartialOrd>(op: BinaryOp, a: &T, b: &T) -> bool {
         BinaryOp::Le => a <= b,
         BinaryOp::Gt => a > b,
         BinaryOp::Ge => a >= b,
-        _ => false,
+        BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::Div | BinaryOp::Rem | BinaryOp::Pow => false,
+        BinaryOp::Max | BinaryOp::Min | BinaryOp::And | BinaryOp::Or => false,
     }
 }
 
@@ -94,7 +97,12 @@ pub(super) fn binary(op: BinaryOp, a: &Tensor, b: &Tensor) -> Result<Tensor, Run
                         let r = a.wrapping_rem(*b);
                         if r != 0 && (r < 0) != (*b < 0) { r + b } else { r }
                     }
-                    other => unreachable!("the verifier lets no {other:?} of i64 through"),
+                    BinaryOp::Div | BinaryOp::Pow | BinaryOp::And | BinaryOp::Or => {
+                        unreachable!("the verifier lets no {op:?} of i64 through")
+                    }
+                    BinaryOp::Eq | BinaryOp::Ne | BinaryOp::Lt | BinaryOp::Le | BinaryOp::Gt | BinaryOp::Ge => {
+                        unreachable!("comparisons are done above")
+                    }
                 });
             }
             Tensor::i64(shape, data)
@@ -104,7 +112,17 @@ pub(super) fn binary(op: BinaryOp, a: &Tensor, b: &Tensor) -> Result<Tensor, Run
             let data = pairs.map(|(a, b)| match op {
                 BinaryOp::And => a & b,
                 BinaryOp::Or => a | b,
-                _ => u8::from(compare(op, a, b)),
+                BinaryOp::Eq | BinaryOp::Ne | BinaryOp::Lt | BinaryOp::Le | BinaryOp::Gt | BinaryOp::Ge => u8::from(compare(op, a, b)),
+                BinaryOp::Add
+                | BinaryOp::Sub
+                | BinaryOp::Mul
+                | BinaryOp::Div
+                | BinaryOp::Rem
+                | BinaryOp::Pow
+                | BinaryOp::Max
+                | BinaryOp::Min => {
+                    unreachable!("the verifier lets no {op:?} of truth values through")
+                }
             });
             Tensor::bool(shape, data.collect())
         }
@@ -136,7 +154,7 @@ pub(super) fn cast(x: &Tensor, to: DType) -> Tensor {
         DType::U8 => Tensor::u8(shape, x.to_i64().into_iter().map(|v| v as u8).collect()),
         DType::Bool => match x.data() {
             Data::F32(v) => Tensor::bool(shape, v.iter().map(|x| u8::from(*x != 0.0)).collect()),
-            _ => Tensor::bool(shape, x.to_i64().into_iter().map(|v| u8::from(v != 0)).collect()),
+            Data::I64(_) | Data::Bool(_) | Data::U8(_) => Tensor::bool(shape, x.to_i64().into_iter().map(|v| u8::from(v != 0)).collect()),
         },
     }
 }

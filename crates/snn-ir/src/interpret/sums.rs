@@ -78,7 +78,7 @@ pub(super) fn argmax(x: &Tensor, axis: usize) -> Result<Tensor, RuntimeError> {
 pub(super) fn cumsum(x: &Tensor, axis: usize) -> Tensor {
     match x.data() {
         Data::F32(v) => Tensor::f32(x.shape(), running(v, x.shape(), axis, 0f64, |sum, x| sum + f64::from(x), |sum| sum as f32)),
-        _ => integer_sums(x, axis),
+        Data::I64(_) | Data::Bool(_) | Data::U8(_) => integer_sums(x, axis),
     }
 }
 
@@ -86,7 +86,7 @@ pub(super) fn cumsum(x: &Tensor, axis: usize) -> Tensor {
 pub(super) fn steps_summed(x: &Tensor, axis: usize) -> Tensor {
     match x.data() {
         Data::F32(v) => Tensor::f32(x.shape(), running(v, x.shape(), axis, 0f32, |sum, x| sum + x, |sum| sum)),
-        _ => integer_sums(x, axis),
+        Data::I64(_) | Data::Bool(_) | Data::U8(_) => integer_sums(x, axis),
     }
 }
 

@@ -27,8 +27,5 @@ pub use print::attributes;
 
 /// What a message calls an operation: its name, or that of a neuron's step function.
 pub fn op_name(op: &Op) -> String {
-    match op {
-        Op::Scan(s) => s.body.name.clone(),
-        other => other.name().to_string(),
-    }
+    if let Op::Scan(s) = op { s.body.name.clone() } else { op.name().to_string() }
 }

@@ -449,17 +449,19 @@ impl<'a> Parser<'a> {
                     Literal::Int(_) => DType::I64,
                     Literal::Bool(_) => DType::Bool,
                 })],
-                _ => return self.fail(format!("expected `:` and the type of the result, found {}", self.found())),
+                Head::Constant { .. } | Head::Recurrence { .. } | Head::Other(_) => {
+                    return self.fail(format!("expected `:` and the type of the result, found {}", self.found()));
+                }
             },
         };
         let name = if self.eat_word("as") { Some(self.name("a name")?) } else { None };
         let body = match &head {
             Head::Recurrence { name, .. } => Some(self.graph(name.clone())?),
-            _ if self.eat_word("derivative") => {
+            Head::Constant { .. } | Head::Other(_) if self.eat_word("derivative") => {
                 let inner = self.name("the name of the derivative")?;
                 Some(self.graph(inner)?)
             }
-            _ => None,
+            Head::Constant { .. } | Head::Other(_) => None,
         };
         let op = head.operation(word, &types, body).map_err(|message| (start, message))?;
         if results.len() != types.len() {

@@ -153,17 +153,23 @@ fn operation(node: &Node, numbers: &Numbers, f: &mut fmt::Formatter<'_>) -> fmt:
         }
         Op::Scan(s) => recurrence(&s.body.name, None, s.reverse, [s.sequences, s.invariants], node, numbers, f)?,
         Op::Loop(l) => recurrence(&l.body.name, Some(&l.steps), l.reverse, [l.sequences, l.invariants], node, numbers, f)?,
-        op => {
-            if !node.operands.is_empty() {
-                write!(f, " {}", numbers.labels(&node.operands))?;
-            }
-            let shown = attributes(op);
-            if !shown.is_empty() {
-                write!(f, " {{{shown}}}")?;
-            }
-        }
+        Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select => plain(node, numbers, f)?,
+        Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } => plain(node, numbers, f)?,
+        Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => plain(node, numbers, f)?,
+        Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } => plain(node, numbers, f)?,
+        Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => plain(node, numbers, f)?,
+        Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => plain(node, numbers, f)?,
     }
     write!(f, " : {}", Joined(node.types.iter().collect()))
+}
+
+/// The operands, then the attributes.
+fn plain(node: &Node, numbers: &Numbers, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if !node.operands.is_empty() {
+        write!(f, " {}", numbers.labels(&node.operands))?;
+    }
+    let shown = attributes(&node.op);
+    if shown.is_empty() { Ok(()) } else { write!(f, " {{{shown}}}") }
 }
 
 /// The attributes of an operation, as they stand between the braces.

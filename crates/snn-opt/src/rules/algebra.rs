@@ -120,9 +120,9 @@ fn repeat_after(c: &mut Context<'_>) -> Option<Id> {
             sources.push(None);
             continue;
         }
-        let found = c.find(*v, |op, of| match op {
-            Op::Broadcast { axes } => Some((axes, c.terms[of[0]].data.ty().shape.clone(), of[0])),
-            _ => None,
+        let found = c.find(*v, |op, of| {
+            let Op::Broadcast { axes } = op else { return None };
+            Some((axes, c.terms[of[0]].data.ty().shape.clone(), of[0]))
         });
         let (axes, shape, source) = found?;
         if way.get_or_insert_with(|| (axes.clone(), shape.clone())) != &(axes, shape) {

@@ -58,13 +58,11 @@ fn scale(c: &Context<'_>, id: Id) -> Option<Scale> {
     if let Some(t) = &facts.fill {
         return Some(Scale::Number(t.clone()));
     }
-    c.find(id, |op, of| match op {
-        Op::Broadcast { axes } => {
-            let shape = &c.terms[of[0]].data.ty().shape;
-            let told: Vec<usize> = axes.iter().zip(shape).filter(|(_, d)| !d.is_one()).map(|(a, _)| *a).collect();
-            Some(Scale::Axes(of[0], told))
-        }
-        _ => None,
+    c.find(id, |op, of| {
+        let Op::Broadcast { axes } = op else { return None };
+        let shape = &c.terms[of[0]].data.ty().shape;
+        let told: Vec<usize> = axes.iter().zip(shape).filter(|(_, d)| !d.is_one()).map(|(a, _)| *a).collect();
+        Some(Scale::Axes(of[0], told))
     })
 }
 
@@ -75,14 +73,14 @@ fn scaled_weights(c: &mut Context<'_>, scale: &Scale, product: &Op, ranks: (usiz
         Scale::Number(t) => c.filled(t.clone(), &weights),
         Scale::Axes(source, axes) => {
             // Which axis of the weights each axis of the scale is.
-            let own: Vec<usize> = match product {
-                Op::Contract(k) => {
-                    let (left, right) = k.free_axes(ranks.0, ranks.1);
-                    let before = k.lhs_batch.len() + left.len();
-                    axes.iter().map(|a| a.checked_sub(before).and_then(|i| right.get(i).copied())).collect::<Option<_>>()?
-                }
-                Op::Conv(k) => (axes[..] == [ranks.0 - k.stride.len() - 1]).then(|| vec![0])?,
-                _ => return None,
+            let own: Vec<usize> = if let Op::Contract(k) = product {
+                let (left, right) = k.free_axes(ranks.0, ranks.1);
+                let before = k.lhs_batch.len() + left.len();
+                axes.iter().map(|a| a.checked_sub(before).and_then(|i| right.get(i).copied())).collect::<Option<_>>()?
+            } else if let Op::Conv(k) = product {
+                (axes[..] == [ranks.0 - k.stride.len() - 1]).then(|| vec![0])?
+            } else {
+                return None;
             };
             if !own.windows(2).all(|p| p[0] < p[1]) {
                 return None;

@@ -141,9 +141,9 @@ fn concat_slices(c: &mut Context<'_>) -> Option<Id> {
     let mut next = 0;
     for v in operands {
         let length = c.terms[v].data.ty().shape[axis].as_constant()?;
-        let found = c.find(v, |op, of| match op {
-            Op::Slice { axis: a, start, step: 1 } if a == axis => Some((of[0], start.as_constant()?)),
-            _ => None,
+        let found = c.find(v, |op, of| {
+            let Op::Slice { axis: a, start, step: 1 } = op else { return None };
+            if a == axis { Some((of[0], start.as_constant()?)) } else { None }
         });
         let (source, start) = found?;
         match begin {
@@ -160,12 +160,7 @@ fn concat_slices(c: &mut Context<'_>) -> Option<Id> {
 
 fn transpose_into_product(c: &mut Context<'_>) -> Option<Id> {
     let (Op::Contract(k), operands) = c.operation()? else { return None };
-    let untransposed = |id: Id| {
-        c.find(id, |op, of| match op {
-            Op::Transpose { permutation } => Some((permutation, of[0])),
-            _ => None,
-        })
-    };
+    let untransposed = |id: Id| c.find(id, |op, of| if let Op::Transpose { permutation } = op { Some((permutation, of[0])) } else { None });
     let (lhs, rhs) = (untransposed(operands[0]), untransposed(operands[1]));
     if lhs.is_none() && rhs.is_none() {
         return None;

@@ -166,7 +166,7 @@ class Net:
         return function
 
     def emit(self, stage="opt", **dims):
-        """A stage of the compiler as text: ast, ir, grad, opt, clif, asm, candle, dot or egraph. Sizes are given by name: `emit("clif", T=4, B=1)`."""
+        """A stage of the compiler as text: ast, ir, grad, opt, plan, clif, asm, candle, dot or egraph. Sizes are given by name: `emit("clif", T=4, B=1)`."""
         return self._native.emit(stage, dims)
 
     def explain(self, **dims):

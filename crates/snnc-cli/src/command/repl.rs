@@ -215,7 +215,8 @@ fn run_command(session: &mut Session, command: &str) -> Result<String, Error> {
             };
             if let Some(f) = file.filter(|f| !f.ends_with(".dot")) {
                 let [before, after] = session.before_and_after(expression)?;
-                snnc::plot::graphs(Path::new(f), &[("as written", &before), ("optimised", &after)])?;
+                snn_plot::graphs(Path::new(f), &[("as written", &before), ("optimised", &after)])
+                    .map_err(|e| Error::Data(e.to_string()))?;
                 return Ok(String::new());
             }
             let text = snn_ir::dot::dot(&session.lowered(expression)?);

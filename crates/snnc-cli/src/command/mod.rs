@@ -403,6 +403,12 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<snn_plot::PlotError> for Failure {
+    fn from(e: snn_plot::PlotError) -> Failure {
+        Failure::Text(e.to_string())
+    }
+}
+
 impl From<snn_data::FileError> for Failure {
     fn from(e: snn_data::FileError) -> Failure {
         Failure::Error(e.into())

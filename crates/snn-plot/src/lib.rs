@@ -10,33 +10,36 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
-use crate::Error;
-
 pub use graph::graphs;
 pub use signals::{Membrane, Signal, raster, traces};
+
+/// Why a picture cannot be drawn or written, in words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PlotError(String);
 
 /// The family under which the font is known to the drawing library.
 const FONT: &str = "sans-serif";
 
-fn failed(e: impl std::fmt::Display) -> Error {
-    Error::Data(format!("the picture cannot be drawn: {e}"))
+fn failed(e: impl std::fmt::Display) -> PlotError {
+    PlotError(format!("the picture cannot be drawn: {e}"))
 }
 
 /// Draws a picture of a size and writes it, whole or not at all.
-fn write(path: &Path, size: (u32, u32), draw: impl FnOnce(&Canvas<'_>) -> Result<(), Error>) -> Result<(), Error> {
+fn write(path: &Path, size: (u32, u32), draw: impl FnOnce(&Canvas<'_>) -> Result<(), PlotError>) -> Result<(), PlotError> {
     static FONTS: Once = Once::new();
     FONTS.call_once(|| {
         // A font that the crate ships is a font.
         let _ = register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
     });
     let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    let cannot = |e: std::io::Error| Error::Data(format!("cannot write `{}`: {e}", path.display()));
+    let cannot = |e: std::io::Error| PlotError(format!("cannot write `{}`: {e}", path.display()));
     let folder = tempfile::tempdir().map_err(cannot)?;
     let partial = folder.path().join(format!("picture.{ending}"));
     match ending {
         "svg" => draw(&Canvas::Svg(SVGBackend::new(&partial, size).into_drawing_area()))?,
         "png" => draw(&Canvas::Png(BitMapBackend::new(&partial, size).into_drawing_area()))?,
-        _ => return Err(Error::Data(format!("`{}` is no picture that can be written: its name must end in .svg or .png", path.display()))),
+        _ => return Err(PlotError(format!("`{}` is no picture that can be written: its name must end in .svg or .png", path.display()))),
     }
     let bytes = std::fs::read(&partial).map_err(cannot)?;
     snn_data::replace(path, &bytes).map_err(cannot)
@@ -46,7 +49,7 @@ fn write(path: &Path, size: (u32, u32), draw: impl FnOnce(&Canvas<'_>) -> Result
 ///
 /// # Errors
 /// As the drawing.
-pub fn as_svg(draw: impl FnOnce(&Path) -> Result<(), Error>) -> Result<String, Error> {
+pub fn as_svg(draw: impl FnOnce(&Path) -> Result<(), PlotError>) -> Result<String, PlotError> {
     let folder = tempfile::tempdir().map_err(failed)?;
     let path = folder.path().join("picture.svg");
     draw(&path)?;
@@ -63,8 +66,8 @@ enum Canvas<'a> {
 macro_rules! on {
     ($canvas:expr, $area:ident => $body:expr) => {
         match $canvas {
-            $crate::plot::Canvas::Svg($area) => $body,
-            $crate::plot::Canvas::Png($area) => $body,
+            $crate::Canvas::Svg($area) => $body,
+            $crate::Canvas::Png($area) => $body,
         }
     };
 }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use snnc::plot::{Membrane, Signal, graphs, raster, traces};
-use snnc::{Dims, Error, Optimise, Options, Tensor};
+use snn_plot::{Membrane, Signal, graphs, raster, traces};
+use snnc::{Dims, Optimise, Options, Tensor};
 
 use super::{Failure, ModeName, load_program, parse_dims};
 
@@ -99,7 +99,7 @@ pub fn plot(a: &PlotArguments) -> Result<(), Failure> {
             if chosen.is_empty() {
                 return Err(Failure::Text(format!("`{file}` has no tensor of spikes (0 and 1); `--names` draws any")));
             }
-            let layers = chosen.into_iter().map(|(n, t)| Signal::new(n, t, *sample)).collect::<Result<Vec<_>, Error>>()?;
+            let layers = chosen.into_iter().map(|(n, t)| Signal::new(n, t, *sample)).collect::<Result<Vec<_>, snn_plot::PlotError>>()?;
             raster(out, &layers)?;
         }
         What::Trace { file, v, spikes, threshold, neurons, sample, out } => {

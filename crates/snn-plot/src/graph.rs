@@ -10,7 +10,7 @@ use snn_ir::text::op_name;
 use snn_ir::{Graph, NodeId, Op};
 
 use super::{Canvas, FONT, failed, on, write};
-use crate::Error;
+use crate::PlotError;
 
 /// The size of a box with its surroundings, in pixels.
 const CELL: (i32, i32) = (190, 66);
@@ -86,7 +86,7 @@ impl Layout {
         (left + b.column as i32 * CELL.0 + CELL.0 / 2, TITLE + b.row as i32 * CELL.1 + CELL.1 / 2)
     }
 
-    fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>) -> Result<(), Error> {
+    fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>) -> Result<(), PlotError> {
         let text = |size: i32| (FONT, size).into_font().color(&BLACK).pos(Pos::new(HPos::Center, VPos::Center));
         let width = self.size().0 as i32;
         area.draw(&Text::new(self.title.clone(), (width / 2, TITLE / 2), text(16))).map_err(failed)?;
@@ -123,11 +123,11 @@ impl Layout {
 ///
 /// # Errors
 /// If they are too large to look at, or the file cannot be written.
-pub fn graphs(path: &Path, graphs: &[(&str, &Graph)]) -> Result<(), Error> {
+pub fn graphs(path: &Path, graphs: &[(&str, &Graph)]) -> Result<(), PlotError> {
     let layouts: Vec<Layout> = graphs.iter().map(|(title, g)| Layout::new((*title).to_string(), g)).collect();
     if let Some(large) = layouts.iter().find(|l| l.boxes.len() > MOST || l.columns > 100) {
         let n = large.boxes.len();
-        return Err(Error::Data(format!("a picture of {n} operations cannot be read; `snnc emit --stage dot` writes them for Graphviz")));
+        return Err(PlotError(format!("a picture of {n} operations cannot be read; `snnc emit --stage dot` writes them for Graphviz")));
     }
     let width = layouts.iter().map(|l| l.size().0).sum::<u32>().max(1);
     let height = layouts.iter().map(|l| l.size().1).max().unwrap_or(1);

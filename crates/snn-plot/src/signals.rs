@@ -6,7 +6,9 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::{Canvas, FONT, failed, on, write};
-use crate::{Error, Tensor};
+use snn_ir::Tensor;
+
+use crate::PlotError;
 
 /// The height of a panel, and the width of the picture, in pixels.
 const PANEL: u32 = 260;
@@ -29,14 +31,14 @@ impl Signal {
     ///
     /// # Errors
     /// If the tensor has no time, or not that many samples.
-    pub fn new(name: &str, tensor: &Tensor, sample: usize) -> Result<Signal, Error> {
+    pub fn new(name: &str, tensor: &Tensor, sample: usize) -> Result<Signal, PlotError> {
         let shape = tensor.shape();
         let Some(steps) = shape.first().copied() else {
-            return Err(Error::Data(format!("`{name}` is a scalar; a signal has its time steps on the first axis")));
+            return Err(PlotError(format!("`{name}` is a scalar; a signal has its time steps on the first axis")));
         };
         let batch = if shape.len() > 2 { shape[1] } else { 1 };
         if sample >= batch {
-            return Err(Error::Data(format!(
+            return Err(PlotError(format!(
                 "`{name}` has {batch} sample{}; there is no sample {sample}",
                 if batch == 1 { "" } else { "s" }
             )));
@@ -71,7 +73,7 @@ pub struct Membrane {
     pub neurons: Vec<usize>,
 }
 
-fn panels<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, n: usize) -> Result<Vec<DrawingArea<DB, Shift>>, Error> {
+fn panels<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, n: usize) -> Result<Vec<DrawingArea<DB, Shift>>, PlotError> {
     area.fill(&WHITE).map_err(failed)?;
     Ok(area.split_evenly((n.max(1), 1)))
 }
@@ -80,7 +82,7 @@ fn panels<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, n: usize) -> Result
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn raster(path: &Path, layers: &[Signal]) -> Result<(), Error> {
+pub fn raster(path: &Path, layers: &[Signal]) -> Result<(), PlotError> {
     let size = (WIDTH, PANEL * layers.len().max(1) as u32);
     write(path, size, |canvas: &Canvas<'_>| {
         on!(canvas, area => {
@@ -92,7 +94,7 @@ pub fn raster(path: &Path, layers: &[Signal]) -> Result<(), Error> {
     })
 }
 
-fn draw_raster<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, layer: &Signal) -> Result<(), Error> {
+fn draw_raster<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, layer: &Signal) -> Result<(), PlotError> {
     let title = format!("{}: {} neurons, firing rate {:.4}", layer.name, layer.neurons, layer.rate());
     let (right, top) = (layer.steps as f64 - 0.5, layer.neurons as f64 - 0.5);
     let mut chart = ChartBuilder::on(area)
@@ -130,16 +132,16 @@ fn draw_raster<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, layer: &Signal
 ///
 /// # Errors
 /// If a neuron does not exist, the spikes are of another size, or the file cannot be written.
-pub fn traces(path: &Path, m: &Membrane) -> Result<(), Error> {
+pub fn traces(path: &Path, m: &Membrane) -> Result<(), PlotError> {
     if let Some(n) = m.neurons.iter().find(|n| **n >= m.potential.neurons) {
         let (name, count) = (&m.potential.name, m.potential.neurons);
-        return Err(Error::Data(format!("`{name}` has {count} neurons, 0 to {}; there is no neuron {n}", count.saturating_sub(1))));
+        return Err(PlotError(format!("`{name}` has {count} neurons, 0 to {}; there is no neuron {n}", count.saturating_sub(1))));
     }
     if let Some(s) = &m.spikes
         && (s.steps, s.neurons) != (m.potential.steps, m.potential.neurons)
     {
         let sizes = format!("{} steps of {} neurons, and {} of {}", s.steps, s.neurons, m.potential.steps, m.potential.neurons);
-        return Err(Error::Data(format!("`{}` and `{}` differ in size: {sizes}", s.name, m.potential.name)));
+        return Err(PlotError(format!("`{}` and `{}` differ in size: {sizes}", s.name, m.potential.name)));
     }
     let size = (WIDTH, PANEL * m.neurons.len().max(1) as u32);
     write(path, size, |canvas: &Canvas<'_>| {
@@ -152,7 +154,7 @@ pub fn traces(path: &Path, m: &Membrane) -> Result<(), Error> {
     })
 }
 
-fn draw_trace<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, m: &Membrane, neuron: usize) -> Result<(), Error> {
+fn draw_trace<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, m: &Membrane, neuron: usize) -> Result<(), PlotError> {
     let v = &m.potential;
     let points: Vec<(f64, f64)> = (0..v.steps).map(|t| (t as f64, f64::from(v.at(t, neuron)))).filter(|(_, y)| y.is_finite()).collect();
     let ys = points.iter().map(|(_, y)| *y).chain(m.threshold.map(f64::from));
