@@ -146,7 +146,15 @@ fn blocks(op: &Op, operands: &[&Tensor], shape: &[usize]) -> Vec<(usize, Block)>
             });
             parts.collect()
         }
-        _ => unreachable!("only movements are planned as such"),
+        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) => unreachable!("only movements are planned as such"),
+        Op::Iota | Op::Random { .. } | Op::Unary(_) | Op::Binary(_) => unreachable!("only movements are planned as such"),
+        Op::Select | Op::Cast | Op::Spike { .. } | Op::Reshape => unreachable!("only movements are planned as such"),
+        Op::Gather { .. } | Op::ScatterAdd { .. } => unreachable!("only movements are planned as such"),
+        Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } => unreachable!("only movements are planned as such"),
+        Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) => unreachable!("only movements are planned as such"),
+        Op::Delay { .. } | Op::FirstSpike { .. } => unreachable!("only movements are planned as such"),
+        Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => unreachable!("only movements are planned as such"),
+        Op::Scan(_) | Op::Loop(_) => unreachable!("only movements are planned as such"),
     }
 }
 

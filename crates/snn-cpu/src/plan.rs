@@ -167,7 +167,12 @@ fn is_view(graph: &Graph, id: NodeId) -> bool {
     match &node.op {
         Op::Broadcast { axes } => readable && !repeats_few(graph, id, axes),
         Op::Delay { .. } => readable,
-        _ => false,
+        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Unary(_) => false,
+        Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } | Op::Reshape | Op::Transpose { .. } => false,
+        Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } => false,
+        Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => false,
+        Op::Contract(_) | Op::Conv(_) | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => false,
+        Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => false,
     }
 }
 
@@ -186,7 +191,12 @@ pub(crate) fn immediate(graph: &Graph, value: Value) -> Option<&snn_ir::Tensor> 
         Op::Constant(t) if t.len() == 1 && matches!(t.dtype(), DType::F32 | DType::Bool) => Some(t),
         Op::Broadcast { .. } => immediate(graph, graph.node(value.node).operands[0]),
         Op::Reshape => immediate(graph, graph.node(value.node).operands[0]),
-        _ => None,
+        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Unary(_) => None,
+        Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } | Op::Transpose { .. } | Op::Slice { .. } => None,
+        Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } => None,
+        Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) => None,
+        Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => None,
+        Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => None,
     }
 }
 
@@ -213,7 +223,13 @@ pub(crate) fn access(graph: &Graph, value: Value, shape: &[usize]) -> Result<Acc
                 delay = steps.saturating_add(delay);
                 current = node.operands[0];
             }
-            _ => break,
+            Op::Broadcast { .. } | Op::Delay { .. } => break,
+            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => break,
+            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } | Op::Reshape => break,
+            Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => break,
+            Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } => break,
+            Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => break,
+            Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => break,
         }
     }
     let sizes = graph.ty(current).sizes()?;
@@ -227,10 +243,16 @@ impl Planner<'_> {
         let node = self.graph.node(id);
         match &node.op {
             Op::Scan(s) => supports_graph(&s.body) && node.operands.iter().all(|v| self.graph.ty(*v).dtype == DType::F32),
-            op => {
+            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => {
                 let operands: Vec<DType> = node.operands.iter().map(|v| self.graph.ty(*v).dtype).collect();
-                op.is_elementwise() && supports(op, &operands, node.types[0].dtype)
+                supports(&node.op, &operands, node.types[0].dtype)
             }
+            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => false,
+            Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => false,
+            Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) => false,
+            Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) => false,
+            Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => false,
+            Op::Loop(_) => false,
         }
     }
 
@@ -282,10 +304,7 @@ impl Planner<'_> {
             let in_group = self.group_of.get(&v.node) == Some(&g);
             if in_group {
                 // Only values of the group's own shape pass from one operation to the next in registers.
-                let is_sequence = match &node.op {
-                    Op::Scan(s) => i < s.sequences,
-                    _ => true,
-                };
+                let is_sequence = !matches!(&node.op, Op::Scan(s) if i >= s.sequences);
                 let from_scan_end = matches!(&self.graph.node(v.node).op, Op::Scan(s) if v.result as usize >= s.outputs);
                 let same_shape = self.graph.ty(*v).sizes().is_ok_and(|s| s == shape);
                 if !is_sequence || from_scan_end || !same_shape {
@@ -478,7 +497,9 @@ impl Planner<'_> {
             }
             Op::MaxPoolGradient(p) => (Kernel::MaxPoolGradient(MaxPoolGradient::new(self.graph, node, p)?), none),
             Op::FirstSpike { axis } => (Kernel::FirstSpike(*axis), none),
-            op if crate::moves::supports(op) => (Kernel::Move, none),
+            Op::Transpose { .. } | Op::Slice { .. } | Op::Window { .. } | Op::Broadcast { .. } | Op::Pad { .. } | Op::Concat { .. } => {
+                (Kernel::Move, none)
+            }
             Op::Loop(l) => {
                 let steps = l.steps.evaluate(&Dims::new())? as usize;
                 let (body, parts, divided) = match self.divides.then(|| divide(l, steps)).flatten() {
@@ -496,7 +517,12 @@ impl Planner<'_> {
                 }
                 (Kernel::Loop(Box::new(LoopPlan { body, plan, parts, divided, rings })), none)
             }
-            _ => (Kernel::Reference, none),
+            // Rare: as the interpreter does it.
+            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota => (Kernel::Reference, none),
+            Op::Random { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast => (Kernel::Reference, none),
+            Op::Spike { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Reduce { .. } => (Kernel::Reference, none),
+            Op::ArgMax { .. } | Op::CumSum { .. } | Op::Conv(_) | Op::RedundantOneHot { .. } => (Kernel::Reference, none),
+            Op::ThresholdMargin { .. } | Op::Scan(_) => (Kernel::Reference, none),
         })
     }
 

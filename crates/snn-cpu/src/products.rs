@@ -59,22 +59,23 @@ fn one_stride(sizes: &[usize], strides: &[usize], axes: &[usize]) -> Option<usiz
 fn side(graph: &Graph, value: Value, batch: &[usize], free: &[usize], sum: &[usize], sum_first: bool) -> Result<Side, CompileError> {
     let sizes = graph.ty(value).sizes()?;
     // A transposed operand is read where it is.
-    let (source, strides) = match graph.op(value) {
-        Op::Transpose { permutation } => {
+    let permutation = if let Op::Transpose { permutation } = graph.op(value) { Some(permutation) } else { None };
+    let (source, strides) = match permutation {
+        Some(permutation) => {
             let source = graph.node(value.node).operands[0];
             let own = row_major_strides(&graph.ty(source).sizes()?);
             (source, permutation.iter().map(|a| own[*a]).collect())
         }
-        _ => (value, row_major_strides(&sizes)),
+        None => (value, row_major_strides(&sizes)),
     };
     if let (Some(f), Some(s)) = (one_stride(&sizes, &strides, free), one_stride(&sizes, &strides, sum)) {
         return Ok(Side { source, permutation: None, batch: batch.iter().map(|a| strides[*a]).collect(), free: f, sum: s });
     }
     let (first, second) = if sum_first { (sum, free) } else { (free, sum) };
     let order: Vec<usize> = batch.iter().chain(first).chain(second).copied().collect();
-    let full = match graph.op(value) {
-        Op::Transpose { permutation } => order.iter().map(|a| permutation[*a]).collect(),
-        _ => order.clone(),
+    let full = match permutation {
+        Some(permutation) => order.iter().map(|a| permutation[*a]).collect(),
+        None => order.clone(),
     };
     let shape: Vec<usize> = order.iter().map(|a| sizes[*a]).collect();
     let own = row_major_strides(&shape);

@@ -63,13 +63,10 @@ impl Runnable {
             let mut values = Values::new();
             for (id, node) in self.graph.nodes() {
                 let value = Value { node: id, result: 0 };
-                match &node.op {
-                    Op::Input(name) | Op::Parameter(name) => {
-                        if let Some(tensor) = tensors.get(name) {
-                            values.insert(value, checked(name, tensor, &node.types[0])?);
-                        }
-                    }
-                    _ => {}
+                if let Op::Input(name) | Op::Parameter(name) = &node.op
+                    && let Some(tensor) = tensors.get(name)
+                {
+                    values.insert(value, checked(name, tensor, &node.types[0])?);
                 }
             }
             run.plan(&self.graph, &self.plan, &mut values)?;

@@ -133,10 +133,8 @@ pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value], function: us
     let mut finals = Vec::new();
     for m in &members {
         let node = graph.node(*m);
-        let (sequences, first_state) = match &node.op {
-            Op::Scan(s) => (s.sequences, s.sequences + s.invariants),
-            _ => (node.operands.len(), node.operands.len()),
-        };
+        let (sequences, first_state) =
+            if let Op::Scan(s) = &node.op { (s.sequences, s.sequences + s.invariants) } else { (node.operands.len(), node.operands.len()) };
         let mut member = Member { node: *m, operands: Vec::new(), first_state: initial_accesses.len() };
         for (i, v) in node.operands.iter().enumerate() {
             let along_time = i < sequences;
@@ -340,9 +338,8 @@ impl StepKernel {
     pub(crate) fn scalar_operations(&self, graph: &Graph) -> usize {
         let Program::Nodes(members) = &self.program else { return 0 };
         let given = |op: &Op| matches!(op, Op::Input(_) | Op::Constant(_));
-        let of = |m: &Member| match &graph.node(m.node).op {
-            Op::Scan(s) => s.body.nodes().filter(|(_, n)| !given(&n.op)).count(),
-            _ => 1,
+        let of = |m: &Member| {
+            if let Op::Scan(s) = &graph.node(m.node).op { s.body.nodes().filter(|(_, n)| !given(&n.op)).count() } else { 1 }
         };
         members.iter().map(of).sum()
     }
