@@ -6,8 +6,8 @@ use std::process::Command;
 
 use insta::assert_snapshot;
 use snn_c::kernels::{Dialect, module, name};
-use snn_cpu::plan::{Kernel, Plan, plan};
-use snn_cpu::step::Initial;
+use snn_plan::step::Initial;
+use snn_plan::{Kernel, Plan, plan};
 use snn_tests::Dice;
 use snnc::{Backends, CompileOptions, DeviceName, Dims, Graph, Mode, Options, Precision, Program, Tensor};
 

@@ -6,11 +6,11 @@
 
 use std::fmt::Write;
 
-use snn_cpu::plan::{Kernel, Plan};
-use snn_cpu::step::{Initial, Load, StepKernel};
 use snn_ir::lanes::Lane;
 use snn_ir::math::Lanes;
 use snn_ir::{DType, Graph};
+use snn_plan::step::{Initial, Load, StepKernel};
+use snn_plan::{Kernel, Plan};
 
 /// In which language kernels are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

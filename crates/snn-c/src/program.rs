@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
-use snn_cpu::plan::{Kernel, LoopPlan, Plan, Task, operations, plan};
-use snn_cpu::step::Initial;
 use snn_ir::interpret::{Randomness, evaluate};
 use snn_ir::{DType, Data, Graph, Node, Op, Tensor, Type, Value};
+use snn_plan::step::Initial;
+use snn_plan::{Kernel, LoopPlan, Plan, Task, operations, plan};
 
 use crate::kernels::{C_HEAD, COMMON, Dialect, c_type, function, literal, name as kernel_name};
 use crate::memory::Memory;
@@ -596,7 +596,7 @@ impl Writer<'_> {
         let mut written: Vec<Value> = vec![];
         for task in &plan.tasks {
             let node = graph.node(task.node);
-            let what = snn_cpu::plan::describe_task(graph, task);
+            let what = snn_plan::describe_task(graph, task);
             let mut gives = 0;
             if let Kernel::Alias = task.kernel {
                 let (v, of) = (task.gives[0], node.operands[0]);

@@ -1,10 +1,16 @@
 //! What the CPU computes by the kernels of `snn-cpu`: step kernels always, other kernels where they are faster than candle's.
 
 use candle_core::Tensor as CandleTensor;
-use snn_cpu::plan::{Kernel, Task};
-use snn_cpu::step::{Elements, Room, StepKernel};
-use snn_cpu::{Identity, Machine};
+use snn_cpu::convolution::convolve;
+use snn_cpu::loops::Reduce;
+use snn_cpu::products::Product;
+use snn_cpu::step::Step;
+use snn_cpu::unpool::MaxPoolBackward;
+use snn_cpu::{Identity, Kept, Machine};
 use snn_ir::{DType, Data, Graph, RuntimeError, Tensor, Value};
+use snn_plan::buffers::{InputSlice, OutputBuffer};
+use snn_plan::step::StepKernel;
+use snn_plan::{Kernel, Task};
 
 use crate::kernels::sizes;
 use crate::run::Run;
@@ -21,10 +27,10 @@ impl Run<'_> {
     ) -> candle_core::Result<Vec<(Value, Slot)>> {
         let readings = kernel.sources().map(|v| Ok((v, values.0[&v].reading()?))).collect::<candle_core::Result<Vec<_>>>()?;
         let slices = readings.iter().map(|(v, r)| Ok((*v, r.elements()?))).collect::<candle_core::Result<Vec<_>>>()?;
-        let of = |v: Value| slices.iter().find(|(w, _)| *w == v).map_or(Elements::Floats(&[]), |(_, e)| *e);
-        let results = kernel.execute(machine, of, |v, dtype| {
+        let of = |v: Value| slices.iter().find(|(w, _)| *w == v).map_or(InputSlice::Floats(&[]), |(_, e)| *e);
+        let results = Step(kernel).execute(machine, of, |v, dtype| {
             let n = sizes(graph, v).iter().product();
-            if dtype == DType::F32 { Room::Floats(self.runnable.buffers.take(n)) } else { Room::Bytes(vec![0; n]) }
+            if dtype == DType::F32 { OutputBuffer::Floats(self.runnable.buffers.take(n)) } else { OutputBuffer::Bytes(vec![0; n]) }
         });
         Ok(results.into_iter().map(|(v, room)| (v, Slot::host(room.tensor(sizes(graph, v))))).collect())
     }
@@ -61,7 +67,12 @@ impl Run<'_> {
             let [x, y, gradient] = sources.map(|v| values.0[&v].reading());
             let (x, y, gradient) = (x.map_err(failed)?, y.map_err(failed)?, gradient.map_err(failed)?);
             let mut out = self.runnable.buffers.take(shape.iter().product());
-            u.execute(x.floats().map_err(failed)?, y.floats().map_err(failed)?, gradient.floats().map_err(failed)?, &mut out);
+            MaxPoolBackward(u).execute(
+                x.floats().map_err(failed)?,
+                y.floats().map_err(failed)?,
+                gradient.floats().map_err(failed)?,
+                &mut out,
+            );
             return Ok(Some(Tensor::f32(shape, out)));
         }
         let (x, w) = match &task.kernel {
@@ -82,10 +93,11 @@ impl Run<'_> {
             (Some(t), _) if let Data::F32(v) = t.data() => Identity::Shared(v.clone()),
             (_, t) => Identity::Named(format!("{:?}", t.as_ref().map(CandleTensor::id))),
         };
+        let packed = self.runnable.kernels.machine().map_or(&[] as &[Kept], Machine::packed);
         let done = match &task.kernel {
-            Kernel::Product(p) => p.execute_spikes(a, b, identity, &mut out),
+            Kernel::Product(plan) => Product { plan, packed }.execute_spikes(a, b, identity, &mut out),
             Kernel::Convolution(c) => {
-                c.execute(a, b, identity, &mut out);
+                convolve(c, packed, a, b, identity, &mut out);
                 true
             }
             Kernel::Delay(steps) => {
@@ -93,7 +105,7 @@ impl Run<'_> {
                 true
             }
             Kernel::Fold(f) => {
-                f.execute(a, &mut out);
+                Reduce(f).execute(a, &mut out);
                 true
             }
             _ => false,

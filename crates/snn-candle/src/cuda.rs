@@ -9,9 +9,9 @@ use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaSlice, CudaView
 use candle_core::cuda_backend::cudarc::nvrtc::{self, CompileOptions};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Result, Storage, Tensor};
-use snn_cpu::plan::Plan;
-use snn_cpu::step::{Initial, StepKernel};
 use snn_ir::{CompileError, DType, Graph, Value};
+use snn_plan::Plan;
+use snn_plan::step::{Initial, StepKernel};
 
 use crate::kernels::sizes;
 use snn_c::kernels::{self as text, Dialect};

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use snn_cpu::plan::{Kernel, Plan, plan};
 use snn_ir::backend::check_sizes;
 use snn_ir::{BinaryOp, CompileError, DType, Graph, Op, Reduction, Value};
+use snn_plan::{Kernel, Plan, plan};
 
 use crate::DeviceName;
 use snn_c::kernels::{self as text, Dialect};

@@ -1,14 +1,16 @@
 //! Step kernels on a device: machine code on the CPU, generated source elsewhere.
 
 use candle_core::{Device, Result, Tensor};
+#[cfg(feature = "cpu")]
 use snn_cpu::Machine;
-use snn_cpu::plan::Plan;
-use snn_cpu::step::StepKernel;
 use snn_ir::{CompileError, Graph, Value};
+use snn_plan::Plan;
+use snn_plan::step::StepKernel;
 
 /// The compiled step kernels of a plan.
 pub enum Kernels {
     /// Machine code.
+    #[cfg(feature = "cpu")]
     Machine(Machine),
     /// A CUDA module.
     #[cfg(feature = "cuda")]
@@ -25,17 +27,19 @@ impl Kernels {
     /// If a compiler refuses a kernel.
     pub fn new(graph: &Graph, plan: &Plan, device: &Device) -> std::result::Result<Kernels, CompileError> {
         match device {
+            #[cfg(feature = "cpu")]
             Device::Cpu => Ok(Kernels::Machine(snn_cpu::machine(graph, plan)?)),
             #[cfg(feature = "cuda")]
             Device::Cuda(d) => Ok(Kernels::Cuda(crate::cuda::Module::new(graph, plan, d)?)),
             #[cfg(feature = "metal")]
             Device::Metal(d) => Ok(Kernels::Metal(crate::metal::Library::new(graph, plan, d)?)),
             #[allow(unreachable_patterns)]
-            other => Err(CompileError::CodeGeneration(format!("this build has no kernels for {other:?}"))),
+            other => Err(CompileError::CodeGeneration(format!("this snn-candle is built without kernels for {other:?}"))),
         }
     }
 
     /// The machine code, on the CPU.
+    #[cfg(feature = "cpu")]
     pub fn machine(&self) -> Option<&Machine> {
         match self {
             Kernels::Machine(machine) => Some(machine),
@@ -45,14 +49,15 @@ impl Kernels {
     }
 
     /// Runs a kernel on a device that is not the CPU. `read` gives its operands, contiguous.
-    #[cfg_attr(not(any(feature = "cuda", feature = "metal")), allow(unused_variables))]
+    #[cfg_attr(not(any(feature = "cuda", feature = "metal")), allow(unused_variables, clippy::uninhabited_references))]
     pub fn run<'t>(&self, graph: &Graph, kernel: &StepKernel, read: impl Fn(Value) -> &'t Tensor) -> Result<Vec<(Value, Tensor)>> {
-        match self {
+        match *self {
+            #[cfg(feature = "cpu")]
             Kernels::Machine(_) => candle_core::bail!("machine code runs on the CPU"),
             #[cfg(feature = "cuda")]
-            Kernels::Cuda(module) => module.run(graph, kernel, read),
+            Kernels::Cuda(ref module) => module.run(graph, kernel, read),
             #[cfg(feature = "metal")]
-            Kernels::Metal(library) => library.run(graph, kernel, read),
+            Kernels::Metal(ref library) => library.run(graph, kernel, read),
         }
     }
 }

@@ -9,7 +9,11 @@
 //! What no device operation serves (remainders of integers, random numbers) is evaluated by the interpreter's functions on
 //! the host; [`describe`] says so where it happens.
 
+// A build without any device is only good for checking that none is needed to compile the rest.
+#![cfg_attr(not(any(feature = "cpu", feature = "cuda", feature = "metal")), allow(unused, dead_code))]
+
 mod convert;
+#[cfg(feature = "cpu")]
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -76,7 +80,7 @@ impl Backend for Candle {
     fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>, CompileError> {
         check_sizes(graph)?;
         let graph = lower::lower(&graph.pruned(), self.device.is_cpu() && !self.plain);
-        let plan = snn_cpu::plan::plan(&graph)?;
+        let plan = snn_plan::plan(&graph)?;
         Ok(Box::new(run::Runnable::new(graph, plan, self.device.clone(), self.precision, self.plain)?))
     }
 }

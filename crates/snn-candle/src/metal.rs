@@ -7,9 +7,9 @@ use candle_core::op::BackpropOp;
 use candle_core::{MetalDevice, MetalStorage, Result, Storage, Tensor};
 use candle_metal_kernels::metal::{Buffer, ComputeCommandEncoder, ComputePipeline};
 use objc2_metal::{MTLCompileOptions, MTLSize};
-use snn_cpu::plan::{Kernel, Plan};
-use snn_cpu::step::{Initial, StepKernel};
 use snn_ir::{CompileError, DType, Graph, Value};
+use snn_plan::step::{Initial, StepKernel};
+use snn_plan::{Kernel, Plan};
 
 use crate::convert::candle_type;
 use crate::kernels::sizes;

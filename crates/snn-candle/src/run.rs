@@ -6,14 +6,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor as CandleTensor};
-use snn_cpu::Buffers;
-use snn_cpu::loops::FoldPlan;
-use snn_cpu::plan::{Kernel, Plan, Task, describe_task};
-use snn_cpu::products::ProductPlan;
 use snn_ir::interpret::{Randomness, checked, evaluate};
 use snn_ir::{
     CompileError, Contraction, DType, Data, Executable, Graph, Held, KernelTime, Loop, Op, Results, RuntimeError, Tensor, Type, Value,
 };
+use snn_plan::buffers::Buffers;
+use snn_plan::fold::FoldPlan;
+use snn_plan::product::ProductPlan;
+use snn_plan::{Kernel, Plan, Task, describe_task};
 
 use crate::Precision;
 use crate::convert::{candle_type, download, upload};
@@ -227,6 +227,7 @@ impl Run<'_> {
     }
 
     /// Are values computed by the CPU's own kernels?
+    #[cfg(feature = "cpu")]
     fn has_own_kernels(&self) -> bool {
         self.runnable.device.is_cpu() && !self.runnable.plain
     }
@@ -255,7 +256,7 @@ impl Run<'_> {
         let name = describe_task(graph, task);
         let size = |v: &Value| sizes(graph, *v).iter().product::<usize>() * graph.ty(*v).dtype.bytes();
         let bytes = task.needs.iter().chain(&task.gives).map(size).sum();
-        let operations = snn_cpu::plan::operations(graph, task);
+        let operations = snn_plan::operations(graph, task);
         let runs = vec![(self.started.elapsed().saturating_sub(time), time)];
         KernelTime::add(times, KernelTime { name, time, bytes, operations, runs, firing_rate: None });
     }
@@ -273,6 +274,7 @@ impl Run<'_> {
         }
         let failed = |e: candle_core::Error| self.runnable.failed(&e);
         if let Kernel::Step(kernel) = &task.kernel {
+            #[cfg(feature = "cpu")]
             if let Some(machine) = self.runnable.kernels.machine() {
                 for v in kernel.sources() {
                     self.slot(graph, v, values)?;
@@ -291,6 +293,7 @@ impl Run<'_> {
         }
         let result = Value { node: task.node, result: 0 };
         let shape = sizes(graph, result);
+        #[cfg(feature = "cpu")]
         if self.has_own_kernels()
             && let Some(t) = self.own_kernel(graph, task, &shape, values)?
         {
@@ -322,17 +325,12 @@ impl Run<'_> {
         let operands = node.operands.iter().map(|v| self.read(graph, *v, values)).collect::<Result<Vec<_>, _>>()?;
         let dtypes: Vec<DType> = node.operands.iter().map(|v| graph.ty(*v).dtype).collect();
         let borrowed: Vec<&CandleTensor> = operands.iter().collect();
-        let computed = match ops::evaluate(&node.op, &borrowed, &dtypes, &node.types[0], &self.runnable.device) {
-            // candle has not every operation for every type on every GPU. What is missing is done on the host, and what is
-            // broken fails there too.
-            Err(_) if !self.runnable.device.is_cpu() => None,
-            other => other.map_err(failed)?,
-        };
+        let computed = ops::evaluate(&node.op, &borrowed, &dtypes, &node.types[0], &self.runnable.device).map_err(failed)?;
         if let Some(t) = computed {
             values.0.insert(result, Slot::device(t));
             return Ok(());
         }
-        // What no device operation serves, and what is an error, the interpreter says.
+        // What the plan on this device says that the host does: the interpreter.
         let operands = borrowed.iter().zip(&dtypes).map(|(t, dtype)| download(t, *dtype)).collect::<candle_core::Result<Vec<_>>>();
         let operands = operands.map_err(failed)?;
         let results = evaluate(&node.op, &operands.iter().collect::<Vec<_>>(), &node.types, &mut Randomness::Counter { seed: self.seed })?;

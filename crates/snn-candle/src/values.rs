@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 
 use candle_core::{CpuStorage, Device, Result, Storage, StorageRef, Tensor as CandleTensor};
-use snn_cpu::Buffers;
-use snn_cpu::step::Elements;
 use snn_ir::{DType, Tensor, Value};
+use snn_plan::buffers::{Buffers, InputSlice};
 
 use crate::convert::{download, upload};
 
@@ -84,16 +83,16 @@ impl Reading<'_> {
     ///
     /// # Errors
     /// If it is on another device.
-    pub fn elements(&self) -> Result<Elements<'_>> {
+    pub fn elements(&self) -> Result<InputSlice<'_>> {
         match self {
-            Reading::Host(t) => Ok(Elements::from(*t)),
+            Reading::Host(t) => Ok(InputSlice::from(*t)),
             Reading::Candle(storage, t) => {
                 let start = t.layout().start_offset();
                 let range = start..start + t.elem_count();
                 match &**storage {
-                    Storage::Cpu(CpuStorage::F32(v)) => Ok(Elements::Floats(&v[range])),
-                    Storage::Cpu(CpuStorage::I64(v)) => Ok(Elements::Integers(&v[range])),
-                    Storage::Cpu(CpuStorage::U8(v)) => Ok(Elements::Bytes(&v[range])),
+                    Storage::Cpu(CpuStorage::F32(v)) => Ok(InputSlice::Floats(&v[range])),
+                    Storage::Cpu(CpuStorage::I64(v)) => Ok(InputSlice::Integers(&v[range])),
+                    Storage::Cpu(CpuStorage::U8(v)) => Ok(InputSlice::Bytes(&v[range])),
                     _ => candle_core::bail!("a kernel of the CPU reads {:?} on {:?}", t.dtype(), t.device()),
                 }
             }
@@ -106,7 +105,7 @@ impl Reading<'_> {
     /// If they are not.
     pub fn floats(&self) -> Result<&[f32]> {
         match self.elements()? {
-            Elements::Floats(v) => Ok(v),
+            InputSlice::Floats(v) => Ok(v),
             other => candle_core::bail!("floats are needed, not {other:?}"),
         }
     }

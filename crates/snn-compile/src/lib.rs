@@ -192,9 +192,16 @@ pub const PASSES: [Pass; 11] = [
     graph("differentiate", "gradients of the scalar are computed too", |o| o.gradients != Gradients::None, differentiate),
     graph("update", "parameters follow their gradients: the optimiser step", |o| o.update.is_some(), update),
     graph("optimise", "rules rewrite the graph to a cheaper one", |o| o.optimise != Optimise::Off, optimise),
-    Pass { name: "plan", does: "operations become kernels and buffers", kind: Kind::Backend(snn_cpu::plan_text) },
+    Pass { name: "plan", does: "operations become kernels and buffers", kind: Kind::Backend(plan) },
     Pass { name: "generate", does: "kernels become machine code", kind: Kind::Backend(generate) },
 ];
+
+/// The plan for threads, as the CPU runs it.
+fn plan(graph: &Graph) -> Result<String, CompileError> {
+    snn_ir::backend::check_sizes(graph)?;
+    let graph = graph.pruned();
+    Ok(snn_plan::describe(&graph, &snn_plan::plan_for_threads(&graph)?, 0))
+}
 
 fn generate(graph: &Graph) -> Result<String, CompileError> {
     snn_cpu::listing(graph, snn_cpu::Listing::Clif)

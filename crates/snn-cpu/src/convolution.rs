@@ -2,76 +2,34 @@
 
 use gemm::Parallelism;
 use rayon::prelude::*;
-use snn_ir::{CompileError, Convolution, Graph, Node};
+use snn_plan::convolution::{ConvolutionPlan, Windows};
 
 use crate::panels::{Identity, Kept};
 use crate::products::{add_matrix_product, matrix_product};
 use crate::shared::threads;
+use crate::spike_windows::BySpikes;
 
-/// A convolution over one or two axes.
-#[derive(Debug)]
-pub struct ConvolutionPlan {
-    windows: Windows,
-    /// For each group the packed weights of the last run.
-    kept: Vec<Kept>,
-}
-
-/// Which inputs each output meets.
-#[derive(Clone, Debug)]
-pub(crate) struct Windows {
-    pub groups: usize,
-    /// Of all groups.
-    pub channels: usize,
-    /// Of all groups.
-    pub out_channels: usize,
-    /// Height and width of an image.
-    pub input: [usize; 2],
-    /// Height and width of a result.
-    pub output: [usize; 2],
-    pub kernel: [usize; 2],
-    pub stride: [usize; 2],
-    pub padding: [usize; 2],
-    pub dilation: [usize; 2],
-}
-
-impl ConvolutionPlan {
-    /// Plans a convolution; over one axis it is one over two with a height of one.
-    pub fn new(graph: &Graph, node: &Node, c: &Convolution) -> Result<ConvolutionPlan, CompileError> {
-        let (x, w) = (graph.ty(node.operands[0]).sizes()?, graph.ty(node.operands[1]).sizes()?);
-        let out = node.types[0].sizes()?;
-        let n = c.stride.len();
-        let two = |v: &[usize], one: usize| if n == 1 { [one, v[0]] } else { [v[0], v[1]] };
-        let numbers = |v: &[i64]| v.iter().map(|x| *x as usize).collect::<Vec<_>>();
-        let windows = Windows {
-            groups: c.groups as usize,
-            channels: x[x.len() - n - 1],
-            out_channels: w[0],
-            input: two(&x[x.len() - n..], 1),
-            output: two(&out[out.len() - n..], 1),
-            kernel: two(&w[2..], 1),
-            stride: two(&numbers(&c.stride), 1),
-            padding: two(&numbers(&c.padding), 0),
-            dilation: two(&numbers(&c.dilation), 1),
-        };
-        let kept = (0..windows.groups).map(|_| Kept::default()).collect();
-        Ok(ConvolutionPlan { windows, kept })
-    }
-
-    /// Computes the convolution of all images in `x` into `out`; weights of a known identity are packed once.
-    pub fn execute(&self, x: &[f32], w: &[f32], identity: impl FnOnce() -> Identity, out: &mut [f32]) {
-        if !self.windows.by_spikes(x, w, &self.kept, identity, out) {
-            self.windows.dense(x, w, out);
-        }
+/// Computes the convolution of all images in `x` into `out`; weights of a known identity are packed once, into `packed`.
+pub fn convolve(plan: &ConvolutionPlan, packed: &[Kept], x: &[f32], w: &[f32], identity: impl FnOnce() -> Identity, out: &mut [f32]) {
+    let (windows, packed) = (&plan.windows, &packed[plan.packed..plan.packed + plan.windows.groups]);
+    if !BySpikes(windows).compute(x, w, packed, identity, out) {
+        Dense(windows).compute(x, w, out);
     }
 }
 
-impl Windows {
-    /// Channels of a group, before and after.
-    pub fn per_group(&self) -> (usize, usize) {
-        (self.channels / self.groups, self.out_channels / self.groups)
-    }
+/// Windows that are unrolled.
+struct Dense<'a>(&'a Windows);
 
-    fn dense(&self, x: &[f32], w: &[f32], out: &mut [f32]) {
+impl std::ops::Deref for Dense<'_> {
+    type Target = Windows;
+
+    fn deref(&self) -> &Windows {
+        self.0
+    }
+}
+
+impl Dense<'_> {
+    fn compute(&self, x: &[f32], w: &[f32], out: &mut [f32]) {
         let size = |d: [usize; 2]| d[0] * d[1];
         let (plane, out_plane, taps) = (size(self.input), size(self.output), size(self.kernel));
         let (image, out_image) = (self.channels * plane, self.out_channels * out_plane);
@@ -108,7 +66,7 @@ impl Windows {
         let (plane, out_plane, taps) = (size(self.input), size(self.output), size(self.kernel));
         let images = out.len() / (self.out_channels * out_plane);
         // The kernel and the outputs change places.
-        let turned = Windows { kernel: self.output, output: self.kernel, stride: self.dilation, dilation: self.stride, ..self.clone() };
+        let turned = Windows { kernel: self.output, output: self.kernel, stride: self.dilation, dilation: self.stride, ..self.0.clone() };
         let some = images.div_ceil(threads().max(1)).clamp(1, 16);
         out.par_chunks_mut(some * self.out_channels * out_plane).enumerate().for_each_init(
             || (vec![0f32; some * out_plane * taps], vec![0f32; some * out_plane * self.out_channels]),
@@ -120,7 +78,7 @@ impl Windows {
                     for i in 0..count {
                         let image = chunk * some + i;
                         let start = (image * self.channels + channel) * plane;
-                        turned.unroll(&x[start..start + plane], &mut rows[i * out_plane * taps..(i + 1) * out_plane * taps]);
+                        Dense(&turned).unroll(&x[start..start + plane], &mut rows[i * out_plane * taps..(i + 1) * out_plane * taps]);
                     }
                     let w = &w[channel * taps..];
                     add_matrix_product(

@@ -16,7 +16,10 @@ use cranelift_module::{FuncId, Linkage, Module, default_libcall_names};
 use snn_ir::math::{self, Lanes};
 use snn_ir::{CompileError, DType};
 
+use snn_plan::step::Shape;
+
 use crate::Listing;
+use crate::panels::Kept;
 
 /// Vectors of four that an iteration handles.
 const VECTORS: usize = 2;
@@ -25,17 +28,6 @@ const WIDTH: i64 = 4 * VECTORS as i64;
 
 /// The type of a generated kernel.
 pub type KernelFunction = unsafe extern "C" fn(*const *mut u8, i64);
-
-/// What a kernel reads and writes.
-#[derive(Clone, Debug)]
-pub struct Shape {
-    /// Element type of each load, and whether it is the same for all elements of a run.
-    pub loads: Vec<(DType, bool)>,
-    /// How many states it carries.
-    pub states: usize,
-    /// Element type of each store.
-    pub stores: Vec<DType>,
-}
 
 /// A value in a kernel.
 pub type Lane = snn_ir::lanes::Lane<ClifValue, ClifValue, ClifValue>;
@@ -58,6 +50,14 @@ pub struct Machine {
     module: Option<JITModule>,
     /// The kernels, in order of definition.
     pub(crate) kernels: Vec<KernelFunction>,
+    packed: Vec<Kept>,
+}
+
+impl Machine {
+    /// The packed weights that products and convolutions keep from run to run, by the numbers of their plans.
+    pub fn packed(&self) -> &[Kept] {
+        &self.packed
+    }
 }
 
 // SAFETY: after `finish` the module is never changed; its code is read-only memory that any thread may run.
@@ -145,7 +145,7 @@ impl Code {
     }
 
     /// Makes the code runnable.
-    pub fn finish(mut self) -> Result<Machine, CompileError> {
+    pub fn finish(mut self, packed: usize) -> Result<Machine, CompileError> {
         self.module.finalize_definitions().map_err(failed)?;
         let kernels = self
             .functions
@@ -156,7 +156,8 @@ impl Code {
                 unsafe { std::mem::transmute::<*const u8, KernelFunction>(address) }
             })
             .collect();
-        Ok(Machine { module: Some(self.module), kernels })
+        let packed = (0..packed).map(|_| Kept::default()).collect();
+        Ok(Machine { module: Some(self.module), kernels, packed })
     }
 }
 

@@ -1,23 +1,18 @@
 //! The CPU backend of snnc.
 //!
-//! A graph with known dimensions becomes a [`plan`]: a list of kernels over buffers. A *step kernel* ([`step`]) is every
+//! A graph with known dimensions becomes a [plan](snn_plan): a list of kernels over buffers. A *step kernel* ([`step`]) is every
 //! elementwise part with its scans, fused into one function that Cranelift generates ([`emit`]): one time step over a run of
 //! elements, with the state in a scratch that stays in the first cache. Products go through the `gemm` crate
 //! ([`products`], [`convolution`]) or, where their operand is spikes, add rows of weights; pools and reductions are plain loops,
 //! and everything rare is evaluated as the interpreter does.
 //!
-//! The plan does not know who runs it: the candle backend runs the same one.
-//!
 //! Threads divide independent elements and never a sum, so a result does not depend on their number.
 
-mod buffers;
 pub mod convolution;
-mod divide;
 mod emit;
 pub mod loops;
 pub mod moves;
 mod panels;
-pub mod plan;
 pub mod products;
 pub mod ring;
 mod run;
@@ -34,6 +29,7 @@ use std::sync::Arc;
 
 use snn_ir::backend::check_sizes;
 use snn_ir::{Backend, CompileError, Executable, Graph};
+use snn_plan::{Kernel, Plan};
 
 /// Compiles graphs to machine code.
 pub struct Cranelift {
@@ -59,25 +55,36 @@ impl Backend for Cranelift {
         check_sizes(graph)?;
         let graph = graph.pruned();
         let mut code = emit::Code::for_this_machine()?;
-        let plan = plan::plan_for_threads(&graph)?;
-        plan::generate(&graph, &plan, &mut code)?;
-        let machine = code.finish()?;
+        let plan = snn_plan::plan_for_threads(&graph)?;
+        generate(&graph, &plan, &mut code)?;
+        let machine = code.finish(plan.packed)?;
         Ok(Box::new(run::Runnable::new(graph, plan, machine, self.pool.clone())?))
     }
 }
 
-pub use buffers::Buffers;
 pub use emit::Machine;
-pub use panels::Identity;
+pub use panels::{Identity, Kept};
+
+/// Generates the step kernels of a plan, in their order.
+fn generate(graph: &Graph, plan: &Plan, code: &mut emit::Code) -> Result<(), CompileError> {
+    for task in &plan.tasks {
+        if let Kernel::Step(k) = &task.kernel {
+            code.kernel(&k.name, &k.shape(), &|e, loads, states| k.step(graph, e, loads, states))?;
+        } else if let Kernel::Loop(l) = &task.kernel {
+            generate(&l.body, &l.plan, code)?;
+        }
+    }
+    Ok(())
+}
 
 /// Machine code for the step kernels of a plan.
 ///
 /// # Errors
 /// If code generation fails.
-pub fn machine(graph: &Graph, plan: &plan::Plan) -> Result<Machine, CompileError> {
+pub fn machine(graph: &Graph, plan: &Plan) -> Result<Machine, CompileError> {
     let mut code = emit::Code::for_this_machine()?;
-    plan::generate(graph, plan, &mut code)?;
-    code.finish()
+    generate(graph, plan, &mut code)?;
+    code.finish(plan.packed)
 }
 
 /// What is generated for a graph, as text: Cranelift's intermediate form, or machine code.
@@ -89,17 +96,6 @@ pub enum Listing {
     Assembly,
 }
 
-/// The plan of a graph as text: each kernel with what it reads and writes, and the buffers.
-///
-/// # Errors
-/// If a size is unknown or too large.
-pub fn plan_text(graph: &Graph) -> Result<String, CompileError> {
-    check_sizes(graph)?;
-    let graph = graph.pruned();
-    let plan = plan::plan_for_threads(&graph)?;
-    Ok(plan::describe(&graph, &plan, 0))
-}
-
 /// The generated code of a graph as text, with the plan as its head.
 ///
 /// # Errors
@@ -109,10 +105,10 @@ pub fn listing(graph: &Graph, kind: Listing) -> Result<String, CompileError> {
     let graph = graph.pruned();
     let mut code = emit::Code::for_this_machine()?;
     code.keep_text(kind);
-    let plan = plan::plan_for_threads(&graph)?;
-    plan::generate(&graph, &plan, &mut code)?;
-    let mut text = plan::describe(&graph, &plan, 0);
+    let plan = snn_plan::plan_for_threads(&graph)?;
+    generate(&graph, &plan, &mut code)?;
+    let mut text = snn_plan::describe(&graph, &plan, 0);
     text.push_str(&code.text());
-    code.finish()?;
+    code.finish(0)?;
     Ok(text)
 }

@@ -3,44 +3,27 @@
 
 use gemm::Parallelism;
 use rayon::prelude::*;
-use snn_ir::tensor::row_major_strides;
-use snn_ir::{CompileError, Contraction, Graph, Node, Op, Value};
+
+use snn_plan::product::{ProductPlan, Side};
 
 use crate::panels::{Identity, Kept, Packed, product};
 use crate::spikes::{Spikes, WORD};
 
-/// One operand of a product: a matrix for each batch, read where it is.
-#[derive(Clone, Debug)]
-pub struct Side {
-    /// The tensor.
-    pub source: Value,
-    /// The order of axes to copy it into, where strides cannot describe it.
-    pub permutation: Option<Vec<usize>>,
-    batch: Vec<usize>,
-    free: usize,
-    sum: usize,
+/// A product that is computed.
+pub struct Product<'a> {
+    /// What is multiplied.
+    pub plan: &'a ProductPlan,
+    /// The packed weights of the last run, by [`ProductPlan::packed`].
+    pub packed: &'a [Kept],
 }
 
-/// A product `[batch, m, k] x [batch, k, n]`.
-#[derive(Debug)]
-pub struct ProductPlan {
-    /// The left operand.
-    pub lhs: Side,
-    /// The right operand.
-    pub rhs: Side,
-    batch: Vec<usize>,
-    /// Rows.
-    pub m: usize,
-    /// Columns.
-    pub n: usize,
-    /// Summed.
-    pub k: usize,
-    /// May spikes be multiplied by their places? Then the packed weights of the last run are kept.
-    spikes: Option<Kept>,
-}
+impl std::ops::Deref for Product<'_> {
+    type Target = ProductPlan;
 
-/// Smaller products than this are dense.
-const SMALLEST_FOR_SPIKES: usize = 1 << 12;
+    fn deref(&self) -> &ProductPlan {
+        self.plan
+    }
+}
 
 /// Are the additions for spikes in `k` rows so many fewer than the products that it pays to write sums only after all of them?
 fn worth_adding(spikes: &Spikes, k: usize) -> bool {
@@ -48,58 +31,7 @@ fn worth_adding(spikes: &Spikes, k: usize) -> bool {
     k as f64 * (1.0 - 1.4 * density) > 32.0
 }
 
-/// The single stride that walks over several axes in row-major order, if there is one.
-fn one_stride(sizes: &[usize], strides: &[usize], axes: &[usize]) -> Option<usize> {
-    let long: Vec<usize> = axes.iter().copied().filter(|a| sizes[*a] != 1).collect();
-    let fits = long.windows(2).all(|w| strides[w[0]] == strides[w[1]] * sizes[w[1]]);
-    fits.then(|| long.last().map_or(0, |a| strides[*a]))
-}
-
-/// `sum_first` says how an operand lies that must be copied: `[batch, sum, free]`, or `[batch, free, sum]`.
-fn side(graph: &Graph, value: Value, batch: &[usize], free: &[usize], sum: &[usize], sum_first: bool) -> Result<Side, CompileError> {
-    let sizes = graph.ty(value).sizes()?;
-    // A transposed operand is read where it is.
-    let permutation = if let Op::Transpose { permutation } = graph.op(value) { Some(permutation) } else { None };
-    let (source, strides) = match permutation {
-        Some(permutation) => {
-            let source = graph.node(value.node).operands[0];
-            let own = row_major_strides(&graph.ty(source).sizes()?);
-            (source, permutation.iter().map(|a| own[*a]).collect())
-        }
-        None => (value, row_major_strides(&sizes)),
-    };
-    if let (Some(f), Some(s)) = (one_stride(&sizes, &strides, free), one_stride(&sizes, &strides, sum)) {
-        return Ok(Side { source, permutation: None, batch: batch.iter().map(|a| strides[*a]).collect(), free: f, sum: s });
-    }
-    let (first, second) = if sum_first { (sum, free) } else { (free, sum) };
-    let order: Vec<usize> = batch.iter().chain(first).chain(second).copied().collect();
-    let full = match permutation {
-        Some(permutation) => order.iter().map(|a| permutation[*a]).collect(),
-        None => order.clone(),
-    };
-    let shape: Vec<usize> = order.iter().map(|a| sizes[*a]).collect();
-    let own = row_major_strides(&shape);
-    let row: usize = second.iter().map(|a| sizes[*a]).product();
-    let (free, sum) = if sum_first { (1, row) } else { (row, 1) };
-    Ok(Side { source, permutation: Some(full), batch: own[..batch.len()].to_vec(), free, sum })
-}
-
-impl ProductPlan {
-    /// Plans a contraction.
-    pub fn new(graph: &Graph, node: &Node, c: &Contraction) -> Result<ProductPlan, CompileError> {
-        let (a, b) = (graph.ty(node.operands[0]).sizes()?, graph.ty(node.operands[1]).sizes()?);
-        let (free_a, free_b) = c.free_axes(a.len(), b.len());
-        let size = |s: &[usize], axes: &[usize]| axes.iter().map(|i| s[*i]).product::<usize>();
-        let lhs = side(graph, node.operands[0], &c.lhs_batch, &free_a, &c.lhs_sum, false)?;
-        let rhs = side(graph, node.operands[1], &c.rhs_batch, &free_b, &c.rhs_sum, true)?;
-        let (m, n, k) = (size(&a, &free_a), size(&b, &free_b), size(&a, &c.lhs_sum));
-        let rows = lhs.sum == 1 && (lhs.free == k || m == 1) && lhs.permutation.is_none() && rhs.permutation.is_none();
-        let lasting = matches!(graph.op(rhs.source), Op::Parameter(_) | Op::Input(_));
-        let spikes = c.lhs_batch.is_empty() && rows && lasting && n * k >= SMALLEST_FOR_SPIKES;
-        let batch = c.lhs_batch.iter().map(|i| a[*i]).collect();
-        Ok(ProductPlan { lhs, rhs, batch, m, n, k, spikes: spikes.then(Kept::default) })
-    }
-
+impl Product<'_> {
     /// Computes the product by the places of spikes, if either operand holds few of them and the other is finite.
     pub fn execute_spikes(&self, lhs: &[f32], rhs: &[f32], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
         self.m > 0
@@ -111,7 +43,7 @@ impl ProductPlan {
     /// Rows of few spikes with values that are new at each run, as one-hot rows of a graph are: packing them must pay too.
     fn few_times_values(&self, lhs: &[f32], rhs: &[f32], out: &mut [f32]) -> bool {
         let (m, n, k) = (self.m, self.n, self.k);
-        let rows = self.batch.is_empty() && self.spikes.is_none() && self.lhs.sum == 1 && self.lhs.free == k && m * k == lhs.len();
+        let rows = self.batch.is_empty() && self.plan.packed.is_none() && self.lhs.sum == 1 && self.lhs.free == k && m * k == lhs.len();
         let whole = self.rhs.free == 1 && self.rhs.sum == n && k * n == rhs.len();
         if !rows || !whole || n < 32 || m < 64 || k < 64 {
             return false;
@@ -123,7 +55,7 @@ impl ProductPlan {
     }
 
     fn spikes_times_weights(&self, lhs: &[f32], weights: &[f32], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
-        let Some(kept) = &self.spikes else { return false };
+        let Some(kept) = self.plan.packed.and_then(|i| self.packed.get(i)) else { return false };
         let Some(spikes) = Spikes::find(&lhs[..self.m * self.k], self.k) else { return false };
         let pack = || Packed::new(weights, self.k, WORD, self.n, self.rhs.sum, self.rhs.free);
         let Some(packed) = kept.packed(identity(), pack) else { return false };

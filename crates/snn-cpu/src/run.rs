@@ -8,14 +8,20 @@ use snn_ir::interpret::{Randomness, Results, RuntimeError, checked, evaluate, st
 use snn_ir::tensor::element_count;
 use snn_ir::{CompileError, DType, Data, Executable, Graph, KernelTime, Loop, Op, Tensor, Type, Value};
 
-use crate::buffers::Buffers;
+use snn_plan::buffers::{Buffers, InputSlice, OutputBuffer};
+use snn_plan::ring::RingPart;
+use snn_plan::{Kernel, LoopPlan, Plan, Task};
+
+use crate::convolution::convolve;
 use crate::emit::Machine;
+use crate::loops::Reduce;
 use crate::panels::Identity;
-use crate::plan::{Kernel, LoopPlan, Plan, Task};
-use crate::ring::{RingPart, Rows};
+use crate::products::Product;
+use crate::ring::Rows;
 use crate::shared::alone;
 
-use crate::step::{Elements, Room};
+use crate::step::Step;
+use crate::unpool::MaxPoolBackward;
 
 /// A plan with its machine code.
 pub struct Runnable {
@@ -140,13 +146,13 @@ impl Run<'_> {
         if matches!(task.kernel, Kernel::Loop(_) | Kernel::Alias | Kernel::Ring(_)) {
             return;
         }
-        let name = crate::plan::describe_task(graph, task);
+        let name = snn_plan::describe_task(graph, task);
         let tensors = || task.needs.iter().chain(&task.gives).filter_map(|v| values.get(graph, *v).ok());
         let bytes = tensors().map(Tensor::byte_len).sum();
         let spikes = task.gives.first().and_then(|v| values.get(graph, *v).ok()).filter(|t| t.dtype() == DType::F32 && !t.is_empty());
         let rate = spikes.map(Tensor::as_f32).filter(|v| v.iter().all(|x| *x == 0.0 || *x == 1.0));
         let firing_rate = rate.map(|v| v.iter().map(|x| f64::from(*x)).sum::<f64>() / v.len() as f64);
-        let operations = crate::plan::operations(graph, task);
+        let operations = snn_plan::operations(graph, task);
         let runs = vec![(self.started.elapsed().saturating_sub(time), time)];
         KernelTime::add(times, KernelTime { name, time, bytes, operations, runs, firing_rate });
     }
@@ -162,12 +168,12 @@ impl Run<'_> {
                 }
                 let sizes = |v: Value| graph.ty(v).sizes().unwrap_or_default();
                 let read = |v: Value| match values.get(graph, v) {
-                    Ok(t) => Elements::from(t),
+                    Ok(t) => InputSlice::from(t),
                     Err(_) => unreachable!("what a kernel needs was found above"),
                 };
-                let results = kernel.execute(&self.runnable.machine, read, |v, dtype| {
+                let results = Step(kernel).execute(&self.runnable.machine, read, |v, dtype| {
                     let n = count(&sizes(v));
-                    if dtype == DType::F32 { Room::Floats(self.floats(n)) } else { Room::Bytes(vec![0; n]) }
+                    if dtype == DType::F32 { OutputBuffer::Floats(self.floats(n)) } else { OutputBuffer::Bytes(vec![0; n]) }
                 });
                 for (v, room) in results {
                     values.insert(v, room.tensor(sizes(v)));
@@ -182,6 +188,7 @@ impl Run<'_> {
                 let (lhs, rhs) = (self.side(graph, &p.lhs, values)?, self.side(graph, &p.rhs, values)?);
                 let mut out = self.floats(count(&shape));
                 let (Data::F32(x), Data::F32(w)) = (lhs.data(), rhs.data()) else { unreachable!("products are of floats") };
+                let p = Product { plan: p, packed: self.runnable.machine.packed() };
                 if !p.execute_spikes(x, w, || Identity::Shared(w.clone()), &mut out) {
                     p.execute(x, w, &mut out);
                 }
@@ -191,19 +198,19 @@ impl Run<'_> {
                 let shape = node.types[0].sizes()?;
                 let mut out = self.floats(count(&shape));
                 let Data::F32(w) = operand(1)?.data() else { unreachable!("convolutions are of floats") };
-                c.execute(operand(0)?.as_f32(), w, || Identity::Shared(w.clone()), &mut out);
+                convolve(c, self.runnable.machine.packed(), operand(0)?.as_f32(), w, || Identity::Shared(w.clone()), &mut out);
                 values.insert(result, Tensor::f32(shape, out));
             }
             Kernel::Fold(f) => {
                 let shape = node.types[0].sizes()?;
                 let mut out = self.floats(count(&shape));
-                f.execute(values.get(graph, f.source)?.as_f32(), &mut out);
+                Reduce(f).execute(values.get(graph, f.source)?.as_f32(), &mut out);
                 values.insert(result, Tensor::f32(shape, out));
             }
             Kernel::MaxPoolGradient(u) => {
                 let mut out = self.floats(count(&node.types[0].sizes()?));
                 let [x, y, gradient] = [u.x, u.y, u.gradient].map(|v| values.get(graph, v));
-                u.execute(x?.as_f32(), y?.as_f32(), gradient?.as_f32(), &mut out);
+                MaxPoolBackward(u).execute(x?.as_f32(), y?.as_f32(), gradient?.as_f32(), &mut out);
                 values.insert(result, Tensor::f32(node.types[0].sizes()?, out));
             }
             Kernel::Delay(steps) if node.types[0].dtype == DType::F32 => {
@@ -246,7 +253,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn side(&self, graph: &Graph, side: &crate::products::Side, values: &Values) -> Result<Tensor, RuntimeError> {
+    fn side(&self, graph: &Graph, side: &snn_plan::product::Side, values: &Values) -> Result<Tensor, RuntimeError> {
         let t = values.get(graph, side.source)?;
         let Some(permutation) = &side.permutation else { return Ok(t.clone()) };
         let shape = permutation.iter().map(|a| t.shape()[*a]).collect();

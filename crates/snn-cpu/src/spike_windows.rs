@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use snn_plan::convolution::Windows;
 
-use crate::convolution::Windows;
 use crate::panels::{Identity, Kept, LANES, Packed, sums_of, write_turned};
 use crate::shared::threads;
 use crate::spikes::{Looker, Spikes, WORD, are_few};
@@ -43,10 +43,21 @@ struct Scratch {
     sums: Vec<[f32; LANES]>,
 }
 
-impl Windows {
+/// A convolution of spikes.
+pub struct BySpikes<'a>(pub &'a Windows);
+
+impl std::ops::Deref for BySpikes<'_> {
+    type Target = Windows;
+
+    fn deref(&self) -> &Windows {
+        self.0
+    }
+}
+
+impl BySpikes<'_> {
     /// Computes the convolution by the places of spikes; `false` where the input holds many of them, or other values, or a weight
     /// is not finite.
-    pub fn by_spikes(&self, x: &[f32], w: &[f32], kept: &[Kept], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
+    pub fn compute(&self, x: &[f32], w: &[f32], kept: &[Kept], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
         let Some(runs) = self.runs() else { return false };
         let (channels, out_channels) = self.per_group();
         let rows = channels * self.kernel[0] * self.kernel[1];
@@ -142,7 +153,7 @@ impl Windows {
 widest! {
     /// What the outputs in `rows` of image `i` meet, as bits.
     fn unroll(windows: &Windows, runs: Runs, i: usize, rows: std::ops::Range<usize>, lines: &[u64], spikes: &mut Spikes) {
-        let (channels, words, width) = (windows.per_group().0, windows.line_words(), windows.output[1]);
+        let (channels, words, width) = (windows.per_group().0, BySpikes(windows).line_words(), windows.output[1]);
         let outputs = rows.len() * width;
         let (mask, step) = (ones(runs.bits), windows.stride[1]);
         // So many outputs meet a word that is read at once.
@@ -219,25 +230,26 @@ mod tests {
         for (images, groups, channels, out_channels, input, kernel, stride, padding, dilation) in cases {
             let size = |a: usize| (input[a] + 2 * padding[a] - dilation[a] * (kernel[a] - 1) - 1) / stride[a] + 1;
             let output = [size(0), size(1)];
-            let c = Windows { groups, channels, out_channels, input, output, kernel, stride, padding, dilation };
+            let windows = Windows { groups, channels, out_channels, input, output, kernel, stride, padding, dilation };
+            let c = BySpikes(&windows);
             let mut next = crate::testing::numbers((channels * out_channels) as u64);
             let x: Vec<f32> = (0..images * channels * input[0] * input[1]).map(|_| f32::from(u8::from(next() < 0.3))).collect();
             let w: Vec<f32> = (0..out_channels * channels / groups * kernel[0] * kernel[1]).map(|_| next() - 0.5).collect();
             let (plane, mut out) = (output[0] * output[1], vec![f32::NAN; images * out_channels * output[0] * output[1]]);
             let kept: Vec<Kept> = (0..groups).map(|_| Kept::default()).collect();
-            assert!(c.by_spikes(&x, &w, &kept, || Identity::Named("w".into()), &mut out));
+            assert!(c.compute(&x, &w, &kept, || Identity::Named("w".into()), &mut out));
             for (at, value) in out.iter().enumerate() {
                 let (i, o, at) = (at / plane / out_channels, at / plane % out_channels, at % plane);
-                let want = plain(&c, &x, &w, i, o, [at / output[1], at % output[1]]);
-                assert_eq!(value.to_bits(), want.to_bits(), "{c:?}, image {i}, channel {o}, output {at}");
+                let want = plain(&windows, &x, &w, i, o, [at / output[1], at % output[1]]);
+                assert_eq!(value.to_bits(), want.to_bits(), "{windows:?}, image {i}, channel {o}, output {at}");
             }
             // One value that is no spike, and one weight that is not finite.
             let mut other = x.clone();
             other[x.len() / 2] = 0.5;
-            assert!(!c.by_spikes(&other, &w, &kept, || Identity::Named("w".into()), &mut out));
+            assert!(!c.compute(&other, &w, &kept, || Identity::Named("w".into()), &mut out));
             let mut infinite = w.clone();
             infinite[0] = f32::INFINITY;
-            assert!(!c.by_spikes(&x, &infinite, &kept, || Identity::Named("other".into()), &mut out));
+            assert!(!c.compute(&x, &infinite, &kept, || Identity::Named("other".into()), &mut out));
         }
     }
 }

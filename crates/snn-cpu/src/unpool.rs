@@ -2,50 +2,25 @@
 
 use rayon::prelude::*;
 use snn_ir::tensor::row_major_strides;
-use snn_ir::{CompileError, Graph, MaxPool, Node, Value};
+use snn_plan::max_pool::MaxPoolGradient;
 
 use crate::wide::widest;
 
 /// Planes of fewer elements than this in all are computed by one thread.
 const WORTH_A_THREAD: usize = 1 << 14;
 
-/// What is read, and the windows.
-#[derive(Clone, Debug)]
-pub struct MaxPoolGradient {
-    /// What was pooled, `[..., sizes]`.
-    pub x: Value,
-    /// The results, `[..., windows]`.
-    pub y: Value,
-    /// What they got.
-    pub gradient: Value,
-    pool: MaxPool,
-    /// The sizes of the pooled axes.
-    space: Vec<usize>,
-    /// How many windows they have.
-    windows: Vec<usize>,
+/// The gradient of a max pool that is computed.
+pub struct MaxPoolBackward<'a>(pub &'a MaxPoolGradient);
+
+impl std::ops::Deref for MaxPoolBackward<'_> {
+    type Target = MaxPoolGradient;
+
+    fn deref(&self) -> &MaxPoolGradient {
+        self.0
+    }
 }
 
-impl MaxPoolGradient {
-    /// Plans one.
-    ///
-    /// # Errors
-    /// If a size is not known.
-    pub fn new(graph: &Graph, node: &Node, pool: &MaxPool) -> Result<MaxPoolGradient, CompileError> {
-        let [x, y, gradient] = [0, 1, 2].map(|i| node.operands[i]);
-        let lead = graph.ty(x).rank() - pool.axes.len();
-        let (space, windows) = (graph.ty(x).sizes()?[lead..].to_vec(), graph.ty(y).sizes()?[lead..].to_vec());
-        Ok(MaxPoolGradient { x, y, gradient, pool: pool.clone(), space, windows })
-    }
-
-    /// Do windows of two axes tile them, without padding?
-    fn tile(&self) -> Option<[usize; 2]> {
-        let [a, b] = self.pool.axes.as_slice() else { return None };
-        let tiles = |i: usize, p: &snn_ir::PoolAxis| {
-            p.size == p.stride && p.dilation == 1 && p.padding == 0 && self.windows[i] * p.size as usize == self.space[i]
-        };
-        (tiles(0, a) && tiles(1, b)).then_some([a.size as usize, b.size as usize])
-    }
-
+impl MaxPoolBackward<'_> {
     /// Writes the gradient of `x` into `out`.
     pub fn execute(&self, x: &[f32], y: &[f32], gradient: &[f32], out: &mut [f32]) {
         if out.is_empty() {

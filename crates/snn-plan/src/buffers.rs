@@ -1,8 +1,45 @@
-//! Memory that earlier kernels and runs have left.
+//! What kernels read and write while a plan runs, and the memory that earlier kernels and runs have left.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use snn_ir::{Data, Tensor};
+
+/// The elements of a tensor that a kernel reads.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub enum InputSlice<'t> {
+    Floats(&'t [f32]),
+    Integers(&'t [i64]),
+    Bytes(&'t [u8]),
+}
+
+impl<'t> From<&'t Tensor> for InputSlice<'t> {
+    fn from(t: &'t Tensor) -> InputSlice<'t> {
+        match t.data() {
+            Data::F32(v) => InputSlice::Floats(v),
+            Data::I64(v) => InputSlice::Integers(v),
+            Data::Bool(v) | Data::U8(v) => InputSlice::Bytes(v),
+        }
+    }
+}
+
+/// Memory for one result.
+pub enum OutputBuffer {
+    /// Floats.
+    Floats(Vec<f32>),
+    /// Truth values.
+    Bytes(Vec<u8>),
+}
+
+impl OutputBuffer {
+    /// What has been written, as a tensor.
+    pub fn tensor(self, shape: Vec<usize>) -> Tensor {
+        match self {
+            OutputBuffer::Floats(data) => Tensor::f32(shape, data),
+            OutputBuffer::Bytes(data) => Tensor::bool(shape, data),
+        }
+    }
+}
 
 /// More buffers than this are given back to the system.
 const KEPT_BUFFERS: usize = 64;

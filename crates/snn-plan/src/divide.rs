@@ -131,7 +131,7 @@ impl Divider<'_> {
             let mut places = carried.iter().map(|(i, a)| goes(*i, *a, result));
             match places.next()? {
                 Axis::Kept(at) if places.all(|p| p == Axis::Kept(at)) => Some(at),
-                _ => None,
+                Axis::Kept(_) | Axis::Causal(_) | Axis::Mixed => None,
             }
         };
         let results: Vec<Option<usize>> = (0..node.types.len()).map(|r| place(r).map(Some)).collect::<Option<_>>()?;

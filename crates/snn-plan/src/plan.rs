@@ -9,23 +9,22 @@ use snn_ir::lanes::{supports, supports_graph};
 
 use crate::convolution::ConvolutionPlan;
 use crate::divide::divide;
-use crate::emit::Code;
-use crate::loops::{Fold, FoldPlan};
-use crate::products::ProductPlan;
+use crate::fold::{Fold, FoldPlan};
+use crate::max_pool::MaxPoolGradient;
+use crate::product::ProductPlan;
 use crate::ring::{Ring, RingPart};
 use crate::step::{StepKernel, build};
-use crate::unpool::MaxPoolGradient;
 
 /// What one task does.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Kernel {
     /// Fused elementwise operations and scans.
     Step(Box<StepKernel>),
     /// The operand in another shape, shared.
     Alias,
-    /// A contraction through `gemm`.
+    /// A contraction.
     Product(ProductPlan),
-    /// A convolution: windows unrolled, then `gemm`.
+    /// A convolution over one or two axes.
     Convolution(ConvolutionPlan),
     /// A reduction, over windows or axes, with plain loops.
     Fold(FoldPlan),
@@ -46,7 +45,7 @@ pub enum Kernel {
 }
 
 /// A loop: its body, and a plan for one step.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LoopPlan {
     /// One step, of all samples or of a part of them.
     pub body: Graph,
@@ -61,7 +60,7 @@ pub struct LoopPlan {
 }
 
 /// A kernel with what it reads and writes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Task {
     /// The node that it computes, or the last one of a fused group.
     pub node: NodeId,
@@ -76,12 +75,14 @@ pub struct Task {
 }
 
 /// The kernels of a graph in order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// The kernels.
     pub tasks: Vec<Task>,
     /// The most bytes that are held at one time, beside inputs and parameters.
     pub peak: usize,
+    /// How many packed weights are kept from run to run, those of loops inside included.
+    pub packed: usize,
 }
 
 /// A set of nodes that are fused into one kernel.
@@ -108,7 +109,7 @@ struct Planner<'a> {
 /// # Errors
 /// If a size is not known or too large.
 pub fn plan(graph: &Graph) -> Result<Plan, CompileError> {
-    plan_from(graph, false, &mut 0)
+    whole(graph, false)
 }
 
 /// Plans a graph for threads: each runs a part of a loop's samples through all steps, where samples do not meet.
@@ -116,37 +117,37 @@ pub fn plan(graph: &Graph) -> Result<Plan, CompileError> {
 /// # Errors
 /// If a size is not known or too large.
 pub fn plan_for_threads(graph: &Graph) -> Result<Plan, CompileError> {
-    plan_from(graph, true, &mut 0)
+    whole(graph, true)
 }
 
-/// As [`plan`]; `kernels` counts the step kernels so far.
-fn plan_from(graph: &Graph, divides: bool, kernels: &mut usize) -> Result<Plan, CompileError> {
+fn whole(graph: &Graph, divides: bool) -> Result<Plan, CompileError> {
+    let mut counts = Counts::default();
+    let mut plan = plan_from(graph, divides, &mut counts)?;
+    plan.packed = counts.packed;
+    debug_assert_eq!(crate::verify(graph, &plan), Ok(()));
+    Ok(plan)
+}
+
+/// As [`plan`]; `counts` says what has been numbered so far.
+fn plan_from(graph: &Graph, divides: bool, counts: &mut Counts) -> Result<Plan, CompileError> {
     let live = graph.live_nodes();
     let mut p = Planner { graph, live, divides, groups: vec![], group_of: HashMap::new(), readers: HashMap::new() };
     p.form_groups()?;
     let demanded = p.demanded();
-    p.schedule(&demanded, kernels)
+    p.schedule(&demanded, counts)
 }
 
-/// Generates the step kernels of a plan, in their order.
-///
-/// # Errors
-/// If code generation fails.
-pub(crate) fn generate(graph: &Graph, plan: &Plan, code: &mut Code) -> Result<(), CompileError> {
-    for task in &plan.tasks {
-        match &task.kernel {
-            Kernel::Step(k) => code.kernel(&k.name, &k.shape(), &|e, loads, states| k.step(graph, e, loads, states))?,
-            Kernel::Loop(l) => generate(&l.body, &l.plan, code)?,
-            _ => {}
-        }
-    }
-    Ok(())
+/// How many step kernels and packed weights there are so far.
+#[derive(Default)]
+struct Counts {
+    steps: usize,
+    packed: usize,
 }
 
 /// The next number.
-fn count(kernels: &mut usize) -> usize {
-    *kernels += 1;
-    *kernels - 1
+pub(crate) fn number(count: &mut usize) -> usize {
+    *count += 1;
+    *count - 1
 }
 
 /// A value that a step kernel reads where it is: through repetition and delay, without a copy.
@@ -395,7 +396,7 @@ impl Planner<'_> {
         access(self.graph, v, shape).ok().map(|a| a.source)
     }
 
-    fn schedule(&self, demanded: &HashSet<Value>, kernels: &mut usize) -> Result<Plan, CompileError> {
+    fn schedule(&self, demanded: &HashSet<Value>, counts: &mut Counts) -> Result<Plan, CompileError> {
         // Units: a group, or a demanded node by itself. They are ordered by what they read.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         enum Unit {
@@ -459,30 +460,32 @@ impl Planner<'_> {
                     let group = &self.groups[g];
                     let stores: Vec<Value> =
                         group.members.iter().flat_map(|m| self.graph.results(*m)).filter(|v| demanded.contains(v)).collect();
-                    let kernel = build(self.graph, group, &stores, count(kernels))?;
+                    let kernel = build(self.graph, group, &stores, number(&mut counts.steps))?;
                     Task { node: *last, kernel: Kernel::Step(Box::new(kernel)), needs, gives: stores, frees: vec![] }
                 }
                 Unit::Node(id) => {
-                    let (kernel, extra) = self.single(id, kernels)?;
+                    let (kernel, extra) = self.single(id, counts)?;
                     needs.extend(extra);
                     Task { node: id, kernel, needs, gives: self.graph.results(id).collect(), frees: vec![] }
                 }
             };
             tasks.push(task);
         }
-        let mut plan = Plan { tasks, peak: 0 };
+        let mut plan = Plan { tasks, ..Plan::default() };
         self.lifetimes(&mut plan)?;
         Ok(plan)
     }
 
     /// The kernel of a node that is not fused.
-    fn single(&self, id: NodeId, kernels: &mut usize) -> Result<(Kernel, Vec<Value>), CompileError> {
+    fn single(&self, id: NodeId, counts: &mut Counts) -> Result<(Kernel, Vec<Value>), CompileError> {
         let node = self.graph.node(id);
         let none = vec![];
         Ok(match &node.op {
             Op::Reshape => (Kernel::Alias, none),
-            Op::Contract(c) => (Kernel::Product(ProductPlan::new(self.graph, node, c)?), none),
-            Op::Conv(c) if c.stride.len() <= 2 => (Kernel::Convolution(ConvolutionPlan::new(self.graph, node, c)?), none),
+            Op::Contract(c) => (Kernel::Product(ProductPlan::new(self.graph, node, c, &mut counts.packed)?), none),
+            Op::Conv(c) if c.stride.len() <= 2 => {
+                (Kernel::Convolution(ConvolutionPlan::new(self.graph, node, c, &mut counts.packed)?), none)
+            }
             Op::Delay { steps } => (Kernel::Delay(*steps), none),
             Op::Reduce { kind, axes } if node.types[0].dtype == DType::F32 => match Fold::plan(self.graph, id, *kind, axes)? {
                 Some(plan) => (Kernel::Fold(plan), none),
@@ -491,7 +494,7 @@ impl Planner<'_> {
             Op::Broadcast { axes } if node.types[0].dtype == DType::F32 && !repeats_few(self.graph, id, axes) => {
                 let shape = node.types[0].sizes()?;
                 let value = Value { node: id, result: 0 };
-                let kernel = crate::step::copy(self.graph, value, &shape, count(kernels))?;
+                let kernel = crate::step::copy(self.graph, value, &shape, number(&mut counts.steps))?;
                 let sources = kernel.loads.iter().map(|l| l.source).collect();
                 (Kernel::Step(Box::new(kernel)), sources)
             }
@@ -506,7 +509,7 @@ impl Planner<'_> {
                     Some(d) => (d.body, d.parts, d.operands),
                     None => (l.body.clone(), 1, vec![]),
                 };
-                let mut plan = plan_from(&body, self.divides, kernels)?;
+                let mut plan = plan_from(&body, self.divides, counts)?;
                 // Only loops for threads know rings.
                 let rings = if self.divides { crate::ring::find(&body, l) } else { vec![] };
                 for (task, (_, part)) in plan.tasks.iter_mut().filter_map(|t| {
@@ -592,7 +595,9 @@ pub fn operations(graph: &Graph, task: &Task) -> usize {
         }
         Kernel::Fold(f) => elements(f.source),
         Kernel::MaxPoolGradient(u) => elements(u.x),
-        _ => 0,
+        // What moves elements, and what is told by the kernels inside.
+        Kernel::Alias | Kernel::Delay(_) | Kernel::Move | Kernel::FirstSpike(_) => 0,
+        Kernel::Loop(_) | Kernel::Ring(_) | Kernel::Reference => 0,
     }
 }
 

@@ -1,0 +1,30 @@
+//! The plan: what stands between the IR and every back end.
+//!
+//! A graph with known dimensions becomes a [`Plan`]: a list of [`Task`]s, each a [`Kernel`] with what it reads, what it writes
+//! and what nobody reads after it. A *step kernel* ([`step`]) is every elementwise part with its scans, fused into one function of
+//! one time step over a run of elements. Repetition, delay and transposition are read in place, at strides and offsets. Everything
+//! rare is a [`Kernel::Reference`], as the interpreter does it.
+//!
+//! # The rules
+//!
+//! * A plan is data. It knows neither who runs it (machine code, candle, C) nor on how many threads, and making it changes nothing.
+//! * What a task reads was given, or written by a task before it, and not freed since. [`verify()`] checks that, after each plan in
+//!   debug builds.
+//! * The parts into which a loop is divided ([`divide`]) do not depend on the number of threads, and so no result does.
+
+// A new operation must be looked at wherever operations are matched.
+#![deny(clippy::wildcard_enum_match_arm)]
+
+pub mod buffers;
+pub mod convolution;
+pub mod divide;
+pub mod fold;
+pub mod max_pool;
+pub mod plan;
+pub mod product;
+pub mod ring;
+pub mod step;
+mod verify;
+
+pub use plan::{Kernel, LoopPlan, Plan, Task, describe, describe_task, operations, plan, plan_for_threads};
+pub use verify::{PlanError, verify};

@@ -1,0 +1,349 @@
+//! Step kernels: a fused group, and how it walks over memory.
+
+use std::collections::HashMap;
+
+use snn_ir::lanes::{self, LaneOf};
+use snn_ir::math::Lanes;
+use snn_ir::tensor::row_major_strides;
+use snn_ir::{CompileError, DType, Graph, NodeId, Op, Tensor, Value};
+
+use crate::plan::{Access, Group, access, immediate};
+
+/// What a kernel reads and writes.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Element type of each load, and whether it is the same for all elements of a run.
+    pub loads: Vec<(DType, bool)>,
+    /// How many states it carries.
+    pub states: usize,
+    /// Element type of each store.
+    pub stores: Vec<DType>,
+}
+
+/// What a kernel reads.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// The tensor.
+    pub source: Value,
+    /// The type of its elements.
+    pub dtype: DType,
+    /// The distance of two time steps.
+    pub time: usize,
+    /// How many steps earlier it is read; zero before the first.
+    pub delay: i64,
+    /// The distance along each outer axis.
+    pub outer: Vec<usize>,
+    /// Are all elements of a run the same?
+    pub uniform: bool,
+}
+
+/// What a state starts with.
+#[derive(Clone, Debug)]
+pub enum Initial {
+    /// One number.
+    Constant(f32),
+    /// An element of a tensor.
+    Load(Load),
+}
+
+/// A step function with how it walks over memory: over the outer axes and a run of elements, each through all time steps.
+#[derive(Clone, Debug)]
+pub struct StepKernel {
+    /// What it computes, in a word.
+    pub name: String,
+    /// Its number among the step kernels of a plan.
+    pub function: usize,
+    /// What it reads.
+    pub loads: Vec<Load>,
+    /// What each state starts with.
+    pub initial: Vec<Initial>,
+    /// Values that it writes at each step, with their types.
+    pub stores: Vec<(Value, DType)>,
+    /// The states whose last value is written, and where.
+    pub finals: Vec<(usize, Value)>,
+    /// How many time steps there are.
+    pub steps: usize,
+    /// Does it run from the last step to the first?
+    pub reverse: bool,
+    /// The sizes of the outer axes.
+    pub outer: Vec<usize>,
+    /// The elements of a run.
+    pub run: usize,
+    /// How many operations are fused in it.
+    pub operations: usize,
+    program: Program,
+}
+
+/// What a step kernel computes.
+#[derive(Clone, Debug)]
+enum Program {
+    /// Nodes of the graph.
+    Nodes(Vec<Member>),
+    /// The same value everywhere: a constant, or what is loaded.
+    Repeat(Option<Tensor>),
+}
+
+/// A fused node.
+#[derive(Clone, Debug)]
+struct Member {
+    node: NodeId,
+    /// Its operands, without the initial values of states.
+    operands: Vec<Operand>,
+    /// The first of its states among those of the kernel.
+    first_state: usize,
+}
+
+/// What an operand is: an immediate, a result of another member, or a load.
+#[derive(Clone, Debug)]
+enum Operand {
+    Immediate(Tensor),
+    Member(Value),
+    Load(usize),
+}
+
+impl Operand {
+    fn constant(&self) -> Option<f32> {
+        match self {
+            Operand::Immediate(t) if t.dtype() == DType::F32 => Some(t.as_f32()[0]),
+            Operand::Immediate(_) | Operand::Member(_) | Operand::Load(_) => None,
+        }
+    }
+}
+
+/// Makes the kernel of a group.
+pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value], function: usize) -> Result<StepKernel, CompileError> {
+    let members: Vec<_> = group.members.to_vec();
+    let is_member = |v: Value| members.binary_search(&v.node).is_ok();
+    let has_scan = members.iter().any(|m| matches!(graph.node(*m).op, Op::Scan(_)));
+    let shape = &group.shape;
+    let element: &[usize] = shape.get(1..).unwrap_or(&[]);
+
+    let mut accesses: Vec<(Access, DType)> = Vec::new();
+    let mut initial_accesses: Vec<Result<f32, usize>> = Vec::new();
+    let mut program: Vec<Member> = Vec::new();
+    let mut add = |a: Access, dtype: DType| {
+        accesses.iter().position(|(b, _)| *b == a).unwrap_or_else(|| {
+            accesses.push((a, dtype));
+            accesses.len() - 1
+        })
+    };
+    // Loads for states come after all others, so that the function does not see them.
+    let mut state_loads: Vec<(Access, DType)> = Vec::new();
+    let mut finals = Vec::new();
+    for m in &members {
+        let node = graph.node(*m);
+        let (sequences, first_state) =
+            if let Op::Scan(s) = &node.op { (s.sequences, s.sequences + s.invariants) } else { (node.operands.len(), node.operands.len()) };
+        let mut member = Member { node: *m, operands: Vec::new(), first_state: initial_accesses.len() };
+        for (i, v) in node.operands.iter().enumerate() {
+            let along_time = i < sequences;
+            let read = |graph: &Graph| -> Result<Access, CompileError> {
+                if along_time {
+                    return access(graph, *v, shape);
+                }
+                let mut a = access(graph, *v, element)?;
+                a.strides.insert(0, 0);
+                Ok(a)
+            };
+            if i >= first_state {
+                let Op::Scan(s) = &node.op else { continue };
+                let state = initial_accesses.len();
+                match immediate(graph, *v) {
+                    Some(t) => initial_accesses.push(Ok(t.as_f32()[0])),
+                    None => {
+                        state_loads.push((read(graph)?, DType::F32));
+                        initial_accesses.push(Err(state_loads.len() - 1));
+                    }
+                }
+                let last = Value { node: *m, result: (s.outputs + i - first_state) as u16 };
+                if stores.contains(&last) {
+                    finals.push((state, last));
+                }
+                continue;
+            }
+            let operand = match immediate(graph, *v) {
+                Some(t) => Operand::Immediate(t.clone()),
+                None if is_member(*v) => Operand::Member(*v),
+                None => {
+                    let a = read(graph)?;
+                    let dtype = graph.ty(a.source).dtype;
+                    Operand::Load(add(a, dtype))
+                }
+            };
+            member.operands.push(operand);
+        }
+        program.push(member);
+    }
+    let rows: Vec<Value> = stores.iter().copied().filter(|v| !finals.iter().any(|(_, f)| f == v)).collect();
+    let has_delay = accesses.iter().any(|(a, _)| a.delay > 0);
+    let timed = !shape.is_empty() && (has_scan || has_delay);
+
+    let all: Vec<&Access> = accesses.iter().chain(&state_loads).map(|(a, _)| a).collect();
+    let walk = Walk::new(shape, timed, &all);
+    let load = |i: usize, a: &Access, dtype: DType| walk.load(i, a, dtype);
+    let loads: Vec<Load> = accesses.iter().enumerate().map(|(i, (a, t))| load(i, a, *t)).collect();
+    let initial = initial_accesses
+        .iter()
+        .map(|s| match s {
+            Ok(x) => Initial::Constant(*x),
+            Err(i) => Initial::Load(load(loads.len() + i, &state_loads[*i].0, DType::F32)),
+        })
+        .collect();
+
+    let last = graph.node(members[members.len() - 1]);
+    let name = last.name.clone().unwrap_or_else(|| snn_ir::text::op_name(&last.op));
+    Ok(StepKernel {
+        name,
+        function,
+        program: Program::Nodes(program),
+        loads,
+        initial,
+        stores: rows.iter().map(|v| (*v, graph.ty(*v).dtype)).collect(),
+        finals,
+        steps: if timed { shape[0] } else { 1 },
+        reverse: group.reverse.unwrap_or(false),
+        outer: walk.outer.clone(),
+        run: walk.run,
+        operations: members.len(),
+    })
+}
+
+/// How a kernel walks over its elements: axes that all operands walk alike are one, and the last one is a run.
+struct Walk {
+    timed: bool,
+    outer: Vec<usize>,
+    run: usize,
+    /// For each outer axis, how far apart the elements of each operand are.
+    columns: Vec<Vec<usize>>,
+    /// The same for the run.
+    inner: Vec<usize>,
+}
+
+impl Walk {
+    fn new(shape: &[usize], timed: bool, operands: &[&Access]) -> Walk {
+        let own = row_major_strides(shape);
+        let (mut sizes, mut columns): (Vec<usize>, Vec<Vec<usize>>) = (vec![], vec![]);
+        for axis in usize::from(timed)..shape.len() {
+            if shape[axis] == 1 {
+                continue;
+            }
+            let column: Vec<usize> = operands.iter().map(|a| a.strides[axis]).chain([own[axis]]).collect();
+            let merges = columns.last().is_some_and(|c| c.iter().zip(&column).all(|(outer, inner)| *outer == inner * shape[axis]));
+            if merges {
+                let at = sizes.len() - 1;
+                sizes[at] *= shape[axis];
+                columns[at] = column;
+            } else {
+                sizes.push(shape[axis]);
+                columns.push(column);
+            }
+        }
+        let run = sizes.pop().unwrap_or(1);
+        let inner = columns.pop().unwrap_or_else(|| vec![0; operands.len() + 1]);
+        Walk { timed, outer: sizes, run, columns, inner }
+    }
+
+    /// How operand `i` is read.
+    fn load(&self, i: usize, a: &Access, dtype: DType) -> Load {
+        Load {
+            source: a.source,
+            dtype,
+            time: if self.timed { a.strides[0] } else { 0 },
+            delay: a.delay,
+            outer: self.columns.iter().map(|c| c[i]).collect(),
+            uniform: self.inner[i] == 0,
+        }
+    }
+}
+
+/// A kernel that copies one value to a whole tensor: a repetition.
+pub(crate) fn copy(graph: &Graph, value: Value, shape: &[usize], function: usize) -> Result<StepKernel, CompileError> {
+    let constant = immediate(graph, value);
+    let a = if constant.is_some() { None } else { Some(access(graph, value, shape)?) };
+    let timed = a.as_ref().is_some_and(|a| a.delay > 0);
+    let walk = Walk::new(shape, timed, &a.iter().collect::<Vec<_>>());
+    let loads: Vec<Load> = a.iter().map(|a| walk.load(0, a, DType::F32)).collect();
+    Ok(StepKernel {
+        name: "repeat".into(),
+        function,
+        program: Program::Repeat(constant.cloned()),
+        loads,
+        initial: vec![],
+        stores: vec![(value, DType::F32)],
+        finals: vec![],
+        steps: if timed { shape[0] } else { 1 },
+        reverse: false,
+        outer: walk.outer,
+        run: walk.run,
+        operations: 1,
+    })
+}
+
+impl StepKernel {
+    /// The elements of each step.
+    pub fn elements(&self) -> usize {
+        self.outer.iter().product::<usize>() * self.run
+    }
+
+    /// How many operations one step does on one element.
+    pub(crate) fn scalar_operations(&self, graph: &Graph) -> usize {
+        let Program::Nodes(members) = &self.program else { return 0 };
+        let given = |op: &Op| matches!(op, Op::Input(_) | Op::Constant(_));
+        let of = |m: &Member| {
+            if let Op::Scan(s) = &graph.node(m.node).op { s.body.nodes().filter(|(_, n)| !given(&n.op)).count() } else { 1 }
+        };
+        members.iter().map(of).sum()
+    }
+
+    /// The tensors that it reads, some perhaps twice.
+    pub fn sources(&self) -> impl Iterator<Item = Value> + '_ {
+        let starts = self.initial.iter().filter_map(|i| if let Initial::Load(l) = i { Some(l.source) } else { None });
+        self.loads.iter().map(|l| l.source).chain(starts)
+    }
+
+    /// What a generated function reads and writes.
+    pub fn shape(&self) -> Shape {
+        Shape {
+            loads: self.loads.iter().map(|l| (l.dtype, l.uniform)).collect(),
+            states: self.initial.len(),
+            stores: self.stores.iter().map(|(_, dtype)| *dtype).collect(),
+        }
+    }
+
+    /// One step for one element: from loads and states to the next states and the stores.
+    pub fn step<L: Lanes>(&self, graph: &Graph, l: &mut L, loads: &[LaneOf<L>], states: &[LaneOf<L>]) -> (Vec<LaneOf<L>>, Vec<LaneOf<L>>) {
+        let members = match &self.program {
+            Program::Repeat(Some(t)) => return (vec![], lanes::constant(l, t).into_iter().collect()),
+            Program::Repeat(None) => return (vec![], loads.to_vec()),
+            Program::Nodes(members) => members,
+        };
+        let mut values: HashMap<Value, LaneOf<L>> = HashMap::new();
+        let mut next = states.to_vec();
+        for member in members {
+            let node = graph.node(member.node);
+            let mut inputs: Vec<LaneOf<L>> = Vec::with_capacity(node.operands.len());
+            for operand in &member.operands {
+                inputs.extend(match operand {
+                    Operand::Immediate(t) => lanes::constant(l, t),
+                    Operand::Member(v) => values.get(v).copied(),
+                    Operand::Load(k) => Some(loads[*k]),
+                });
+            }
+            if let Op::Scan(s) = &node.op {
+                inputs.extend(&states[member.first_state..member.first_state + s.states]);
+                for (i, lane) in lanes::graph(l, &s.body, &inputs).into_iter().enumerate() {
+                    if i < s.outputs {
+                        values.insert(Value { node: member.node, result: i as u16 }, lane);
+                    } else {
+                        next[member.first_state + i - s.outputs] = lane;
+                    }
+                }
+                continue;
+            }
+            let constants: Vec<Option<f32>> = member.operands.iter().map(Operand::constant).collect();
+            let lane = lanes::operation(l, &node.op, &inputs, node.types[0].dtype, &constants);
+            values.insert(Value { node: member.node, result: 0 }, lane);
+        }
+        (next, self.stores.iter().filter_map(|(v, _)| values.get(v).copied()).collect())
+    }
+}
