@@ -142,7 +142,8 @@ fn page(file: &str, made: Option<String>) {
                 snnc(folder.path(), &["emit", &place.display().to_string(), "--stage", "ir"], "");
             }
             "sh" => commands(file, own, folder.path()),
-            "repl" | "text" | "python" | "lua" => {}
+            // `cargo test --doc -p snnc` runs the blocks of Rust.
+            "repl" | "text" | "python" | "lua" | "rust" => {}
             other => panic!("{file}: a block of `{other}` is not known to this test"),
         }
     }

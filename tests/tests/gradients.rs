@@ -106,7 +106,7 @@ fn gradient(program: &Program, wrt: &[&str], backend: Backends, optimise: Optimi
     let wrt = wrt.iter().map(|n| n.to_string()).collect();
     let options = CompileOptions { optimise, ..options(backend, Some(wrt)) };
     let run = program.compile(Some("loss"), &options).and_then(|c| c.run(data, &[])).unwrap_or_else(|e| panic!("{e}"));
-    run.outputs
+    run.outputs.into()
 }
 
 /// Within a few roundings of the largest element.

@@ -325,7 +325,7 @@ impl Net {
             })
         })?;
         py.check_signals()?;
-        Ok((dict(py, run.outputs)?, dict(py, run.updates)?))
+        Ok((dict(py, run.outputs.into())?, dict(py, run.updates.into())?))
     }
 
     /// The weights that are used: those that were given, or drawn by the first run.

@@ -10,7 +10,7 @@ use snn_ir::{Backend, Dims, Executable, Graph, Held, Interpreter, Tensor, Type};
 
 use crate::bind::{BoundData, bind, part, rest_rank};
 use crate::weights::{check_complete, check_names, parameters, without_bookkeeping};
-use crate::{Diagnostic, Error, Program};
+use crate::{Diagnostic, Error, Program, Tensors};
 
 /// Which backend runs a net.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -52,6 +52,26 @@ impl Backends {
     }
 }
 
+/// A backend that is none of [`Backends`].
+#[derive(Clone)]
+pub struct OtherBackend(pub Arc<dyn Backend>);
+
+impl std::fmt::Debug for OtherBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.name())
+    }
+}
+
+impl Backend for OtherBackend {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>, snn_ir::CompileError> {
+        self.0.compile(graph)
+    }
+}
+
 /// How to compile and run a net.
 #[derive(Clone, Debug)]
 pub struct CompileOptions {
@@ -75,6 +95,8 @@ pub struct CompileOptions {
     pub verify: bool,
     /// Which backend.
     pub backend: Backends,
+    /// A backend of your own, instead.
+    pub other_backend: Option<OtherBackend>,
     /// Threads; 0 for one on each processor.
     pub threads: usize,
     /// The seed of parameters that are not given and of random operations.
@@ -105,6 +127,7 @@ impl Default for CompileOptions {
             optimise: Optimise::default(),
             verify: false,
             backend: Backends::default(),
+            other_backend: None,
             threads: 0,
             seed: 0,
             memory_limit: u64::MAX,
@@ -141,11 +164,11 @@ impl CompileOptions {
 #[derive(Clone, Debug, Default)]
 pub struct Run {
     /// Outputs by name, in order.
-    pub outputs: Vec<(String, Tensor)>,
+    pub outputs: Tensors,
     /// New values of buffers, in training.
-    pub updates: Vec<(String, Tensor)>,
+    pub updates: Tensors,
     /// The parameters that were used, in order of declaration.
-    pub parameters: Vec<(String, Tensor)>,
+    pub parameters: Tensors,
     /// The sizes that the data gave to dimensions.
     pub dims: Dims,
     /// Where gradients are computed: names that the scalar does not depend on.
@@ -211,7 +234,7 @@ impl Prepared {
 
     /// Takes back results that are no longer needed, so that the next run can use their memory.
     pub fn recycle(&self, run: Run) {
-        self.ready.executable.recycle(snn_ir::Results { outputs: run.outputs, updates: run.updates });
+        self.ready.executable.recycle(snn_ir::Results { outputs: run.outputs.into(), updates: run.updates.into() });
     }
 
     /// The same net with other inputs and parameters of the same types; `None` where one is of another type, or where the code that
@@ -236,7 +259,7 @@ impl Prepared {
     /// If the program fails.
     pub fn run_seeded(&self, seed: u64) -> Result<Run, Error> {
         let results = self.ready.executable.run(&self.tensors, seed)?;
-        Ok(Run { outputs: results.outputs, updates: results.updates, ..Run::default() })
+        Ok(Run { outputs: results.outputs.into(), updates: results.updates.into(), ..Run::default() })
     }
 
     /// Runs it as a step of a training; see [`snn_ir::Executable::step`].
@@ -245,7 +268,7 @@ impl Prepared {
     /// If the program fails.
     pub fn step(&self, held: Option<&dyn Held>, seed: u64) -> Result<(Run, Option<Box<dyn Held>>), Error> {
         let (results, held) = self.ready.executable.step(&self.tensors, held, seed)?;
-        Ok((Run { outputs: results.outputs, updates: results.updates, ..Run::default() }, held))
+        Ok((Run { outputs: results.outputs.into(), updates: results.updates.into(), ..Run::default() }, held))
     }
 
     /// Bytes that a run allocates, beside inputs and parameters.
@@ -281,7 +304,10 @@ impl Prepared {
 
 impl Compiled {
     pub(crate) fn new(program: Program, net: String, options: CompileOptions) -> Result<Compiled, Error> {
-        let backend = options.backend.backend(options.threads)?;
+        let backend = match &options.other_backend {
+            Some(other) => Box::new(other.clone()),
+            None => options.backend.backend(options.threads)?,
+        };
         Ok(Compiled { program, net, options, backend, cache: Mutex::new(HashMap::new()), generating: Mutex::default() })
     }
 
@@ -434,7 +460,7 @@ impl Compiled {
     ) -> Result<Run, Error> {
         let (prepared, parameters) = self.prepare_bound(tensors, dims, rest, data, weights, drawn_outside)?;
         let independent = prepared.ready.independent.clone();
-        Ok(Run { parameters, dims: dims.clone(), independent, ..prepared.run()? })
+        Ok(Run { parameters: parameters.into(), dims: dims.clone(), independent, ..prepared.run()? })
     }
 
     fn prepare_bound(
@@ -678,7 +704,7 @@ impl Compiled {
         let mut joined = Run {
             parameters: runs[0].parameters.clone(),
             updates: runs.last().map(|r| r.updates.clone()).unwrap_or_default(),
-            outputs: vec![],
+            outputs: Tensors::new(),
             dims,
             independent: vec![],
         };

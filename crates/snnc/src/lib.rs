@@ -1,14 +1,17 @@
 //! The front door of snnc: a program is parsed, checked, compiled and run.
 //!
 //! ```
-//! use snnc::{Program, CompileOptions, Tensor};
+//! use snnc::{CompileOptions, Program, Tensor, Tensors};
 //! let text = "net main(x: f32[T, N]) -> f32[T, N] { x |> lif() |> delay(1) }";
-//! let program = Program::parse("example.snn", text).unwrap();
-//! let net = program.compile(None, &CompileOptions::default()).unwrap();
-//! let x = Tensor::f32([3, 1], vec![2.5, 0.0, 2.5]);
-//! let run = net.run(&[("x".to_string(), x)], &[]).unwrap();
-//! assert_eq!(run.outputs[0].1, Tensor::f32([3, 1], vec![0.0, 1.0, 0.0]));
+//! let program = Program::parse("example.snn", text)?;
+//! let net = program.compile(None, &CompileOptions::default())?;
+//! let data = Tensors::from([("x", Tensor::f32([3, 1], vec![2.5, 0.0, 2.5]))]);
+//! let run = net.run(&data, &Tensors::new())?;
+//! assert_eq!(run.outputs.get("out"), Some(&Tensor::f32([3, 1], vec![0.0, 1.0, 0.0])));
+//! # Ok::<(), snnc::Error>(())
 //! ```
+//!
+//! `docs/rust.md` has gradients, steps, stages, errors and back ends of your own.
 
 mod bind;
 mod build;
@@ -19,6 +22,7 @@ pub mod quantise;
 pub mod session;
 pub mod stages;
 mod stepper;
+mod tensors;
 mod trainer;
 mod weights;
 
@@ -27,7 +31,7 @@ use std::sync::Arc;
 pub use snn_candle::{DeviceError, DeviceName, Precision, devices};
 
 pub use build::CBuild;
-pub use compiled::{Backends, CompileOptions, Compiled, Prepared, Quantised, Run};
+pub use compiled::{Backends, CompileOptions, Compiled, OtherBackend, Prepared, Quantised, Run};
 pub use cost::{Cost, LayerCost, NeuronCost, PICOJOULES};
 pub use error::Error;
 pub use snn_compile::{COTANGENT, Gradients, Optimise, Options as PassOptions, PASSES, Pass, gradients};
@@ -36,6 +40,7 @@ pub use snn_front::{Mode, Options, Setting, Settings};
 pub use snn_ir::{DType, Dims, Graph, Tensor};
 pub use snn_syntax::{Diagnostic, Severity, Sources};
 pub use stepper::{State, Stepper};
+pub use tensors::Tensors;
 pub use trainer::Trainer;
 
 /// A parsed program.
@@ -131,3 +136,8 @@ impl Program {
         Error::Source { sources: Box::new(self.module.sources.clone()), diagnostics }
     }
 }
+
+/// The chapter "From Rust" of the book, whose code is run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/rust.md")]
+pub struct Chapter;

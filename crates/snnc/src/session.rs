@@ -191,7 +191,7 @@ impl Session {
             remove(&mut self.weights, &name);
             self.weights.push((name, tensor));
         }
-        Ok(run.outputs)
+        Ok(run.outputs.into())
     }
 
     /// The value of a scalar expression and its gradients with respect to values and parameters of the session.
@@ -200,7 +200,7 @@ impl Session {
     /// What is wrong with it.
     pub fn gradient(&self, expression: &str, wrt: &[String]) -> Result<Vec<(String, Tensor)>, Error> {
         let options = CompileOptions { gradients: Some(wrt.to_vec()), ..self.options.clone() };
-        Ok(self.run(expression, &options)?.outputs)
+        Ok(self.run(expression, &options)?.outputs.into())
     }
 
     /// Milliseconds to compile an expression, and the least of several runs.

@@ -304,6 +304,7 @@ impl NetArguments {
             optimise: self.optimise.level(),
             verify: self.verify,
             backend: self.backend.backend()?,
+            other_backend: None,
             threads: self.threads,
             seed: self.seed,
             memory_limit: self.memory(),
