@@ -66,14 +66,14 @@ fn run_all(backend: Backends) {
             });
         let wrt: Vec<String> = about["wrt"].as_array().into_iter().flatten().filter_map(|n| n.as_str().map(str::to_string)).collect();
         let gradients = if wrt.is_empty() {
-            Ok(vec![])
+            Ok(snnc::Tensors::new())
         } else {
             let options = CompileOptions { gradients: Some(wrt), ..options.clone() };
             program.compile(Some("loss"), &options).and_then(|net| net.run(&inputs, &weights)).map(|r| r.outputs)
         };
         let gradients = gradients.unwrap_or_else(|e| {
             failures.push(format!("{name}, gradients: {e}"));
-            vec![]
+            snnc::Tensors::new()
         });
         for (output, want) in &want {
             let got = if let Some(parameter) = output.strip_prefix("weight.") {

@@ -9,39 +9,32 @@ use crate::reverse::Reverse;
 impl Reverse {
     /// Passes the adjoint `g` of `y = op(operands)` on.
     pub(crate) fn elementwise(&mut self, op: &Op, operands: &[Value], y: Value, g: Value) {
-        match op {
-            Op::Unary(u) => {
-                if let Some(d) = unary(&mut self.build(), *u, operands[0], y, g) {
-                    self.add(operands[0], d);
-                }
-            }
-            Op::Binary(b) => self.binary(*b, operands[0], operands[1], y, g),
-            Op::Select => {
-                let (condition, a, b) = (operands[0], operands[1], operands[2]);
-                let zero = self.build().like(0.0, g);
-                if self.is_active(a) {
-                    let d = self.build().select(condition, g, zero);
-                    self.add(a, d);
-                }
-                if self.is_active(b) {
-                    let d = self.build().select(condition, zero, g);
-                    self.add(b, d);
-                }
-            }
-            Op::Cast => self.add(operands[0], g),
-            Op::Spike { surrogate, .. } => {
-                let derivative = put_in(&mut self.build(), surrogate, operands[0]);
-                let d = self.build().mul(g, derivative);
+        if let Op::Unary(u) = op {
+            if let Some(d) = unary(&mut self.build(), *u, operands[0], y, g) {
                 self.add(operands[0], d);
             }
-            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota => unreachable!("it is not elementwise"),
-            Op::Random { .. } | Op::Broadcast { .. } | Op::Reshape => unreachable!("it is not elementwise"),
-            Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => unreachable!("it is not elementwise"),
-            Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } => unreachable!("it is not elementwise"),
-            Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } => unreachable!("it is not elementwise"),
-            Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) => unreachable!("it is not elementwise"),
-            Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => unreachable!("it is not elementwise"),
-            Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => unreachable!("it is not elementwise"),
+        } else if let Op::Binary(b) = op {
+            self.binary(*b, operands[0], operands[1], y, g);
+        } else if let Op::Select = op {
+            let (condition, a, b) = (operands[0], operands[1], operands[2]);
+            let zero = self.build().like(0.0, g);
+            if self.is_active(a) {
+                let d = self.build().select(condition, g, zero);
+                self.add(a, d);
+            }
+            if self.is_active(b) {
+                let d = self.build().select(condition, zero, g);
+                self.add(b, d);
+            }
+        } else if let Op::Cast = op {
+            self.add(operands[0], g);
+        } else if let Op::Spike { surrogate, .. } = op {
+            let derivative = put_in(&mut self.build(), surrogate, operands[0]);
+            let d = self.build().mul(g, derivative);
+            self.add(operands[0], d);
+        } else {
+            // A function of elements that is new.
+            self.refused = Some(op.name());
         }
     }
 

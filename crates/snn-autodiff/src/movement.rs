@@ -115,17 +115,8 @@ impl Reverse {
             Op::ArgMax { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => return Ok(()),
             Op::MaxPoolGradient(_) => return Err("the gradient of a pool"),
             Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => return Ok(()),
-            Op::Unary(_)
-            | Op::Binary(_)
-            | Op::Select
-            | Op::Cast
-            | Op::Spike { .. }
-            | Op::Contract(_)
-            | Op::Conv(_)
-            | Op::Scan(_)
-            | Op::Loop(_) => {
-                unreachable!("{} is not movement", snn_ir::text::op_name(op))
-            }
+            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => unreachable!("done by `elementwise`"),
+            Op::Contract(_) | Op::Conv(_) | Op::Scan(_) | Op::Loop(_) => unreachable!("each is done by a function of its own"),
         };
         self.add(x, d);
         Ok(())

@@ -26,38 +26,25 @@ pub struct Hoisted {
 /// The graph with the states before each step as further outputs of its scans and loops, after their own.
 pub fn with_states_before(graph: &Graph) -> Graph {
     graph.rebuild(|new, _, mut node| {
-        let (outputs, states) = match &mut node.op {
-            Op::Scan(s) => {
-                let first = s.sequences + s.invariants;
-                let before: Vec<_> = (0..s.states).map(|k| (format!("before.{k}"), s.body.inputs[first + k])).collect();
-                let n = s.outputs;
-                s.body.outputs.splice(n..n, before);
-                s.outputs += s.states;
-                (n, s.states)
+        let Some((roles, _)) = node.op.recurrence() else { return copy(new, node) };
+        let (first, n) = (roles.first_state(), roles.outputs);
+        if let Op::Scan(s) = &mut node.op {
+            let before: Vec<_> = (0..s.states).map(|k| (format!("before.{k}"), s.body.inputs[first + k])).collect();
+            s.body.outputs.splice(n..n, before);
+            s.outputs += s.states;
+        } else if let Op::Loop(l) = &mut node.op {
+            let mut before = Vec::new();
+            for k in 0..l.states {
+                let state = l.body.inputs[first + k];
+                let mut shape = vec![Dim::constant(1)];
+                shape.extend(l.body.ty(state).shape.iter().cloned());
+                let ty = Type::new(l.body.ty(state).dtype, shape);
+                before.push((format!("before.{k}"), l.body.add(Op::Reshape, &[state], Some(ty))));
             }
-            Op::Loop(l) => {
-                let first = l.sequences + l.invariants;
-                let mut before = Vec::new();
-                for k in 0..l.states {
-                    let state = l.body.inputs[first + k];
-                    let mut shape = vec![Dim::constant(1)];
-                    shape.extend(l.body.ty(state).shape.iter().cloned());
-                    let ty = Type::new(l.body.ty(state).dtype, shape);
-                    before.push((format!("before.{k}"), l.body.add(Op::Reshape, &[state], Some(ty))));
-                }
-                let n = l.outputs;
-                l.body.outputs.splice(n..n, before);
-                l.outputs += l.states;
-                (n, l.states)
-            }
-            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota => return copy(new, node),
-            Op::Random { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast => return copy(new, node),
-            Op::Spike { .. } | Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } => return copy(new, node),
-            Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => return copy(new, node),
-            Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } => return copy(new, node),
-            Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => return copy(new, node),
-            Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => return copy(new, node),
-        };
+            l.body.outputs.splice(n..n, before);
+            l.outputs += l.states;
+        }
+        let (outputs, states) = (n, roles.states);
         let operands: Vec<&Type> = node.operands.iter().map(|v| new.ty(*v)).collect();
         match snn_ir::infer(&node.op, &operands, None) {
             Ok(types) => node.types = types,

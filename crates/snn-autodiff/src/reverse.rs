@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use snn_ir::{Build, DType, Graph, Node, NodeId, Op, Value};
+use snn_ir::{Build, Class, DType, Graph, Node, NodeId, Op, Value};
 
 use crate::recurrence::Hoisted;
 
@@ -83,19 +83,19 @@ impl Reverse {
             return self.repeated(id, l, &node.operands);
         }
         let Some(g) = self.adjoint(y) else { return };
-        match &node.op {
-            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => self.elementwise(&node.op, &node.operands, y, g),
-            Op::Contract(c) => self.contraction(c, node.operands[0], node.operands[1], g),
-            Op::Conv(c) => self.convolution(c, node.operands[0], node.operands[1], g),
-            Op::Scan(_) | Op::Loop(_) => {}
-            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) => self.movement(&node.op, &node.operands, y, g),
-            Op::Iota | Op::Random { .. } | Op::Broadcast { .. } | Op::Reshape => self.movement(&node.op, &node.operands, y, g),
-            Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => self.movement(&node.op, &node.operands, y, g),
-            Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } => self.movement(&node.op, &node.operands, y, g),
-            Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } => self.movement(&node.op, &node.operands, y, g),
-            Op::ArgMax { .. } | Op::CumSum { .. } | Op::Delay { .. } => self.movement(&node.op, &node.operands, y, g),
-            Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => self.movement(&node.op, &node.operands, y, g),
-            Op::ThresholdMargin { .. } => self.movement(&node.op, &node.operands, y, g),
+        match node.op.class() {
+            Class::Elementwise => self.elementwise(&node.op, &node.operands, y, g),
+            Class::Product => {
+                if let Op::Contract(c) = &node.op {
+                    self.contraction(c, node.operands[0], node.operands[1], g);
+                } else if let Op::Conv(c) = &node.op {
+                    self.convolution(c, node.operands[0], node.operands[1], g);
+                }
+            }
+            Class::Given | Class::Movement | Class::Reduction | Class::Time | Class::Label => {
+                self.movement(&node.op, &node.operands, y, g);
+            }
+            Class::Recurrence => {}
         }
     }
 }

@@ -112,49 +112,37 @@ fn blocks(op: &Op, operands: &[&Tensor], shape: &[usize]) -> Vec<(usize, Block)>
     let whole =
         |from: usize, from_strides: Vec<usize>| Block { sizes: shape.to_vec(), from, from_strides, to: 0, to_strides: to_strides.clone() };
     let number = |d: &snn_ir::Dim| d.evaluate(&snn_ir::Dims::new()).unwrap_or(0) as usize;
-    match op {
-        Op::Transpose { permutation } => vec![(0, whole(0, permutation.iter().map(|a| own[*a]).collect()))],
-        Op::Slice { axis, start, step } => {
-            let mut strides = own.clone();
-            strides[*axis] *= *step as usize;
-            vec![(0, whole(number(start) * own[*axis], strides))]
+    if let Op::Transpose { permutation } = op {
+        vec![(0, whole(0, permutation.iter().map(|a| own[*a]).collect()))]
+    } else if let Op::Slice { axis, start, step } = op {
+        let mut strides = own.clone();
+        strides[*axis] *= *step as usize;
+        vec![(0, whole(number(start) * own[*axis], strides))]
+    } else if let Op::Window { axis, stride, dilation, .. } = op {
+        let mut strides = own.clone();
+        strides[*axis] *= *stride as usize;
+        strides.push(own[*axis] * *dilation as usize);
+        vec![(0, whole(0, strides))]
+    } else if let Op::Broadcast { axes } = op {
+        let mut strides = vec![0; shape.len()];
+        for (i, axis) in axes.iter().enumerate() {
+            strides[*axis] = if operands[0].shape()[i] == 1 { 0 } else { own[i] };
         }
-        Op::Window { axis, stride, dilation, .. } => {
-            let mut strides = own.clone();
-            strides[*axis] *= *stride as usize;
-            strides.push(own[*axis] * *dilation as usize);
-            vec![(0, whole(0, strides))]
-        }
-        Op::Broadcast { axes } => {
-            let mut strides = vec![0; shape.len()];
-            for (i, axis) in axes.iter().enumerate() {
-                strides[*axis] = if operands[0].shape()[i] == 1 { 0 } else { own[i] };
-            }
-            vec![(0, whole(0, strides))]
-        }
-        Op::Pad { axis, low, .. } => {
-            let to = number(low) * to_strides[*axis];
-            vec![(0, Block { sizes: operands[0].shape().to_vec(), from: 0, from_strides: own, to, to_strides })]
-        }
-        Op::Concat { axis } => {
-            let mut at = 0;
-            let parts = operands.iter().enumerate().map(|(i, t)| {
-                let to = at * to_strides[*axis];
-                at += t.shape()[*axis];
-                let from_strides = row_major_strides(t.shape());
-                (i, Block { sizes: t.shape().to_vec(), from: 0, from_strides, to, to_strides: to_strides.clone() })
-            });
-            parts.collect()
-        }
-        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) => unreachable!("only movements are planned as such"),
-        Op::Iota | Op::Random { .. } | Op::Unary(_) | Op::Binary(_) => unreachable!("only movements are planned as such"),
-        Op::Select | Op::Cast | Op::Spike { .. } | Op::Reshape => unreachable!("only movements are planned as such"),
-        Op::Gather { .. } | Op::ScatterAdd { .. } => unreachable!("only movements are planned as such"),
-        Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } => unreachable!("only movements are planned as such"),
-        Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) => unreachable!("only movements are planned as such"),
-        Op::Delay { .. } | Op::FirstSpike { .. } => unreachable!("only movements are planned as such"),
-        Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => unreachable!("only movements are planned as such"),
-        Op::Scan(_) | Op::Loop(_) => unreachable!("only movements are planned as such"),
+        vec![(0, whole(0, strides))]
+    } else if let Op::Pad { axis, low, .. } = op {
+        let to = number(low) * to_strides[*axis];
+        vec![(0, Block { sizes: operands[0].shape().to_vec(), from: 0, from_strides: own, to, to_strides })]
+    } else if let Op::Concat { axis } = op {
+        let mut at = 0;
+        let parts = operands.iter().enumerate().map(|(i, t)| {
+            let to = at * to_strides[*axis];
+            at += t.shape()[*axis];
+            let from_strides = row_major_strides(t.shape());
+            (i, Block { sizes: t.shape().to_vec(), from: 0, from_strides, to, to_strides: to_strides.clone() })
+        });
+        parts.collect()
+    } else {
+        unreachable!("only movements are planned as such")
     }
 }
 

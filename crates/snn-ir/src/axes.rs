@@ -226,40 +226,27 @@ pub fn independent(graph: &Graph, name: &str) -> Result<std::collections::BTreeM
         let Ok(results) = node.types.iter().map(place).collect::<Result<Vec<_>, ()>>() else {
             return fail("makes another dimension of it");
         };
-        match &node.op {
-            Op::Size(d) => {
-                if mentions(d) {
-                    return fail("uses its size");
-                }
+        if let Op::Size(d) = &node.op
+            && mentions(d)
+        {
+            return fail("uses its size");
+        }
+        if let (Op::Iota, Some(_)) = (&node.op, results.first().copied().flatten()) {
+            return fail("counts along it");
+        }
+        if let (Op::Parameter(_), Some(_)) = (&node.op, results.first().copied().flatten()) {
+            return fail("is a parameter with that dimension");
+        }
+        if let (Op::Random { stream, .. }, Some(axis)) = (&node.op, results.first().copied().flatten()) {
+            random.insert(*stream, axis);
+        }
+        if let Op::Loop(l) = &node.op {
+            if mentions(&l.steps) {
+                return fail("goes along it step by step");
             }
-            Op::Iota => {
-                if results[0].is_some() {
-                    return fail("counts along it");
-                }
-            }
-            Op::Parameter(_) => {
-                if results[0].is_some() {
-                    return fail("is a parameter with that dimension");
-                }
-            }
-            Op::Random { stream, .. } => {
-                if let Some(axis) = results[0] {
-                    random.insert(*stream, axis);
-                }
-            }
-            Op::Loop(l) => {
-                if mentions(&l.steps) {
-                    return fail("goes along it step by step");
-                }
-                independent(&l.body, name)?;
-                // Its operands are those of the body, which are looked at there.
-                continue;
-            }
-            Op::Input(_) | Op::Constant(_) | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => {}
-            Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => {}
-            Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) => {}
-            Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => {}
-            Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } | Op::Scan(_) => {}
+            independent(&l.body, name)?;
+            // Its operands are those of the body, which are looked at there.
+            continue;
         }
         let types: Vec<&Type> = node.operands.iter().map(|v| graph.ty(*v)).collect();
         for (operand, ty) in types.iter().enumerate() {

@@ -150,7 +150,43 @@ fn float(x: f32) -> Attribute {
     Attribute::Float(x.to_bits())
 }
 
+/// What kind of thing an operation does. A pass that treats all of a kind alike matches this instead of naming each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// What has no operands.
+    Given,
+    /// A function of the elements at one place.
+    Elementwise,
+    /// The elements of its operands at other places; sums where places meet.
+    Movement,
+    /// Axes are summed up, or looked along.
+    Reduction,
+    /// A sum of products of two tensors.
+    Product,
+    /// Steps of time are looked at.
+    Time,
+    /// Made of labels.
+    Label,
+    /// A body over time.
+    Recurrence,
+}
+
 impl Op {
+    /// What kind of thing it does.
+    pub fn class(&self) -> Class {
+        match self {
+            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => Class::Given,
+            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => Class::Elementwise,
+            Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => Class::Movement,
+            Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } => Class::Movement,
+            Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => Class::Reduction,
+            Op::Contract(_) | Op::Conv(_) => Class::Product,
+            Op::Delay { .. } | Op::FirstSpike { .. } => Class::Time,
+            Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => Class::Label,
+            Op::Scan(_) | Op::Loop(_) => Class::Recurrence,
+        }
+    }
+
     /// The name in the text form, and in messages.
     pub fn name(&self) -> &'static str {
         match self {

@@ -272,27 +272,7 @@ impl Graph {
             for ty in &mut node.types {
                 *ty = ty.bind(dims);
             }
-            match &mut node.op {
-                Op::Size(d) => {
-                    let bound = d.bind(dims);
-                    node.op = match bound.as_constant() {
-                        Some(n) => Op::Constant(crate::Tensor::i64([], vec![n])),
-                        None => Op::Size(bound),
-                    };
-                }
-                Op::Slice { start, .. } => *start = start.bind(dims),
-                Op::Pad { low, high, .. } => {
-                    *low = low.bind(dims);
-                    *high = high.bind(dims);
-                }
-                Op::Loop(l) => l.steps = l.steps.bind(dims),
-                Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Iota | Op::Random { .. } | Op::Unary(_) => {}
-                Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } | Op::Reshape => {}
-                Op::Transpose { .. } | Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } => {}
-                Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) => {}
-                Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => {}
-                Op::ThresholdMargin { .. } | Op::Scan(_) => {}
-            }
+            node.op.bind(dims);
             for body in node.op.bodies_mut() {
                 body.bind_in_place(dims);
             }

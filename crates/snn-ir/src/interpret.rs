@@ -84,15 +84,12 @@ pub fn interpret_watched(
             continue;
         }
         crate::interrupt::check()?;
-        let given = match &node.op {
-            Op::Input(name) => Some((name, RuntimeError::MissingInput as fn(String) -> RuntimeError)),
-            Op::Parameter(name) => Some((name, RuntimeError::MissingParameter as fn(String) -> RuntimeError)),
-            Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select => None,
-            Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } => None,
-            Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } => None,
-            Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) => None,
-            Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => None,
-            Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => None,
+        let given = if let Op::Input(name) = &node.op {
+            Some((name, RuntimeError::MissingInput as fn(String) -> RuntimeError))
+        } else if let Op::Parameter(name) = &node.op {
+            Some((name, RuntimeError::MissingParameter as fn(String) -> RuntimeError))
+        } else {
+            None
         };
         let results = match given {
             Some((name, missing)) => vec![checked(name, tensors.get(name).ok_or_else(|| missing(name.clone()))?, &node.types[0])?],

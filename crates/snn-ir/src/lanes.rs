@@ -156,19 +156,23 @@ fn exact_reciprocal(x: f32) -> Option<f32> {
 /// Can kernels do this operation on elements of these types?
 pub fn supports(op: &Op, operands: &[DType], result: DType) -> bool {
     use DType::{Bool, F32, U8};
-    match op {
-        Op::Unary(UnaryOp::Not) => operands == [Bool],
-        Op::Unary(UnaryOp::Detach) => matches!(operands, [F32 | Bool]),
-        Op::Unary(_) | Op::Spike { .. } => operands == [F32],
-        Op::Binary(BinaryOp::And | BinaryOp::Or) => operands == [Bool, Bool],
-        Op::Binary(_) => operands == [F32, F32],
-        Op::Select => operands == [Bool, F32, F32],
-        Op::Cast => matches!((operands, result), ([F32 | Bool | U8], F32 | Bool)),
-        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => false,
-        Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => false,
-        Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) => false,
-        Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => false,
-        Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => false,
+    if let Op::Unary(u) = op {
+        match u {
+            UnaryOp::Not => operands == [Bool],
+            UnaryOp::Detach => matches!(operands, [F32 | Bool]),
+            UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Exp | UnaryOp::Log | UnaryOp::Sqrt | UnaryOp::Sin => operands == [F32],
+            UnaryOp::Cos | UnaryOp::Tanh | UnaryOp::Erf | UnaryOp::Floor | UnaryOp::Round => operands == [F32],
+        }
+    } else if let Op::Binary(b) = op {
+        operands == if matches!(b, BinaryOp::And | BinaryOp::Or) { [Bool, Bool] } else { [F32, F32] }
+    } else if let Op::Spike { .. } = op {
+        operands == [F32]
+    } else if let Op::Select = op {
+        operands == [Bool, F32, F32]
+    } else if let Op::Cast = op {
+        matches!((operands, result), ([F32 | Bool | U8], F32 | Bool))
+    } else {
+        false
     }
 }
 
@@ -176,19 +180,12 @@ pub fn supports(op: &Op, operands: &[DType], result: DType) -> bool {
 pub fn supports_graph(graph: &Graph) -> bool {
     graph.nodes().all(|(_, node)| {
         let operands: Vec<DType> = node.operands.iter().map(|v| graph.ty(*v).dtype).collect();
-        match &node.op {
-            Op::Input(_) => node.types[0].dtype == DType::F32,
-            Op::Constant(t) => matches!(t.dtype(), DType::F32 | DType::Bool),
-            Op::Parameter(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => supports(&node.op, &operands, node.types[0].dtype),
-            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast => supports(&node.op, &operands, node.types[0].dtype),
-            Op::Spike { .. } | Op::Broadcast { .. } | Op::Reshape => supports(&node.op, &operands, node.types[0].dtype),
-            Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => supports(&node.op, &operands, node.types[0].dtype),
-            Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } => supports(&node.op, &operands, node.types[0].dtype),
-            Op::Window { .. } | Op::MaxPoolGradient(_) => supports(&node.op, &operands, node.types[0].dtype),
-            Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => supports(&node.op, &operands, node.types[0].dtype),
-            Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => supports(&node.op, &operands, node.types[0].dtype),
-            Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => supports(&node.op, &operands, node.types[0].dtype),
-            Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => supports(&node.op, &operands, node.types[0].dtype),
+        if let Op::Input(_) = &node.op {
+            node.types[0].dtype == DType::F32
+        } else if let Op::Constant(t) = &node.op {
+            matches!(t.dtype(), DType::F32 | DType::Bool)
+        } else {
+            supports(&node.op, &operands, node.types[0].dtype)
         }
     }) && graph.outputs.iter().all(|(_, v)| graph.ty(*v).dtype == DType::F32)
 }

@@ -1,6 +1,6 @@
 //! The operations of the IR.
 
-use crate::dim::Dim;
+use crate::dim::{Dim, Dims};
 use crate::graph::Graph;
 use crate::tensor::Tensor;
 
@@ -356,36 +356,78 @@ pub struct Loop {
 impl Op {
     /// Does each element of the result depend on the elements at the same place of the operands only?
     pub fn is_elementwise(&self) -> bool {
-        matches!(self, Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. })
+        self.class() == crate::describe::Class::Elementwise
+    }
+
+    /// Puts sizes in for names of dimensions in the attributes; bodies are not looked at.
+    pub(crate) fn bind(&mut self, dims: &Dims) {
+        if let Op::Size(d) = self {
+            let bound = d.bind(dims);
+            *self = match bound.as_constant() {
+                Some(n) => Op::Constant(Tensor::i64([], vec![n])),
+                None => Op::Size(bound),
+            };
+        } else if let Op::Slice { start, .. } = self {
+            *start = start.bind(dims);
+        } else if let Op::Pad { low, high, .. } = self {
+            (*low, *high) = (low.bind(dims), high.bind(dims));
+        } else if let Op::Loop(l) = self {
+            l.steps = l.steps.bind(dims);
+        }
     }
 
     /// The graphs inside this operation.
     pub fn bodies(&self) -> Vec<&Graph> {
-        match self {
-            Op::Spike { surrogate, .. } => vec![surrogate],
-            Op::Scan(s) => vec![&s.body],
-            Op::Loop(l) => vec![&l.body],
-            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => vec![],
-            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Broadcast { .. } | Op::Reshape => vec![],
-            Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => vec![],
-            Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } => vec![],
-            Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => vec![],
-            Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => vec![],
+        if let Op::Spike { surrogate, .. } = self {
+            return vec![surrogate];
         }
+        self.recurrence().map(|(_, body)| body).into_iter().collect()
     }
 
     /// The graphs inside this operation.
     pub fn bodies_mut(&mut self) -> Vec<&mut Graph> {
-        match self {
-            Op::Spike { surrogate, .. } => vec![surrogate],
-            Op::Scan(s) => vec![&mut s.body],
-            Op::Loop(l) => vec![&mut l.body],
-            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => vec![],
-            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Broadcast { .. } | Op::Reshape => vec![],
-            Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => vec![],
-            Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } => vec![],
-            Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => vec![],
-            Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => vec![],
+        if let Op::Spike { surrogate, .. } = self {
+            vec![surrogate]
+        } else if let Op::Scan(s) = self {
+            vec![&mut s.body]
+        } else if let Op::Loop(l) = self {
+            vec![&mut l.body]
+        } else {
+            vec![]
         }
+    }
+
+    /// The roles of operands and results of a scan or a loop, and its body.
+    pub fn recurrence(&self) -> Option<(Roles, &Graph)> {
+        if let Op::Scan(s) = self {
+            let roles = Roles { sequences: s.sequences, invariants: s.invariants, states: s.states, outputs: s.outputs };
+            Some((roles, &s.body))
+        } else if let Op::Loop(l) = self {
+            let roles = Roles { sequences: l.sequences, invariants: l.invariants, states: l.states, outputs: l.outputs };
+            Some((roles, &l.body))
+        } else {
+            None
+        }
+    }
+}
+
+/// What scans and loops share: their operands are sequences, invariants and then first states, their results outputs and then last
+/// states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roles {
+    /// How many operands are sequences.
+    pub sequences: usize,
+    /// How many operands do not change over time.
+    pub invariants: usize,
+    /// How many states there are.
+    pub states: usize,
+    /// How many outputs each step has.
+    pub outputs: usize,
+}
+
+impl Roles {
+    /// The first operand that is a state.
+    pub fn first_state(&self) -> usize {
+        self.sequences + self.invariants
     }
 }

@@ -220,16 +220,7 @@ impl Stepping<'_> {
         }
         debug_assert_eq!(self.classes.get(&v), Some(&Fixed));
         let node = self.graph.node(v.node);
-        let is_free = self.given[v.node.index()]
-            || match &node.op {
-                Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) => true,
-                Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } => self.is_free(node.operands[0]),
-                Op::Iota | Op::Random { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => false,
-                Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } => false,
-                Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => false,
-                Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => false,
-                Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => false,
-            };
+        let is_free = self.given[v.node.index()] || matches!(node.op, Op::Input(_) | Op::Size(_)) || self.is_free(v);
         let new = if is_free {
             let operands: Vec<Value> = node.operands.iter().map(|o| self.value(*o)).collect();
             let copy = Node { operands, ..node.clone() };
@@ -253,15 +244,8 @@ impl Stepping<'_> {
 
     fn is_free(&self, v: Value) -> bool {
         let node = self.graph.node(v.node);
-        match &node.op {
-            Op::Parameter(_) | Op::Constant(_) => true,
-            Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } => self.is_free(node.operands[0]),
-            Op::Input(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select => false,
-            Op::Cast | Op::Spike { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => false,
-            Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } => false,
-            Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } => false,
-            Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => false,
-        }
+        let repeats = matches!(node.op, Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. });
+        matches!(node.op, Op::Parameter(_) | Op::Constant(_)) || (repeats && self.is_free(node.operands[0]))
     }
 
     /// A value that does not change, in the graph that is computed once.
@@ -351,51 +335,50 @@ impl Stepping<'_> {
             return self.fail(node, "makes another dimension of time");
         };
         let first = places.first().copied().flatten();
-        match &node.op {
-            Op::Input(name) => {
-                let ty = node.types[0].bind(&self.one);
-                let value = self.step.graph.add(Op::Input(name.clone()), &[], Some(ty));
-                self.inputs.push(value);
-                if let Some(axis) = first {
-                    self.step.sequences.push((name.clone(), axis));
+        if let Op::Input(name) = &node.op {
+            let ty = node.types[0].bind(&self.one);
+            let value = self.step.graph.add(Op::Input(name.clone()), &[], Some(ty));
+            self.inputs.push(value);
+            if let Some(axis) = first {
+                self.step.sequences.push((name.clone(), axis));
+            }
+            self.set(id, first.map_or(Fixed, Each), &[value]);
+            return Ok(());
+        }
+        if let Op::Parameter(_) | Op::Constant(_) = &node.op {
+            if first.is_some() {
+                return self.fail(node, "has one value for each step");
+            }
+            self.fixed(id);
+            return Ok(());
+        }
+        if let Op::Size(d) = &node.op
+            && self.mentions(d)
+        {
+            return self.size(id, node, d);
+        }
+        if let (Op::Iota, Some(_)) = (&node.op, first) {
+            if node.types[0].shape[0].as_name().is_none() {
+                return self.fail(node, "counts along time folded together with another axis");
+            }
+            let counter = self.counter();
+            let value = Build(&mut self.step.graph).reshape(counter, vec![1.into()]);
+            self.set(id, Each(0), &[value]);
+            return Ok(());
+        }
+        if let Op::Random { distribution, stream } = &node.op {
+            match first {
+                None => self.fixed(id),
+                Some(0) => {
+                    let ty = node.types[0].bind(&self.one);
+                    let name = format!("random.{stream}");
+                    let value = self.step.graph.add(Op::Input(name.clone()), &[], Some(ty.clone()));
+                    self.step.random.push(RandomInput { name, stream: *stream, distribution: *distribution, ty });
+                    self.set(id, Each(0), &[value]);
                 }
-                self.set(id, first.map_or(Fixed, Each), &[value]);
-                return Ok(());
+                Some(_) => return self.fail(node, "draws numbers for time behind another axis; draw them with time first"),
             }
-            Op::Parameter(_) | Op::Constant(_) if first.is_some() => return self.fail(node, "has one value for each step"),
-            Op::Parameter(_) | Op::Constant(_) => {
-                self.fixed(id);
-                return Ok(());
-            }
-            Op::Size(d) if self.mentions(d) => return self.size(id, node, d),
-            Op::Iota if first.is_some() => {
-                if node.types[0].shape[0].as_name().is_none() {
-                    return self.fail(node, "counts along time folded together with another axis");
-                }
-                let counter = self.counter();
-                let value = Build(&mut self.step.graph).reshape(counter, vec![1.into()]);
-                self.set(id, Each(0), &[value]);
-                return Ok(());
-            }
-            Op::Random { distribution, stream } => {
-                match first {
-                    None => self.fixed(id),
-                    Some(0) => {
-                        let ty = node.types[0].bind(&self.one);
-                        let name = format!("random.{stream}");
-                        let value = self.step.graph.add(Op::Input(name.clone()), &[], Some(ty.clone()));
-                        self.step.random.push(RandomInput { name, stream: *stream, distribution: *distribution, ty });
-                        self.set(id, Each(0), &[value]);
-                    }
-                    Some(_) => return self.fail(node, "draws numbers for time behind another axis; draw them with time first"),
-                }
-                return Ok(());
-            }
-            Op::Size(_) | Op::Iota | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => {}
-            Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => {}
-            Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) => {}
-            Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => {}
-            Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => {}
+            return Ok(());
         }
         let classes: Vec<Output> = node.operands.iter().map(|v| self.classes[v]).collect();
         let is_over_time = classes.iter().any(|c| *c != Fixed);
@@ -460,71 +443,65 @@ impl Stepping<'_> {
         if classes.contains(&Running) {
             return self.fail(node, "needs the whole sequence at each step");
         }
-        let looks = match &node.op {
-            Op::Delay { .. } => along(0) == Some(0),
-            Op::CumSum { axis } | Op::FirstSpike { axis } | Op::ArgMax { axis } => along(0) == Some(*axis),
-            // A reduction over all of it does not ask for the order.
-            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => false,
-            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } => false,
-            Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } => false,
-            Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } => false,
-            Op::Contract(_) | Op::Conv(_) | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } | Op::Scan(_) => false,
-            Op::Loop(_) => false,
+        // A reduction over all of it does not ask for the order.
+        let ordered = if let Op::CumSum { axis } | Op::FirstSpike { axis } | Op::ArgMax { axis } = &node.op {
+            Some(*axis)
+        } else {
+            matches!(node.op, Op::Delay { .. }).then_some(0)
         };
+        let looks = ordered.is_some() && along(0) == ordered;
         if looks && folded {
             return self.fail(node, "goes along time folded together with another axis");
         }
-        match &node.op {
-            Op::Delay { steps } if along(0) == Some(0) => {
+        if looks {
+            if let Op::Delay { steps } = &node.op {
                 self.delay(id, node, *steps);
-                return Ok(());
-            }
-            Op::CumSum { axis } if along(0) == Some(*axis) => {
+            } else if let Op::CumSum { axis } = &node.op {
                 self.cumsum(id, node, *axis);
-                return Ok(());
-            }
-            Op::FirstSpike { axis } if along(0) == Some(*axis) => {
+            } else if let Op::FirstSpike { axis } = &node.op {
                 self.first_spike(id, node, *axis);
-                return Ok(());
-            }
-            Op::Reduce { kind, axes } if along(0).is_some_and(|a| axes.contains(&a)) => {
-                self.reduce(id, node, *kind);
-                return Ok(());
-            }
-            Op::ArgMax { axis } if along(0) == Some(*axis) => {
+            } else {
                 self.argmax(id, node);
-                return Ok(());
             }
-            // The last step is the one that has just come.
-            Op::Slice { axis, start, .. } if along(0) == Some(*axis) => {
-                let last = Dim::name(self.time).minus(&1.into());
-                if *start != last || places[0].is_some() || !node.types[0].shape[*axis].is_one() {
-                    return self.fail(node, "takes other steps than the last one");
-                }
-                let value = self.value(node.operands[0]);
-                self.set(id, Running, &[value]);
-                return Ok(());
-            }
-            Op::Scan(_) if along(0) == Some(0) => return self.scan(id, node, classes),
-            Op::Loop(l) if (0..l.sequences).any(|i| along(i) == Some(0)) => return self.unrolled(id, node, classes),
-            // Time with the indices that follow it as one axis.
-            Op::Reshape => {
-                let from = &self.graph.ty(node.operands[0]).shape;
-                let (Some(a), Some(b)) = (along(0), places[0]) else { return self.fail(node, "folds time away") };
-                if Dim::product(&from[..a]) != Dim::product(&node.types[0].shape[..b]) {
-                    return self.fail(node, "folds other axes before time into it");
-                }
-                self.copy(id, node, Each(b));
-                return Ok(());
-            }
-            // What does not look along time acts on the step that has just come.
-            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Unary(_) => {}
-            Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } | Op::Transpose { .. } => {}
-            Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } => {}
-            Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => {}
-            Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => {}
-            Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => {}
+            return Ok(());
         }
+        if let Op::Reduce { kind, axes } = &node.op
+            && along(0).is_some_and(|a| axes.contains(&a))
+        {
+            self.reduce(id, node, *kind);
+            return Ok(());
+        }
+        // The last step is the one that has just come.
+        if let Op::Slice { axis, start, .. } = &node.op
+            && along(0) == Some(*axis)
+        {
+            let last = Dim::name(self.time).minus(&1.into());
+            if *start != last || places[0].is_some() || !node.types[0].shape[*axis].is_one() {
+                return self.fail(node, "takes other steps than the last one");
+            }
+            let value = self.value(node.operands[0]);
+            self.set(id, Running, &[value]);
+            return Ok(());
+        }
+        if let (Op::Scan(_), Some(0)) = (&node.op, along(0)) {
+            return self.scan(id, node, classes);
+        }
+        if let Op::Loop(l) = &node.op
+            && (0..l.sequences).any(|i| along(i) == Some(0))
+        {
+            return self.unrolled(id, node, classes);
+        }
+        // Time with the indices that follow it as one axis.
+        if let Op::Reshape = &node.op {
+            let from = &self.graph.ty(node.operands[0]).shape;
+            let (Some(a), Some(b)) = (along(0), places[0]) else { return self.fail(node, "folds time away") };
+            if Dim::product(&from[..a]) != Dim::product(&node.types[0].shape[..b]) {
+                return self.fail(node, "folds other axes before time into it");
+            }
+            self.copy(id, node, Each(b));
+            return Ok(());
+        }
+        // What does not look along time acts on the step that has just come.
         let types: Vec<&Type> = node.operands.iter().map(|v| self.graph.ty(*v)).collect();
         for (operand, class) in classes.iter().enumerate() {
             let Each(a) = class else { continue };

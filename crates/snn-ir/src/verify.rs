@@ -119,50 +119,21 @@ impl Verifier {
             Ok(types) => return self.fail(Some(at), format!("it gives {}, not {}", texts(&types), texts(&node.types))),
             Err(e) => return self.fail(Some(at), e.message),
         }
-        match &node.op {
-            Op::Parameter(name) => match graph.parameter(name) {
+        if let Op::Parameter(name) = &node.op {
+            match graph.parameter(name) {
                 Some(p) if p.ty == node.types[0] => {}
                 Some(p) => self.fail(Some(at), format!("the parameter `{name}` is {}, not {}", p.ty, node.types[0])),
                 None => self.fail(Some(at), format!("there is no parameter `{name}`")),
-            },
-            Op::Spike { surrogate, .. } => {
-                let scalar = Type::scalar(DType::F32);
-                let fits = surrogate.inputs.len() == 1 && surrogate.outputs.len() == 1;
-                if !fits || *surrogate.ty(surrogate.inputs[0]) != scalar || *surrogate.ty(surrogate.outputs[0].1) != scalar {
-                    self.fail(Some(at), "its derivative is a graph from one f32[] to one f32[]");
-                }
-                self.scalars(at, surrogate);
             }
-            Op::Scan(s) => self.scalars(at, &s.body),
-            Op::Input(_)
-            | Op::Constant(_)
-            | Op::Size(_)
-            | Op::Iota
-            | Op::Random { .. }
-            | Op::Unary(_)
-            | Op::Binary(_)
-            | Op::Select
-            | Op::Cast
-            | Op::Broadcast { .. }
-            | Op::Reshape
-            | Op::Transpose { .. }
-            | Op::Slice { .. }
-            | Op::Pad { .. }
-            | Op::Concat { .. }
-            | Op::Gather { .. }
-            | Op::ScatterAdd { .. }
-            | Op::Window { .. }
-            | Op::MaxPoolGradient(_)
-            | Op::Reduce { .. }
-            | Op::ArgMax { .. }
-            | Op::CumSum { .. }
-            | Op::Contract(_)
-            | Op::Conv(_)
-            | Op::Delay { .. }
-            | Op::FirstSpike { .. }
-            | Op::RedundantOneHot { .. }
-            | Op::ThresholdMargin { .. }
-            | Op::Loop(_) => {}
+        } else if let Op::Spike { surrogate, .. } = &node.op {
+            let scalar = Type::scalar(DType::F32);
+            let fits = surrogate.inputs.len() == 1 && surrogate.outputs.len() == 1;
+            if !fits || *surrogate.ty(surrogate.inputs[0]) != scalar || *surrogate.ty(surrogate.outputs[0].1) != scalar {
+                self.fail(Some(at), "its derivative is a graph from one f32[] to one f32[]");
+            }
+            self.scalars(at, surrogate);
+        } else if let Op::Scan(s) = &node.op {
+            self.scalars(at, &s.body);
         }
     }
 

@@ -23,22 +23,23 @@ fn elements(ty: &Type) -> f64 {
     ty.shape.iter().map(rough).product()
 }
 
-/// What one element of an elementwise operation costs.
+/// What one element of an elementwise operation costs; what else stands in a step counts as one.
 fn weight(op: &Op) -> f64 {
-    match op {
-        Op::Unary(UnaryOp::Exp | UnaryOp::Log | UnaryOp::Sin | UnaryOp::Cos | UnaryOp::Tanh | UnaryOp::Erf) => 8.0,
-        Op::Binary(BinaryOp::Pow | BinaryOp::Rem) => 16.0,
-        Op::Binary(BinaryOp::Div) | Op::Unary(UnaryOp::Sqrt) => 3.0,
-        Op::Unary(UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Floor | UnaryOp::Round | UnaryOp::Not | UnaryOp::Detach) => 1.0,
-        Op::Binary(BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::Max | BinaryOp::Min) => 1.0,
-        Op::Binary(BinaryOp::Eq | BinaryOp::Ne | BinaryOp::Lt | BinaryOp::Le | BinaryOp::Gt | BinaryOp::Ge) => 1.0,
-        Op::Binary(BinaryOp::And | BinaryOp::Or) | Op::Select | Op::Cast | Op::Spike { .. } => 1.0,
-        // What stands in a step beside functions of elements.
-        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => 1.0,
-        Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => 1.0,
-        Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) => 1.0,
-        Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => 1.0,
-        Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => 1.0,
+    if let Op::Unary(u) = op {
+        match u {
+            UnaryOp::Exp | UnaryOp::Log | UnaryOp::Sin | UnaryOp::Cos | UnaryOp::Tanh | UnaryOp::Erf => 8.0,
+            UnaryOp::Sqrt => 3.0,
+            UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Floor | UnaryOp::Round | UnaryOp::Not | UnaryOp::Detach => 1.0,
+        }
+    } else if let Op::Binary(b) = op {
+        match b {
+            BinaryOp::Pow | BinaryOp::Rem => 16.0,
+            BinaryOp::Div => 3.0,
+            BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::Max | BinaryOp::Min | BinaryOp::And | BinaryOp::Or => 1.0,
+            BinaryOp::Eq | BinaryOp::Ne | BinaryOp::Lt | BinaryOp::Le | BinaryOp::Gt | BinaryOp::Ge => 1.0,
+        }
+    } else {
+        1.0
     }
 }
 
@@ -115,16 +116,7 @@ pub fn totals(graph: &Graph) -> Totals {
             continue;
         }
         all.bytes += graph.results(id).map(|v| elements(graph.ty(v)) * graph.ty(v).dtype.bytes() as f64).sum::<f64>();
-        let inner: usize = match &node.op {
-            Op::Scan(s) => totals(&s.body).operations,
-            Op::Loop(l) => totals(&l.body).operations,
-            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Unary(_) => 1,
-            Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } | Op::Reshape => 1,
-            Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => 1,
-            Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } => 1,
-            Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } => 1,
-            Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => 1,
-        };
+        let inner = node.op.recurrence().map_or(1, |(_, body)| totals(body).operations);
         all.operations += inner;
     }
     all

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use egg::{Analysis, DidMerge, EGraph, Id};
 use snn_ir::interpret::{Randomness, evaluate};
-use snn_ir::{BinaryOp, DType, Data, Dim, Op, Tensor, Type, UnaryOp, infer};
+use snn_ir::{BinaryOp, Class, DType, Data, Dim, Op, Tensor, Type, UnaryOp, infer};
 
 use crate::term::{Name, Settings, Term, has_settings, plain_op};
 
@@ -249,48 +249,33 @@ fn derive(terms: &mut Terms, op: &Op, operands: &[Id], types: Vec<Type>) -> Fact
     facts.fill = fill(&facts, op, operands, terms);
     facts.binary[0] = binary(&facts, op, operands, terms);
     let is_known = facts.binary[0] || facts.constant.as_ref().is_some_and(finite) || facts.fill.as_ref().is_some_and(finite);
-    facts.finite = match op {
-        Op::Parameter(name) if terms.analysis.assume_finite => Some(BTreeSet::from([name.clone()])),
-        Op::Transpose { .. } | Op::Reshape | Op::Broadcast { .. } | Op::Slice { .. } if !is_known => of(&operands[0]).finite.clone(),
-        Op::Transpose { .. } | Op::Reshape | Op::Broadcast { .. } | Op::Slice { .. } => is_known.then(BTreeSet::new),
-        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota => is_known.then(BTreeSet::new),
-        Op::Random { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast => is_known.then(BTreeSet::new),
-        Op::Spike { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => is_known.then(BTreeSet::new),
-        Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } => is_known.then(BTreeSet::new),
-        Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) => is_known.then(BTreeSet::new),
-        Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => is_known.then(BTreeSet::new),
-        Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => is_known.then(BTreeSet::new),
+    let moves = matches!(op, Op::Transpose { .. } | Op::Reshape | Op::Broadcast { .. } | Op::Slice { .. });
+    facts.finite = if let (Op::Parameter(name), true) = (op, terms.analysis.assume_finite) {
+        Some(BTreeSet::from([name.clone()]))
+    } else if is_known {
+        Some(BTreeSet::new())
+    } else if moves {
+        of(&operands[0]).finite.clone()
+    } else {
+        None
     };
-    match op {
-        // Zeros are zeros delayed by anything.
-        Op::Delay { steps } if facts.fill.is_none() => {
-            let (before, source) = of(&operands[0]).delayed.unwrap_or((0, operands[0]));
-            facts.delayed = steps.checked_add(before).map(|s| (s, source));
+    // Zeros are zeros delayed by anything.
+    if let (Op::Delay { steps }, None) = (op, &facts.fill) {
+        let (before, source) = of(&operands[0]).delayed.unwrap_or((0, operands[0]));
+        facts.delayed = steps.checked_add(before).map(|s| (s, source));
+    } else if let Op::RedundantOneHot { classes, repeat: 1 } = op {
+        let (label, stride, first) = affine(terms, operands[0]);
+        facts.run = Some(OneHots { label, stride, first, count: 1, columns: *classes });
+    } else if let (Op::Binary(BinaryOp::Add), [Some(a), Some(b)]) = (op, [0, 1].map(|i| operands.get(i).and_then(|v| of(v).run))) {
+        let (a, b) = if a.first <= b.first { (a, b) } else { (b, a) };
+        let joins = terms.find(a.label) == terms.find(b.label) && (a.stride, a.columns) == (b.stride, b.columns);
+        if joins && a.first + a.count == b.first {
+            facts.run = Some(OneHots { count: a.count + b.count, ..a });
         }
-        Op::RedundantOneHot { classes, repeat: 1 } => {
-            let (label, stride, first) = affine(terms, operands[0]);
-            facts.run = Some(OneHots { label, stride, first, count: 1, columns: *classes });
-        }
-        Op::Binary(BinaryOp::Add) => {
-            if let (Some(a), Some(b)) = (of(&operands[0]).run, of(&operands[1]).run) {
-                let (a, b) = if a.first <= b.first { (a, b) } else { (b, a) };
-                let joins = terms.find(a.label) == terms.find(b.label) && (a.stride, a.columns) == (b.stride, b.columns);
-                if joins && a.first + a.count == b.first {
-                    facts.run = Some(OneHots { count: a.count + b.count, ..a });
-                }
-            }
-        }
-        Op::Scan(s) => {
-            let (known, _) = operands.split_at(s.sequences);
-            let known: Vec<bool> = known.iter().map(|v| of(v).is_binary()).collect();
-            facts.binary = scan_binary(s, &known);
-        }
-        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Unary(_) => {}
-        Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } | Op::Reshape => {}
-        Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => {}
-        Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } => {}
-        Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } => {}
-        Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } | Op::Loop(_) => {}
+    } else if let Op::Scan(s) = op {
+        let (known, _) = operands.split_at(s.sequences);
+        let known: Vec<bool> = known.iter().map(|v| of(v).is_binary()).collect();
+        facts.binary = scan_binary(s, &known);
     }
     if facts.types[0].dtype == DType::I64 {
         facts.affine = combined_affine(terms, op, operands);
@@ -312,23 +297,19 @@ fn fill(facts: &Facts, op: &Op, operands: &[Id], terms: &Terms) -> Option<Tensor
         return same_everywhere(t).then_some(first);
     }
     let fills = || operands.iter().map(|v| terms[*v].data.fill.as_ref()).collect::<Option<Vec<&Tensor>>>();
-    match op {
-        Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Window { .. } | Op::Unary(UnaryOp::Detach) => {
-            fills()?.first().map(|t| (*t).clone())
-        }
-        Op::Concat { .. } => {
-            let all = fills()?;
-            all.iter().all(|t| t.same_bits(all[0])).then(|| all[0].clone())
-        }
-        Op::Delay { .. } => fills()?.first().filter(|t| is_zero(t)).map(|t| (*t).clone()),
-        Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => {
-            let ty = Type::scalar(facts.types[0].dtype);
-            evaluated(op, &fills()?, &[ty]).map(|mut v| v.remove(0))
-        }
-        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Pad { .. } => None,
-        Op::Gather { .. } | Op::ScatterAdd { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } => None,
-        Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => None,
-        Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => None,
+    let moves = matches!(op, Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Window { .. });
+    if moves || *op == Op::Unary(UnaryOp::Detach) {
+        fills()?.first().map(|t| (*t).clone())
+    } else if let Op::Concat { .. } = op {
+        let all = fills()?;
+        all.iter().all(|t| t.same_bits(all[0])).then(|| all[0].clone())
+    } else if let Op::Delay { .. } = op {
+        fills()?.first().filter(|t| is_zero(t)).map(|t| (*t).clone())
+    } else if op.is_elementwise() {
+        let ty = Type::scalar(facts.types[0].dtype);
+        evaluated(op, &fills()?, &[ty]).map(|mut v| v.remove(0))
+    } else {
+        None
     }
 }
 
@@ -359,28 +340,25 @@ fn binary(facts: &Facts, op: &Op, operands: &[Id], terms: &Terms) -> bool {
     if let Some(t) = facts.constant.as_ref().or(facts.fill.as_ref()) {
         return t.as_f32().iter().all(zero_or_one);
     }
-    match op {
-        Op::Input(name) => terms.analysis.binary_inputs.contains(name),
-        Op::Spike { .. } | Op::RedundantOneHot { .. } => true,
-        Op::Cast => terms[operands[0]].data.ty().dtype == DType::Bool,
-        Op::Broadcast { .. }
-        | Op::Reshape
-        | Op::Transpose { .. }
-        | Op::Slice { .. }
-        | Op::Concat { .. }
-        | Op::Window { .. }
-        | Op::Delay { .. }
-        | Op::Unary(UnaryOp::Detach | UnaryOp::Abs | UnaryOp::Floor | UnaryOp::Round)
-        | Op::Binary(BinaryOp::Mul | BinaryOp::Max | BinaryOp::Min) => operands.iter().all(known),
-        Op::Reduce { kind, .. } => *kind != snn_ir::Reduction::Sum && known(&operands[0]),
-        Op::Gather { .. } => known(&operands[0]),
-        Op::Pad { value, .. } => zero_or_one(value) && known(&operands[0]),
-        Op::Binary(BinaryOp::Sub) => terms[operands[0]].data.is_fill(1.0) && known(&operands[1]),
-        Op::Select => known(&operands[1]) && known(&operands[2]),
-        Op::Unary(_) | Op::Binary(_) => false,
-        Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::ScatterAdd { .. } => false,
-        Op::MaxPoolGradient(_) | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) => false,
-        Op::FirstSpike { .. } | Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => false,
+    let moves = matches!(op.class(), Class::Movement) && !matches!(op, Op::Pad { .. } | Op::Gather { .. } | Op::ScatterAdd { .. });
+    let keeps = matches!(op, Op::Unary(UnaryOp::Detach | UnaryOp::Abs | UnaryOp::Floor | UnaryOp::Round))
+        || matches!(op, Op::Binary(BinaryOp::Mul | BinaryOp::Max | BinaryOp::Min) | Op::Delay { .. });
+    if let Op::Input(name) = op {
+        terms.analysis.binary_inputs.contains(name)
+    } else if let Op::Cast = op {
+        terms[operands[0]].data.ty().dtype == DType::Bool
+    } else if let Op::Reduce { kind, .. } = op {
+        *kind != snn_ir::Reduction::Sum && known(&operands[0])
+    } else if let Op::Gather { .. } = op {
+        known(&operands[0])
+    } else if let Op::Pad { value, .. } = op {
+        zero_or_one(value) && known(&operands[0])
+    } else if let Op::Binary(BinaryOp::Sub) = op {
+        terms[operands[0]].data.is_fill(1.0) && known(&operands[1])
+    } else if let Op::Select = op {
+        known(&operands[1]) && known(&operands[2])
+    } else {
+        matches!(op, Op::Spike { .. } | Op::RedundantOneHot { .. }) || ((moves || keeps) && operands.iter().all(known))
     }
 }
 
@@ -392,20 +370,18 @@ fn scan_binary(s: &snn_ir::Scan, sequences: &[bool]) -> Vec<bool> {
     }
     for (id, node) in s.body.nodes() {
         let of = |i: usize| known[node.operands[i].node.index()];
-        known[id.index()] |= match &node.op {
-            Op::Spike { .. } => true,
-            Op::Constant(t) => t.dtype() == DType::F32 && t.as_f32().iter().all(|x| x.to_bits() == 0 || *x == 1.0),
-            Op::Unary(UnaryOp::Detach) => of(0),
-            Op::Binary(BinaryOp::Mul | BinaryOp::Max | BinaryOp::Min) => of(0) && of(1),
-            Op::Binary(BinaryOp::Sub) => s.body.constant_f32(node.operands[0]) == Some(1.0) && of(1),
-            Op::Cast => s.body.ty(node.operands[0]).dtype == DType::Bool && node.types[0].dtype == DType::F32,
-            Op::Unary(_) | Op::Binary(_) => false,
-            Op::Input(_) | Op::Parameter(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Select => false,
-            Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => false,
-            Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) => false,
-            Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) => false,
-            Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => false,
-            Op::Scan(_) | Op::Loop(_) => false,
+        known[id.index()] |= if let Op::Constant(t) = &node.op {
+            t.dtype() == DType::F32 && t.as_f32().iter().all(|x| x.to_bits() == 0 || *x == 1.0)
+        } else if let Op::Unary(UnaryOp::Detach) = &node.op {
+            of(0)
+        } else if let Op::Binary(BinaryOp::Mul | BinaryOp::Max | BinaryOp::Min) = &node.op {
+            of(0) && of(1)
+        } else if let Op::Binary(BinaryOp::Sub) = &node.op {
+            s.body.constant_f32(node.operands[0]) == Some(1.0) && of(1)
+        } else if let Op::Cast = &node.op {
+            s.body.ty(node.operands[0]).dtype == DType::Bool && node.types[0].dtype == DType::F32
+        } else {
+            matches!(node.op, Op::Spike { .. })
         };
     }
     s.body.outputs.iter().map(|(_, v)| known[v.node.index()]).collect()

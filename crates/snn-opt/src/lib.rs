@@ -241,16 +241,12 @@ impl<'a> State<'a> {
         // Step functions and loops, each as a graph by itself. They come after, because settings move into them.
         self.depth += 1;
         for i in 0..graph.len() {
-            match &mut graph.node_mut(NodeId(i as u32)).op {
-                Op::Scan(s) => s.body = self.graph(&s.body)?,
-                Op::Loop(l) => l.body = self.graph(&l.body)?,
-                // A derivative is not computed here.
-                Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => {}
-                Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } => {}
-                Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } => {}
-                Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } => {}
-                Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => {}
-                Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => {}
+            // A derivative is not computed here.
+            let op = &mut graph.node_mut(NodeId(i as u32)).op;
+            if let Op::Scan(s) = op {
+                s.body = self.graph(&s.body)?;
+            } else if let Op::Loop(l) = op {
+                l.body = self.graph(&l.body)?;
             }
         }
         self.depth -= 1;

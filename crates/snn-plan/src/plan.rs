@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use snn_ir::tensor::row_major_strides;
-use snn_ir::{CompileError, DType, Dims, Graph, NodeId, Op, Value};
+use snn_ir::{CompileError, DType, Dims, Graph, Loop, NodeId, Op, Value};
 
 use snn_ir::lanes::{supports, supports_graph};
 
@@ -165,15 +165,10 @@ pub(crate) struct Access {
 fn is_view(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
     let readable = matches!(node.types[0].dtype, DType::F32 | DType::Bool | DType::U8);
-    match &node.op {
-        Op::Broadcast { axes } => readable && !repeats_few(graph, id, axes),
-        Op::Delay { .. } => readable,
-        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Unary(_) => false,
-        Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } | Op::Reshape | Op::Transpose { .. } => false,
-        Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } => false,
-        Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => false,
-        Op::Contract(_) | Op::Conv(_) | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => false,
-        Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => false,
+    if let Op::Broadcast { axes } = &node.op {
+        readable && !repeats_few(graph, id, axes)
+    } else {
+        readable && matches!(node.op, Op::Delay { .. })
     }
 }
 
@@ -188,17 +183,12 @@ fn repeats_few(graph: &Graph, id: NodeId, axes: &[usize]) -> bool {
 
 /// A constant that a kernel holds as an immediate.
 pub(crate) fn immediate(graph: &Graph, value: Value) -> Option<&snn_ir::Tensor> {
-    match graph.op(value) {
-        Op::Constant(t) if t.len() == 1 && matches!(t.dtype(), DType::F32 | DType::Bool) => Some(t),
-        Op::Broadcast { .. } => immediate(graph, graph.node(value.node).operands[0]),
-        Op::Reshape => immediate(graph, graph.node(value.node).operands[0]),
-        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Unary(_) => None,
-        Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } | Op::Transpose { .. } | Op::Slice { .. } => None,
-        Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } => None,
-        Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) => None,
-        Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => None,
-        Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => None,
+    let op = graph.op(value);
+    if let Op::Constant(t) = op {
+        return (t.len() == 1 && matches!(t.dtype(), DType::F32 | DType::Bool)).then_some(t);
     }
+    let repeats = matches!(op, Op::Broadcast { .. } | Op::Reshape);
+    if repeats { immediate(graph, graph.node(value.node).operands[0]) } else { None }
 }
 
 /// How a kernel over `shape` reads a value that is aligned with its last axes.
@@ -210,28 +200,21 @@ pub(crate) fn access(graph: &Graph, value: Value, shape: &[usize]) -> Result<Acc
     let mut delay = 0;
     loop {
         let node = graph.node(current.node);
-        match &node.op {
-            Op::Broadcast { axes } if is_view(graph, current.node) => {
-                for m in &mut map {
-                    *m = m.and_then(|axis| axes.iter().position(|a| *a == axis));
-                }
-                current = node.operands[0];
-            }
-            // A delay is read at an offset where the kernel's time is the value's.
-            Op::Delay { steps }
-                if is_view(graph, current.node) && map.first() == Some(&Some(0)) && shape[0] == node.types[0].sizes()?[0] =>
-            {
-                delay = steps.saturating_add(delay);
-                current = node.operands[0];
-            }
-            Op::Broadcast { .. } | Op::Delay { .. } => break,
-            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => break,
-            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } | Op::Reshape => break,
-            Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => break,
-            Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } => break,
-            Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => break,
-            Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => break,
+        if !is_view(graph, current.node) {
+            break;
         }
+        if let Op::Broadcast { axes } = &node.op {
+            for m in &mut map {
+                *m = m.and_then(|axis| axes.iter().position(|a| *a == axis));
+            }
+        } else if let Op::Delay { steps } = &node.op {
+            // A delay is read at an offset where the kernel's time is the value's.
+            if map.first() != Some(&Some(0)) || shape[0] != node.types[0].sizes()?[0] {
+                break;
+            }
+            delay = steps.saturating_add(delay);
+        }
+        current = node.operands[0];
     }
     let sizes = graph.ty(current).sizes()?;
     let own = row_major_strides(&sizes);
@@ -242,19 +225,11 @@ pub(crate) fn access(graph: &Graph, value: Value, shape: &[usize]) -> Result<Acc
 impl Planner<'_> {
     fn fusable(&self, id: NodeId) -> bool {
         let node = self.graph.node(id);
-        match &node.op {
-            Op::Scan(s) => supports_graph(&s.body) && node.operands.iter().all(|v| self.graph.ty(*v).dtype == DType::F32),
-            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => {
-                let operands: Vec<DType> = node.operands.iter().map(|v| self.graph.ty(*v).dtype).collect();
-                supports(&node.op, &operands, node.types[0].dtype)
-            }
-            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => false,
-            Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => false,
-            Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) => false,
-            Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) => false,
-            Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => false,
-            Op::Loop(_) => false,
+        if let Op::Scan(s) = &node.op {
+            return supports_graph(&s.body) && node.operands.iter().all(|v| self.graph.ty(*v).dtype == DType::F32);
         }
+        let operands: Vec<DType> = node.operands.iter().map(|v| self.graph.ty(*v).dtype).collect();
+        supports(&node.op, &operands, node.types[0].dtype)
     }
 
     fn full_shape(&self, id: NodeId) -> Result<Vec<usize>, CompileError> {
@@ -476,57 +451,65 @@ impl Planner<'_> {
         Ok(plan)
     }
 
-    /// The kernel of a node that is not fused.
+    /// The kernel of a node that is not fused, and what it reads beside the operands that are seen already.
     fn single(&self, id: NodeId, counts: &mut Counts) -> Result<(Kernel, Vec<Value>), CompileError> {
         let node = self.graph.node(id);
-        let none = vec![];
-        Ok(match &node.op {
-            Op::Reshape => (Kernel::Alias, none),
-            Op::Contract(c) => (Kernel::Product(ProductPlan::new(self.graph, node, c, &mut counts.packed)?), none),
-            Op::Conv(c) if c.stride.len() <= 2 => {
-                (Kernel::Convolution(ConvolutionPlan::new(self.graph, node, c, &mut counts.packed)?), none)
-            }
-            Op::Delay { steps } => (Kernel::Delay(*steps), none),
-            Op::Reduce { kind, axes } if node.types[0].dtype == DType::F32 => match Fold::plan(self.graph, id, *kind, axes)? {
-                Some(plan) => (Kernel::Fold(plan), none),
-                None => (Kernel::Reference, none),
-            },
-            Op::Broadcast { axes } if node.types[0].dtype == DType::F32 && !repeats_few(self.graph, id, axes) => {
-                let shape = node.types[0].sizes()?;
-                let value = Value { node: id, result: 0 };
-                let kernel = crate::step::copy(self.graph, value, &shape, number(&mut counts.steps))?;
-                let sources = kernel.loads.iter().map(|l| l.source).collect();
-                (Kernel::Step(Box::new(kernel)), sources)
-            }
-            Op::MaxPoolGradient(p) => (Kernel::MaxPoolGradient(MaxPoolGradient::new(self.graph, node, p)?), none),
-            Op::FirstSpike { axis } => (Kernel::FirstSpike(*axis), none),
-            Op::Transpose { .. } | Op::Slice { .. } | Op::Window { .. } | Op::Broadcast { .. } | Op::Pad { .. } | Op::Concat { .. } => {
-                (Kernel::Move, none)
-            }
-            Op::Loop(l) => {
-                let steps = l.steps.evaluate(&Dims::new())? as usize;
-                let (body, parts, divided) = match self.divides.then(|| divide(l, steps)).flatten() {
-                    Some(d) => (d.body, d.parts, d.operands),
-                    None => (l.body.clone(), 1, vec![]),
-                };
-                let mut plan = plan_from(&body, self.divides, counts)?;
-                // Only loops for threads know rings.
-                let rings = if self.divides { crate::ring::find(&body, l) } else { vec![] };
-                for (task, (_, part)) in plan.tasks.iter_mut().filter_map(|t| {
-                    let found = rings.iter().find_map(|r| r.nodes.iter().find(|(n, _)| *n == t.node));
-                    found.map(|f| (t, *f))
-                }) {
-                    task.kernel = Kernel::Ring(part);
-                }
-                (Kernel::Loop(Box::new(LoopPlan { body, plan, parts, divided, rings })), none)
-            }
-            // Rare: as the interpreter does it.
-            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota => (Kernel::Reference, none),
-            Op::Random { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast => (Kernel::Reference, none),
-            Op::Spike { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Reduce { .. } => (Kernel::Reference, none),
-            Op::ArgMax { .. } | Op::CumSum { .. } | Op::Conv(_) | Op::RedundantOneHot { .. } => (Kernel::Reference, none),
-            Op::ThresholdMargin { .. } | Op::Scan(_) => (Kernel::Reference, none),
-        })
+        let is_float = node.types[0].dtype == DType::F32;
+        if let Op::Broadcast { axes } = &node.op
+            && is_float
+            && !repeats_few(self.graph, id, axes)
+        {
+            let shape = node.types[0].sizes()?;
+            let value = Value { node: id, result: 0 };
+            let kernel = crate::step::copy(self.graph, value, &shape, number(&mut counts.steps))?;
+            let sources = kernel.loads.iter().map(|l| l.source).collect();
+            return Ok((Kernel::Step(Box::new(kernel)), sources));
+        }
+        let moves = matches!(node.op, Op::Transpose { .. } | Op::Slice { .. } | Op::Window { .. } | Op::Broadcast { .. })
+            || matches!(node.op, Op::Pad { .. } | Op::Concat { .. });
+        let kernel = if moves {
+            Kernel::Move
+        } else if let Op::Reshape = &node.op {
+            Kernel::Alias
+        } else if let Op::Contract(c) = &node.op {
+            Kernel::Product(ProductPlan::new(self.graph, node, c, &mut counts.packed)?)
+        } else if let Op::Conv(c) = &node.op
+            && c.stride.len() <= 2
+        {
+            Kernel::Convolution(ConvolutionPlan::new(self.graph, node, c, &mut counts.packed)?)
+        } else if let Op::Delay { steps } = &node.op {
+            Kernel::Delay(*steps)
+        } else if let (Op::Reduce { kind, axes }, true) = (&node.op, is_float) {
+            Fold::plan(self.graph, id, *kind, axes)?.map_or(Kernel::Reference, Kernel::Fold)
+        } else if let Op::MaxPoolGradient(p) = &node.op {
+            Kernel::MaxPoolGradient(MaxPoolGradient::new(self.graph, node, p)?)
+        } else if let Op::FirstSpike { axis } = &node.op {
+            Kernel::FirstSpike(*axis)
+        } else if let Op::Loop(l) = &node.op {
+            Kernel::Loop(Box::new(self.repeated(l, counts)?))
+        } else {
+            // Rare, or new: as the interpreter does it.
+            Kernel::Reference
+        };
+        Ok((kernel, vec![]))
+    }
+
+    fn repeated(&self, l: &Loop, counts: &mut Counts) -> Result<LoopPlan, CompileError> {
+        let steps = l.steps.evaluate(&Dims::new())? as usize;
+        let (body, parts, divided) = match self.divides.then(|| divide(l, steps)).flatten() {
+            Some(d) => (d.body, d.parts, d.operands),
+            None => (l.body.clone(), 1, vec![]),
+        };
+        let mut plan = plan_from(&body, self.divides, counts)?;
+        // Only loops for threads know rings.
+        let rings = if self.divides { crate::ring::find(&body, l) } else { vec![] };
+        for (task, (_, part)) in plan.tasks.iter_mut().filter_map(|t| {
+            let found = rings.iter().find_map(|r| r.nodes.iter().find(|(n, _)| *n == t.node));
+            found.map(|f| (t, *f))
+        }) {
+            task.kernel = Kernel::Ring(part);
+        }
+        Ok(LoopPlan { body, plan, parts, divided, rings })
     }
 
     /// What each task is the last to read, and the most memory that is held at once.

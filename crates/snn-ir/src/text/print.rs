@@ -3,9 +3,8 @@
 use std::fmt::{self, Write};
 
 use crate::describe::Attribute;
-use crate::dim::Dim;
 use crate::graph::{Graph, Node, Value};
-use crate::op::Op;
+use crate::op::{Op, Roles};
 use crate::tensor::{Data, Tensor};
 use crate::types::Type;
 
@@ -142,23 +141,18 @@ fn body(graph: &Graph, depth: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result 
 /// An operation with its operands, attributes and types.
 fn operation(node: &Node, numbers: &Numbers, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str(node.op.name())?;
-    match &node.op {
-        Op::Input(name) | Op::Parameter(name) => write!(f, " {}", Name(name))?,
-        Op::Constant(t) => {
-            write!(f, " ")?;
-            constant(t, f)?;
-            if says_its_type(t) && node.types == [Type::scalar(t.dtype())] {
-                return Ok(());
-            }
+    if let Op::Input(name) | Op::Parameter(name) = &node.op {
+        write!(f, " {}", Name(name))?;
+    } else if let Op::Constant(t) = &node.op {
+        write!(f, " ")?;
+        constant(t, f)?;
+        if says_its_type(t) && node.types == [Type::scalar(t.dtype())] {
+            return Ok(());
         }
-        Op::Scan(s) => recurrence(&s.body.name, None, s.reverse, [s.sequences, s.invariants], node, numbers, f)?,
-        Op::Loop(l) => recurrence(&l.body.name, Some(&l.steps), l.reverse, [l.sequences, l.invariants], node, numbers, f)?,
-        Op::Size(_) | Op::Iota | Op::Random { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select => plain(node, numbers, f)?,
-        Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } => plain(node, numbers, f)?,
-        Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => plain(node, numbers, f)?,
-        Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } => plain(node, numbers, f)?,
-        Op::ArgMax { .. } | Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } => plain(node, numbers, f)?,
-        Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => plain(node, numbers, f)?,
+    } else if let Some((roles, body)) = node.op.recurrence() {
+        recurrence(roles, &body.name, node, numbers, f)?;
+    } else {
+        plain(node, numbers, f)?;
     }
     write!(f, " : {}", Joined(node.types.iter().collect()))
 }
@@ -206,23 +200,17 @@ fn constant(t: &Tensor, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     if t.shape().is_empty() { write!(f, "{}", Joined(items)) } else { write!(f, "[{}]", Joined(items)) }
 }
 
-fn recurrence(
-    name: &str,
-    steps: Option<&Dim>,
-    reverse: bool,
-    [sequences, invariants]: [usize; 2],
-    node: &Node,
-    numbers: &Numbers,
-    f: &mut fmt::Formatter<'_>,
-) -> fmt::Result {
-    write!(f, " {}{} over", Name(name), if reverse { " reversed" } else { "" })?;
+fn recurrence(roles: Roles, name: &str, node: &Node, numbers: &Numbers, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let steps = if let Op::Loop(l) = &node.op { Some(&l.steps) } else { None };
+    let reversed = matches!(&node.op, Op::Scan(s) if s.reverse) || matches!(&node.op, Op::Loop(l) if l.reverse);
+    write!(f, " {}{} over", Name(name), if reversed { " reversed" } else { "" })?;
     if let Some(steps) = steps {
         write!(f, " {steps}")?;
     }
     // A graph that the verifier refuses may have fewer operands than it says.
     let operands = &node.operands;
-    let first = sequences.min(operands.len());
-    let second = (first + invariants).min(operands.len());
+    let first = roles.sequences.min(operands.len());
+    let second = (first + roles.invariants).min(operands.len());
     if first > 0 || steps.is_none() {
         write!(f, " ({})", numbers.labels(&operands[..first]))?;
     }

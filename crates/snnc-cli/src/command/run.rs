@@ -75,7 +75,7 @@ fn run_streamed(a: &RunArguments) -> Result<(), Failure> {
     }
     match &a.out {
         Some(path) => snnc::save(path, &outputs)?,
-        None => summary(&Run { outputs, ..Run::default() }),
+        None => summary(&Run { outputs: outputs.into(), ..Run::default() }),
     }
     remark!(
         "{} steps in {:.1} ms, {:.3} ms each",
