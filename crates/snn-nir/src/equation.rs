@@ -219,25 +219,28 @@ fn forms(scan: &Scan, invariants: &[Coefficient]) -> Result<Vec<Option<Form>>, S
     let mut forms: Vec<Option<Form>> = Vec::with_capacity(body.len());
     for (id, node) in body.nodes() {
         let operand = |i: usize| forms[node.operands[i].node.index()].clone();
-        let form = match &node.op {
-            Op::Input(_) => {
-                let at = body.inputs.iter().position(|v| v.node == id);
-                match at {
-                    Some(0) => Some(variable(n - 1)),
-                    Some(i) if i <= scan.invariants => Some(Form::Linear(Linear::constant(n, invariants[i - 1].clone()))),
-                    Some(i) => Some(variable(i - 1 - scan.invariants)),
-                    None => None,
-                }
+        let form = if let Op::Input(_) = &node.op {
+            match body.inputs.iter().position(|v| v.node == id) {
+                Some(0) => Some(variable(n - 1)),
+                Some(i) if i <= scan.invariants => Some(Form::Linear(Linear::constant(n, invariants[i - 1].clone()))),
+                Some(i) => Some(variable(i - 1 - scan.invariants)),
+                None => None,
             }
-            Op::Constant(t) => Some(Form::Linear(Linear::constant(n, numbers(t)))),
-            Op::Spike { strict, .. } => match operand(0) {
+        } else if let Op::Constant(t) = &node.op {
+            Some(Form::Linear(Linear::constant(n, numbers(t))))
+        } else if let Op::Spike { strict, .. } = &node.op {
+            match operand(0) {
                 Some(Form::Linear(argument)) => Some(Form::Spike { argument, strict: *strict }),
                 _ => None,
-            },
-            Op::Cast => operand(0),
-            Op::Unary(op) => operand(0).and_then(|a| unary(*op, a)),
-            Op::Binary(op) => operand(0).zip(operand(1)).and_then(|(a, b)| binary(*op, a, b)),
-            Op::Select => match (operand(0), operand(1), operand(2)) {
+            }
+        } else if let Op::Cast = &node.op {
+            operand(0)
+        } else if let Op::Unary(op) = &node.op {
+            operand(0).and_then(|a| unary(*op, a))
+        } else if let Op::Binary(op) = &node.op {
+            operand(0).zip(operand(1)).and_then(|(a, b)| binary(*op, a, b))
+        } else if let Op::Select = &node.op {
+            match (operand(0), operand(1), operand(2)) {
                 (Some(Form::Spike { .. }), Some(Form::Linear(a)), Some(Form::Linear(b))) => {
                     let q = a.zip(&b, |x, y| x - y);
                     Some(Form::Mixed(b, q))
@@ -250,32 +253,10 @@ fn forms(scan: &Scan, invariants: &[Coefficient]) -> Result<Vec<Option<Form>>, S
                     _ => None,
                 },
                 _ => None,
-            },
-            Op::Parameter(_)
-            | Op::Size(_)
-            | Op::Iota
-            | Op::Random { .. }
-            | Op::Broadcast { .. }
-            | Op::Reshape
-            | Op::Transpose { .. }
-            | Op::Slice { .. }
-            | Op::Pad { .. }
-            | Op::Concat { .. }
-            | Op::Gather { .. }
-            | Op::ScatterAdd { .. }
-            | Op::Window { .. }
-            | Op::MaxPoolGradient(_)
-            | Op::Reduce { .. }
-            | Op::ArgMax { .. }
-            | Op::CumSum { .. }
-            | Op::Contract(_)
-            | Op::Conv(_)
-            | Op::Delay { .. }
-            | Op::FirstSpike { .. }
-            | Op::RedundantOneHot { .. }
-            | Op::ThresholdMargin { .. }
-            | Op::Scan(_)
-            | Op::Loop(_) => None,
+            }
+        } else {
+            // An operation that no equation of NIR has: who asks for the form says so.
+            None
         };
         forms.push(form);
     }
