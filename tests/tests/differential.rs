@@ -1,5 +1,5 @@
 //! Machine code and candle against the interpreter on generated programs: to the bit, whatever the number of threads. Inputs of
-//! products are small whole numbers and spikes, so that their sums are exact in every order.
+//! products are small integers and spikes, so that their sums are exact in every order.
 
 use snn_tests::Dice;
 use snnc::{Backends, CompileOptions, DType, DeviceName, Mode, Optimise, Precision, Program, Tensor};
@@ -171,7 +171,7 @@ fn elementary_functions_agree_to_the_bit() {
     }
 }
 
-/// Convolutions and pools with all their settings, on whole numbers.
+/// Convolutions and pools with all their settings, on integers.
 #[test]
 fn convolutions_and_pools_agree() {
     let mut d = Dice(5);

@@ -189,7 +189,7 @@ fn files_of_frameworks_run_as_in_the_frameworks() {
             // the current whole.
             _ => {
                 assert_eq!(differ, 425);
-                let mended = cause(&|n: &mut Node| {
+                let fixed = cause(&|n: &mut Node| {
                     let (kind, mut syn) = (n.kind, 0.0);
                     for (field, value) in &mut n.fields {
                         let Value::Numbers { data, .. } = value else { continue };
@@ -209,7 +209,7 @@ fn files_of_frameworks_run_as_in_the_frameworks() {
                         }
                     }
                 });
-                assert_eq!(mended, original);
+                assert_eq!(fixed, original);
             }
         }
     }

@@ -59,11 +59,11 @@ impl Reverse {
                 for_a.then_some(g),
                 for_b.then(|| {
                     let ratio = build.div(a, b);
-                    // Not the floor of the ratio, whose rounding may reach the next whole number.
+                    // Not the floor of the ratio, whose rounding may reach the next integer.
                     let rest = build.div(y, b);
                     let whole = build.sub(ratio, rest);
                     let whole = build.unary(UnaryOp::Round, whole);
-                    // Divided by 0 nothing remains.
+                    // Partitioned by 0 nothing remains.
                     let remains = build.binary(BinaryOp::Eq, y, y);
                     let whole = build.select(remains, whole, ratio);
                     // A ratio below 0 that is rounded to 0, where what remains is not `x`.

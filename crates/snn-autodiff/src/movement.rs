@@ -111,7 +111,7 @@ impl Reverse {
                     build.pad(rest, 0, 0.into(), (*steps).into())
                 }
             }
-            // What gives integers or truth values, and labels, passes nothing on.
+            // What gives integers or booleans, and labels, passes nothing on.
             Op::ArgMax { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => return Ok(()),
             Op::MaxPoolGradient(_) => return Err("the gradient of a pool"),
             Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => return Ok(()),

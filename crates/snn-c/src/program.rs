@@ -722,7 +722,7 @@ impl Writer<'_> {
                 Ok(())
             }
             Kernel::Loop(l) => self.looped(node, l, task, pointers, memory, body),
-            Kernel::Fold(f) if f.windows().is_some() => {
+            Kernel::Reduction(f) if f.windows().is_some() => {
                 let (output, size, stride) = f.windows().unwrap_or_default();
                 let source = graph.ty(f.source);
                 let dims = sizes(source)?;

@@ -3,7 +3,7 @@
 use candle_core::{Device, Result, Tensor as CandleTensor};
 use snn_ir::{DType, Data, Tensor};
 
-/// The type in which candle holds elements: truth values are bytes.
+/// The type in which candle holds elements: booleans are bytes.
 pub fn candle_type(dtype: DType) -> candle_core::DType {
     match dtype {
         DType::F32 => candle_core::DType::F32,

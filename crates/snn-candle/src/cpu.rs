@@ -2,10 +2,10 @@
 
 use candle_core::Tensor as CandleTensor;
 use snn_cpu::convolution::convolve;
-use snn_cpu::loops::Reduce;
+use snn_cpu::max_pool::MaxPoolBackward;
 use snn_cpu::products::Product;
+use snn_cpu::reductions::Reduce;
 use snn_cpu::step::Step;
-use snn_cpu::unpool::MaxPoolBackward;
 use snn_cpu::{Identity, Kept, Machine};
 use snn_ir::{DType, Data, Graph, RuntimeError, Tensor, Value};
 use snn_plan::buffers::{InputSlice, OutputBuffer};
@@ -32,7 +32,7 @@ impl Run<'_> {
             let n = sizes(graph, v).iter().product();
             if dtype == DType::F32 { OutputBuffer::Floats(self.runnable.buffers.take(n)) } else { OutputBuffer::Bytes(vec![0; n]) }
         });
-        Ok(results.into_iter().map(|(v, room)| (v, Slot::host(room.tensor(sizes(graph, v))))).collect())
+        Ok(results.into_iter().map(|(v, buffer)| (v, Slot::host(buffer.tensor(sizes(graph, v))))).collect())
     }
 
     /// What the CPU has a faster form of than candle: products by the places of spikes, convolutions, pools, reductions and movement.
@@ -78,7 +78,7 @@ impl Run<'_> {
         let (x, w) = match &task.kernel {
             Kernel::Product(p) if p.lhs.permutation.is_none() && p.rhs.permutation.is_none() => (p.lhs.source, p.rhs.source),
             Kernel::Convolution(_) => (operands[0], operands[1]),
-            Kernel::Fold(f) => (f.source, f.source),
+            Kernel::Reduction(f) => (f.source, f.source),
             Kernel::Delay(_) if node.types[0].dtype == DType::F32 => (operands[0], operands[0]),
             _ => return Ok(None),
         };
@@ -104,7 +104,7 @@ impl Run<'_> {
                 snn_cpu::moves::delay(a, *steps, shape[1..].iter().product(), &mut out);
                 true
             }
-            Kernel::Fold(f) => {
+            Kernel::Reduction(f) => {
                 Reduce(f).execute(a, &mut out);
                 true
             }

@@ -53,8 +53,8 @@ fn tasks(graph: &Graph, plan: &Plan, device: &str, depth: usize, out: &mut Strin
             Kernel::Product(_) if device == "cpu" => "sum of rows by spikes, else matmul".into(),
             Kernel::Product(_) => "matmul".into(),
             Kernel::Convolution(_) => "convolution".into(),
-            Kernel::Fold(_) if device == "cpu" => "plain loops".into(),
-            Kernel::Fold(f) => if f.kind == Reduction::Sum { "sum" } else { "max, min" }.into(),
+            Kernel::Reduction(_) if device == "cpu" => "plain loops".into(),
+            Kernel::Reduction(f) => if f.kind == Reduction::Sum { "sum" } else { "max, min" }.into(),
             Kernel::MaxPoolGradient(_) => "max-pool backward".into(),
             Kernel::FirstSpike(_) if device == "cpu" => "first spike".into(),
             // Loops of candle keep whole states.

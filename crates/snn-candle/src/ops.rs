@@ -105,7 +105,7 @@ pub fn evaluate(op: &Op, operands: &[&Tensor], dtypes: &[DType], ty: &Type, devi
     Ok(Some(result))
 }
 
-/// Arithmetic on whole numbers. A remainder may be one by zero, and is not computed here.
+/// Arithmetic on integers. A remainder may be one by zero, and is not computed here.
 fn binary(op: BinaryOp, a: &Tensor, b: &Tensor) -> Result<Option<Tensor>> {
     Ok(Some(match op {
         BinaryOp::Add => a.add(b)?,
@@ -123,7 +123,7 @@ fn binary(op: BinaryOp, a: &Tensor, b: &Tensor) -> Result<Option<Tensor>> {
     }))
 }
 
-/// Conversions whose meaning is the same on every device. Floats to whole numbers saturate on some only.
+/// Conversions whose meaning is the same on every device. Floats to integers saturate on some only.
 fn cast(x: &Tensor, from: DType, to: DType) -> Result<Option<Tensor>> {
     Ok(match (from, to) {
         (_, DType::Bool) => Some(x.ne(&x.zeros_like()?)?),

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, Tensor as CandleTensor};
 use snn_ir::interpret::{Randomness, checked, evaluate};
 use snn_ir::{
-    CompileError, Contraction, DType, Data, Executable, Graph, Held, KernelTime, Loop, Op, Results, RuntimeError, Tensor, Type, Value,
+    CompileError, Contraction, DType, Data, DeviceState, Executable, Graph, KernelTime, Loop, Op, Results, RuntimeError, Tensor, Type,
+    Value,
 };
 use snn_plan::buffers::Buffers;
-use snn_plan::fold::FoldPlan;
 use snn_plan::product::ProductPlan;
+use snn_plan::reduction::ReductionPlan;
 use snn_plan::{Kernel, Plan, Task, describe_task};
 
 use crate::Precision;
@@ -86,7 +87,7 @@ impl Runnable {
     fn go<'a>(
         &'a self,
         tensors: &HashMap<String, Tensor>,
-        held: Option<&Weights>,
+        device_state: Option<&Weights>,
         seed: u64,
         times: Option<&'a mut Vec<KernelTime>>,
     ) -> Result<(Run<'a>, Values), RuntimeError> {
@@ -94,7 +95,7 @@ impl Runnable {
         for (id, node) in self.graph.nodes() {
             let value = Value { node: id, result: 0 };
             let (Op::Input(name) | Op::Parameter(name)) = &node.op else { continue };
-            if let Some(own) = held.and_then(|h| h.0.iter().find(|(n, _)| n == name)) {
+            if let Some(own) = device_state.and_then(|h| h.0.iter().find(|(n, _)| n == name)) {
                 values.0.insert(value, own.1.0.clone());
                 continue;
             }
@@ -156,13 +157,13 @@ impl Executable for Runnable {
     fn step(
         &self,
         tensors: &HashMap<String, Tensor>,
-        held: Option<&dyn Held>,
+        device_state: Option<&dyn DeviceState>,
         seed: u64,
-    ) -> Result<(Results, Option<Box<dyn Held>>), RuntimeError> {
-        let held = held.and_then(|h| h.as_any().downcast_ref::<Weights>());
-        let (run, mut values) = self.go(tensors, held, seed, None)?;
+    ) -> Result<(Results, Option<Box<dyn DeviceState>>), RuntimeError> {
+        let device_state = device_state.and_then(|h| h.as_any().downcast_ref::<Weights>());
+        let (run, mut values) = self.go(tensors, device_state, seed, None)?;
         let outputs = self.fetch(&run, &self.graph.outputs, &mut values)?;
-        let mut new = held.map_or_else(Vec::new, |h| h.0.clone());
+        let mut new = device_state.map_or_else(Vec::new, |h| h.0.clone());
         for (name, v) in &self.graph.updates {
             let tensor = (run.slot(&self.graph, *v, &mut values)?.clone(), self.graph.ty(*v).dtype);
             match new.iter_mut().find(|(n, _)| n == name) {
@@ -188,8 +189,8 @@ impl Executable for Runnable {
 /// What a training moves, on the device.
 struct Weights(Vec<(String, (Slot, DType))>);
 
-impl Held for Weights {
-    fn fetch(&self) -> Result<Vec<(String, Tensor)>, RuntimeError> {
+impl DeviceState for Weights {
+    fn to_host(&self) -> Result<Vec<(String, Tensor)>, RuntimeError> {
         let copy = |(name, (slot, dtype)): &(String, (Slot, DType))| Ok((name.clone(), slot.on_host(*dtype, &Buffers::new(0))?));
         self.0.iter().map(copy).collect::<candle_core::Result<_>>().map_err(|e| RuntimeError::Device(first_line(&e)))
     }
@@ -312,7 +313,7 @@ impl Run<'_> {
                 let (x, w) = (self.read(graph, node.operands[0], values)?, self.read(graph, node.operands[1], values)?);
                 Some(products::convolve(&x, &w, c, &shape, self.runnable.precision).map_err(failed)?)
             }
-            (Kernel::Fold(f), _) => {
+            (Kernel::Reduction(f), _) => {
                 let x = self.read(graph, f.source, values)?;
                 Some(self.fold(f, &x, &node.op, &shape).map_err(failed)?)
             }
@@ -363,7 +364,7 @@ impl Run<'_> {
         products::contract(&a, &b, c, shape, self.runnable.precision).map_err(failed)
     }
 
-    fn fold(&self, plan: &FoldPlan, x: &CandleTensor, op: &Op, shape: &[usize]) -> candle_core::Result<CandleTensor> {
+    fn fold(&self, plan: &ReductionPlan, x: &CandleTensor, op: &Op, shape: &[usize]) -> candle_core::Result<CandleTensor> {
         if shape.contains(&0) || x.elem_count() == 0 {
             return CandleTensor::zeros(shape, candle_type(DType::F32), &self.runnable.device);
         }

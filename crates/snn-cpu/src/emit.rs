@@ -284,7 +284,7 @@ impl Emitter<'_, '_> {
             let ty = self.float_type();
             return Lane::Float(self.b.ins().load(ty, flags, address, 0));
         }
-        // Bytes become whole numbers of 32 bits.
+        // Bytes become integers of 32 bits.
         let wide = if self.vectors {
             let four = self.b.ins().load(types::I32, MemFlagsData::new().with_notrap(), address, 0);
             let vector = self.b.ins().scalar_to_vector(types::I32X4, four);

@@ -2,7 +2,7 @@
 //!
 //! A graph with known dimensions becomes a [plan](snn_plan): a list of kernels over buffers. A *step kernel* ([`step`]) is every
 //! elementwise part with its scans, fused into one function that Cranelift generates ([`emit`]): one time step over a run of
-//! elements, with the state in a scratch that stays in the first cache. Products go through the `gemm` crate
+//! elements, with the state in a scratch that stays in the L1 cache. Products go through the `gemm` crate
 //! ([`products`], [`convolution`]) or, where their operand is spikes, add rows of weights; pools and reductions are plain loops,
 //! and everything rare is evaluated as the interpreter does.
 //!
@@ -10,20 +10,20 @@
 
 pub mod convolution;
 mod emit;
-pub mod loops;
+pub mod max_pool;
 pub mod moves;
 mod panels;
 pub mod products;
+pub mod reductions;
 pub mod ring;
 mod run;
 mod shared;
+mod simd;
 mod spike_windows;
 mod spikes;
 pub mod step;
 #[cfg(test)]
 mod testing;
-pub mod unpool;
-mod wide;
 
 use std::sync::Arc;
 

@@ -247,7 +247,7 @@ pub fn first_spike(x: &Tensor, axis: usize) -> Tensor {
             }
         }
     }
-    // Up to eight truth values that follow each other are one word: its lowest bit is the first.
+    // Up to eight booleans that follow each other are one word: its lowest bit is the first.
     if let (1, true, Data::Bool(v)) = (inner, steps <= 8, x.data()) {
         let one = |(out, x): (&mut [u8], &[u8])| {
             let mut word = [0u8; 8];

@@ -1,7 +1,7 @@
 //! Products of spikes: the weight rows of the active inputs, added.
 //!
 //! A row of spikes times a matrix is the sum of the matrix rows where there is a spike. [`Packed`] holds the weights in panels of up
-//! to [`WIDEST`] columns. A few words of a panel, which stay in the first cache, pass over a group of rows, whose sums stay in
+//! to [`WIDEST`] columns. A few words of a panel, which stay in the L1 cache, pass over a group of rows, whose sums stay in
 //! the second; the sums of a row are in registers meanwhile. Rows of weights are added in the order of the inputs, so the
 //! result equals the interpreter's sum to the bit: spikes are exactly 0 and 1 and weights are finite, which is checked.
 #![allow(unsafe_code)]
@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 
 use crate::shared::{Shared, threads};
+use crate::simd::simd_dispatch;
 use crate::spikes::{Spikes, WORD};
-use crate::wide::widest;
 
 /// Floats that are added at a time: registers of every width divide it.
 pub const LANES: usize = 16;
-/// Columns of the widest panel.
+/// Columns of the simd_dispatch panel.
 const WIDEST: usize = 4 * LANES;
 /// Fewer additions than this are not worth a second thread.
 const WORTH_A_THREAD: usize = 1 << 19;
@@ -152,7 +152,7 @@ unsafe fn write(sums: &[[f32; LANES]], lanes: usize, width: usize, to: *mut f32,
         }
         return;
     }
-    // Squares, so that both sides stay in the first cache.
+    // Squares, so that both sides stay in the L1 cache.
     for (block, sums) in sums.chunks(LANES * lanes).enumerate() {
         for o in 0..width {
             for (r, sums) in sums.chunks_exact(lanes).enumerate() {
@@ -164,7 +164,7 @@ unsafe fn write(sums: &[[f32; LANES]], lanes: usize, width: usize, to: *mut f32,
 }
 
 /// Writes sums `[row][lanes]` as `out[column]`, `distance` apart.
-pub fn write_turned(sums: &[[f32; LANES]], lanes: usize, width: usize, distance: usize, out: &mut [f32]) {
+pub fn write_transposed(sums: &[[f32; LANES]], lanes: usize, width: usize, distance: usize, out: &mut [f32]) {
     let rows = sums.len() / lanes;
     assert!(rows <= distance && (width - 1) * distance + rows <= out.len(), "the output has a place for every sum");
     // SAFETY: the assertion above, and `out` belongs to the caller.
@@ -196,7 +196,7 @@ pub fn sums_of(spikes: &Spikes, group: usize, w: &Packed, panel: usize, sums: &m
     }
 }
 
-widest! {
+simd_dispatch! {
     /// Adds to the sums of each row, `[row][lanes]`, the weights, `[word][WORD inputs][lanes]`, of its spikes, `[word][row]`.
     ///
     /// The sums of a row are an array of a known size, which the compiler keeps in registers, however wide these are.
@@ -264,7 +264,7 @@ mod tests {
             let spikes = Spikes::find(&x, 128).unwrap();
             let packed = Packed::new(&w, 128, WORD, lanes * LANES, 1, 128).unwrap();
             assert_eq!(packed.lanes, lanes);
-            let sums = crate::wide::of_every_width(|| {
+            let sums = crate::simd::of_every_width(|| {
                 let mut sums = Vec::new();
                 sums_of(&spikes, 0, &packed, 0, &mut sums);
                 sums

@@ -14,14 +14,14 @@ use snn_plan::{Kernel, LoopPlan, Plan, Task};
 
 use crate::convolution::convolve;
 use crate::emit::Machine;
-use crate::loops::Reduce;
 use crate::panels::Identity;
 use crate::products::Product;
+use crate::reductions::Reduce;
 use crate::ring::Rows;
 use crate::shared::alone;
 
+use crate::max_pool::MaxPoolBackward;
 use crate::step::Step;
-use crate::unpool::MaxPoolBackward;
 
 /// A plan with its machine code.
 pub struct Runnable {
@@ -175,8 +175,8 @@ impl Run<'_> {
                     let n = count(&sizes(v));
                     if dtype == DType::F32 { OutputBuffer::Floats(self.floats(n)) } else { OutputBuffer::Bytes(vec![0; n]) }
                 });
-                for (v, room) in results {
-                    values.insert(v, room.tensor(sizes(v)));
+                for (v, buffer) in results {
+                    values.insert(v, buffer.tensor(sizes(v)));
                 }
             }
             Kernel::Alias => {
@@ -201,7 +201,7 @@ impl Run<'_> {
                 convolve(c, self.runnable.machine.packed(), operand(0)?.as_f32(), w, || Identity::Shared(w.clone()), &mut out);
                 values.insert(result, Tensor::f32(shape, out));
             }
-            Kernel::Fold(f) => {
+            Kernel::Reduction(f) => {
                 let shape = node.types[0].sizes()?;
                 let mut out = self.floats(count(&shape));
                 Reduce(f).execute(values.get(graph, f.source)?.as_f32(), &mut out);

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use snn_plan::convolution::Windows;
 
-use crate::panels::{Identity, Kept, LANES, Packed, sums_of, write_turned};
+use crate::panels::{Identity, Kept, LANES, Packed, sums_of, write_transposed};
 use crate::shared::threads;
+use crate::simd::simd_dispatch;
 use crate::spikes::{Looker, Spikes, WORD, are_few};
-use crate::wide::widest;
 
-/// Outputs that are computed together, of one image or of several small ones: their sums stay in the second cache.
+/// Outputs that are computed together, of one image or of several small ones: their sums stay in the L2 cache.
 const OUTPUTS: usize = 256;
 /// Groups with fewer output channels than this leave too much of a panel empty.
 const FEWEST_CHANNELS: usize = 8;
@@ -37,7 +37,7 @@ struct Runs {
 struct Scratch {
     /// The spikes of one channel of one image.
     plane: Vec<u64>,
-    /// The padded rows of images, a whole number of words each: `[image][channel][row]`.
+    /// The padded rows of images, an integer number of words each: `[image][channel][row]`.
     lines: Vec<u64>,
     spikes: Spikes,
     sums: Vec<[f32; LANES]>,
@@ -108,7 +108,7 @@ impl BySpikes<'_> {
                     let panel = packed.width().min(packed.columns - p * packed.width());
                     for (i, sums) in scratch.sums.chunks_exact(outputs * packed.lanes).enumerate() {
                         let from = (i * self.out_channels + first_channel) * height * width + lines.start * width;
-                        write_turned(sums, packed.lanes, panel, height * width, &mut out[from..]);
+                        write_transposed(sums, packed.lanes, panel, height * width, &mut out[from..]);
                     }
                 }
             }
@@ -150,7 +150,7 @@ impl BySpikes<'_> {
     }
 }
 
-widest! {
+simd_dispatch! {
     /// What the outputs in `rows` of image `i` meet, as bits.
     fn unroll(windows: &Windows, runs: Runs, i: usize, rows: std::ops::Range<usize>, lines: &[u64], spikes: &mut Spikes) {
         let (channels, words, width) = (windows.per_group().0, BySpikes(windows).line_words(), windows.output[1]);

@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
-use crate::wide::Width;
+use crate::simd::Width;
 
 /// Inputs of a word.
 pub const WORD: usize = u64::BITS as usize;
@@ -138,7 +138,7 @@ type Look = unsafe fn(&[f32]) -> Option<u64>;
 pub struct Looker(Look);
 
 impl Looker {
-    /// For the widest vectors of this processor.
+    /// For the simd_dispatch vectors of this processor.
     pub fn new() -> Looker {
         #[cfg(target_arch = "x86_64")]
         match Width::of_this_processor() {
@@ -226,7 +226,7 @@ mod tests {
                 }
                 let want = look(&values);
                 assert_eq!(want.is_none(), other.is_some() && n > 0);
-                for found in crate::wide::of_every_width(|| Looker::new().look(&values)) {
+                for found in crate::simd::of_every_width(|| Looker::new().look(&values)) {
                     assert_eq!(found, want);
                 }
             }

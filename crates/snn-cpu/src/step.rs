@@ -9,7 +9,7 @@ use snn_plan::step::{Initial, Load, StepKernel};
 use crate::emit::{KernelFunction, Machine};
 use crate::shared::Shared;
 
-/// Elements of a run that are handled at once, at least and at most: states of this length stay in the second cache, and rows are
+/// Elements of a run that are handled at once, at least and at most: states of this length stay in the L2 cache, and rows are
 /// long enough for the processor to see that they are read in order.
 const TILE: [usize; 2] = [1024, 8192];
 /// Fewer elements than this are not worth a second thread.
@@ -39,17 +39,17 @@ impl std::ops::Deref for Step<'_> {
 }
 
 impl Step<'_> {
-    /// Runs the kernel of a plan's machine: `inputs` gives the tensors that it reads, whole and of the planned shape, `room`
+    /// Runs the kernel of a plan's machine: `inputs` gives the tensors that it reads, whole and of the planned shape, `output`
     /// the memory for each value that it writes.
     pub fn execute<'t>(
         &self,
         machine: &Machine,
         inputs: impl Fn(Value) -> InputSlice<'t>,
-        mut room: impl FnMut(Value, DType) -> OutputBuffer,
+        mut output: impl FnMut(Value, DType) -> OutputBuffer,
     ) -> Vec<(Value, OutputBuffer)> {
         let kernel = machine.kernels[self.function];
-        let mut results: Vec<(Value, OutputBuffer)> = self.stores.iter().map(|(v, t)| (*v, room(*v, *t))).collect();
-        results.extend(self.finals.iter().map(|(_, v)| (*v, room(*v, DType::F32))));
+        let mut results: Vec<(Value, OutputBuffer)> = self.stores.iter().map(|(v, t)| (*v, output(*v, *t))).collect();
+        results.extend(self.finals.iter().map(|(_, v)| (*v, output(*v, DType::F32))));
         let outputs: Vec<Shared<u8>> = results
             .iter_mut()
             .map(|(_, r)| match r {

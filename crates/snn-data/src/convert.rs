@@ -26,7 +26,7 @@ pub fn fit(tensor: &Tensor, to: DType) -> Result<Tensor, FitError> {
     let fail = |index: usize, value: String| Err(FitError { index, value, to });
     if tensor.dtype() == DType::F32 {
         let values = tensor.as_f32();
-        // Whole numbers that both types hold.
+        // Integers that both types hold.
         let whole = |x: &f32| x.fract() == 0.0 && x.abs() < 9.2e18;
         if let Some((i, x)) = values.iter().enumerate().find(|(_, x)| !whole(x)) {
             return fail(i, x.to_string());

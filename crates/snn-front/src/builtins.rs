@@ -351,7 +351,7 @@ impl Lowerer<'_> {
                 a.span(i),
                 format!("`{what}` is an integer known when the program is compiled, not {}", other.describe()),
                 "here",
-                "write a whole number",
+                "write an integer",
             ),
         }
     }

@@ -40,7 +40,7 @@ pub struct LibraryCall {
 /// What a setting was.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Recorded {
-    /// A number, or a truth value as 1 or 0.
+    /// A number, or a boolean as 1 or 0.
     Number(f64),
     /// A text.
     Text(String),

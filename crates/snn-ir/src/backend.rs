@@ -53,12 +53,12 @@ pub struct KernelTime {
 }
 
 /// The tensors that a training moves, where a backend keeps its data. They pass from one step to the next without a copy.
-pub trait Held: Send {
+pub trait DeviceState: Send {
     /// Copies of them all, by name.
     ///
     /// # Errors
     /// If the device fails.
-    fn fetch(&self) -> Result<Vec<(String, Tensor)>, RuntimeError>;
+    fn to_host(&self) -> Result<Vec<(String, Tensor)>, RuntimeError>;
 
     /// For the backend that made it.
     fn as_any(&self) -> &dyn std::any::Any;
@@ -95,18 +95,18 @@ pub trait Executable: Send + Sync {
         Ok((self.run(tensors, seed)?, Vec::new()))
     }
 
-    /// Runs it as a step of a training: `held` is what the step before held, and stands in front of `tensors` of the same
-    /// names. A backend that holds nothing gives its updates as [`Executable::run`] does.
+    /// Runs it as a step of a training: `device_state` is what the step before left on the device, and stands in front of `tensors` of the same
+    /// names. A backend without one gives its updates as [`Executable::run`] does.
     ///
     /// # Errors
     /// See [`RuntimeError`].
     fn step(
         &self,
         tensors: &HashMap<String, Tensor>,
-        held: Option<&dyn Held>,
+        device_state: Option<&dyn DeviceState>,
         seed: u64,
-    ) -> Result<(Results, Option<Box<dyn Held>>), RuntimeError> {
-        let _ = held;
+    ) -> Result<(Results, Option<Box<dyn DeviceState>>), RuntimeError> {
+        let _ = device_state;
         Ok((self.run(tensors, seed)?, None))
     }
 

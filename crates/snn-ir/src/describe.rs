@@ -16,9 +16,9 @@ pub enum Attribute {
     Bool(bool),
     /// The bits of an `f32`.
     Float(u32),
-    /// A whole number or a dimension.
+    /// An integer or a dimension.
     Dim(Dim),
-    /// Whole numbers, one for each axis or so; the empty list is left out of the text.
+    /// Integers, one for each axis or so; the empty list is left out of the text.
     List(Vec<i64>),
     /// A name of the user.
     Name(String),
@@ -455,14 +455,14 @@ impl Given<'_> {
     fn dim(&mut self, name: &str) -> Result<Dim, String> {
         match self.take(name) {
             Some(Attribute::Dim(d)) => Ok(d),
-            other => self.wrong(name, "a whole number or a dimension", other.as_ref()),
+            other => self.wrong(name, "an integer or a dimension", other.as_ref()),
         }
     }
 
     fn int(&mut self, name: &str) -> Result<i64, String> {
         match self.dim(name)?.as_constant() {
             Some(n) => Ok(n),
-            None => self.wrong(name, "a whole number", Some(&Attribute::Bool(true))),
+            None => self.wrong(name, "an integer", Some(&Attribute::Bool(true))),
         }
     }
 
@@ -475,7 +475,7 @@ impl Given<'_> {
         match self.take(name) {
             None => Ok(vec![]),
             Some(Attribute::List(list)) => Ok(list),
-            other => self.wrong(name, "a list of whole numbers", other.as_ref()),
+            other => self.wrong(name, "a list of integers", other.as_ref()),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::op::{BinaryOp, Op, UnaryOp};
 use crate::tensor::{Data, Tensor};
 use crate::types::DType;
 
-/// A value in a kernel: floats, truth values, or whole numbers that were bytes.
+/// A value in a kernel: floats, booleans, or integers that were bytes.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
 pub enum Lane<F, I, M> {

@@ -46,7 +46,7 @@ pub mod text;
 pub mod types;
 pub mod verify;
 
-pub use backend::{Backend, CompileError, Executable, Held, Interpreter, KernelTime};
+pub use backend::{Backend, CompileError, DeviceState, Executable, Interpreter, KernelTime};
 pub use build::Build;
 pub use describe::Class;
 pub use dim::{Dim, DimError, Dims};

@@ -194,7 +194,7 @@ pub enum UnaryOp {
     Floor,
     /// Rounds to the nearest, ties to even.
     Round,
-    /// Of truth values.
+    /// Of booleans.
     Not,
     /// The operand; its derivative is 0.
     Detach,
@@ -222,14 +222,14 @@ pub enum BinaryOp {
     Le,
     Gt,
     Ge,
-    /// Of truth values.
+    /// Of booleans.
     And,
-    /// Of truth values.
+    /// Of booleans.
     Or,
 }
 
 impl BinaryOp {
-    /// Does it give truth values for numbers?
+    /// Does it give booleans for numbers?
     pub fn is_comparison(self) -> bool {
         use BinaryOp::*;
         matches!(self, Eq | Ne | Lt | Le | Gt | Ge)

@@ -12,7 +12,7 @@ pub enum Data {
     F32(Arc<Vec<f32>>),
     /// 64-bit integers.
     I64(Arc<Vec<i64>>),
-    /// Truth values, one byte each: 0 or 1.
+    /// Booleans, one byte each: 0 or 1.
     Bool(Arc<Vec<u8>>),
     /// Bytes.
     U8(Arc<Vec<u8>>),
@@ -64,7 +64,7 @@ impl Tensor {
         Tensor::new(shape, Data::I64(Arc::new(data)))
     }
 
-    /// A tensor of truth values, each 0 or 1.
+    /// A tensor of booleans, each 0 or 1.
     pub fn bool(shape: impl Into<Vec<usize>>, data: Vec<u8>) -> Tensor {
         debug_assert!(data.iter().all(|b| *b <= 1));
         Tensor::new(shape, Data::Bool(Arc::new(data)))

@@ -12,7 +12,7 @@ pub enum DType {
     F32,
     /// 64-bit signed integer.
     I64,
-    /// A truth value, a byte in memory.
+    /// A boolean, a byte in memory.
     Bool,
     /// A byte, for data; arithmetic is done after a cast.
     U8,

@@ -445,7 +445,7 @@ impl Writer<'_> {
                 return Err(NirError::node(
                     name,
                     node,
-                    format!("a delay of {seconds} s is not a whole number of steps of {} s", self.d.dt),
+                    format!("a delay of {seconds} s is not an integer number of steps of {} s", self.d.dt),
                 ));
             }
             steps.push(k.round() as i64);

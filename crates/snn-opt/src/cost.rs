@@ -5,8 +5,8 @@ use std::collections::HashSet;
 
 use snn_ir::{BinaryOp, Graph, Op, Type, UnaryOp};
 
+use crate::enode::{ENode, Name};
 use crate::facts::{Terms, operation, rough};
-use crate::term::{Name, Term};
 
 /// A graph in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -92,9 +92,9 @@ pub fn read_whole(terms: &Terms, roots: impl IntoIterator<Item = egg::Id>) -> Ha
 }
 
 /// The cost of a term, its children not counted.
-pub fn term_cost(terms: &Terms, term: &Term, class: egg::Id, read_whole: &HashSet<egg::Id>) -> f64 {
+pub fn term_cost(terms: &Terms, term: &ENode, class: egg::Id, read_whole: &HashSet<egg::Id>) -> f64 {
     let Some((op, _, operands)) = operation(terms, term) else {
-        return if matches!(term.name, Name::Settings(_)) { 0.0 } else { 1e-3 };
+        return if matches!(term.name, Name::Attributes(_)) { 0.0 } else { 1e-3 };
     };
     let types: Vec<&Type> = operands.iter().map(|v| terms[*v].data.ty()).collect();
     let own = cost(&op, &types, &terms[class].data.types);

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use egg::{Id, Language};
 
+use crate::enode::ENode;
 use crate::facts::Terms;
-use crate::term::Term;
 
 /// A set of classes with what their chosen terms cost.
 #[derive(Clone)]
@@ -21,14 +21,14 @@ struct Chosen {
 /// The chosen term of each class that can be computed, for the sake of some roots.
 ///
 /// `cost` is that of a term by itself.
-pub fn extract(terms: &Terms, roots: &[Id], cost: impl Fn(&Term, Id) -> f64) -> BTreeMap<Id, Term> {
+pub fn extract(terms: &Terms, roots: &[Id], cost: impl Fn(&ENode, Id) -> f64) -> BTreeMap<Id, ENode> {
     let ids: Vec<Id> = terms.classes().map(|c| c.id).collect();
     let position: BTreeMap<Id, usize> = ids.iter().enumerate().map(|(i, id)| (*id, i)).collect();
     let words = ids.len().div_ceil(64);
     let nodes: Vec<Vec<(Vec<usize>, f64)>> = ids
         .iter()
         .map(|id| {
-            let of = |t: &Term| (t.children().iter().map(|c| position[&terms.find(*c)]).collect(), cost(t, *id));
+            let of = |t: &ENode| (t.children().iter().map(|c| position[&terms.find(*c)]).collect(), cost(t, *id));
             terms[*id].nodes.iter().map(of).collect()
         })
         .collect();

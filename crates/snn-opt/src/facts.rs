@@ -6,10 +6,10 @@ use egg::{Analysis, DidMerge, EGraph, Id};
 use snn_ir::interpret::{Randomness, evaluate};
 use snn_ir::{BinaryOp, Class, DType, Data, Dim, Op, Tensor, Type, UnaryOp, infer};
 
-use crate::term::{Name, Settings, Term, has_settings, plain_op};
+use crate::enode::{Attributes, ENode, Name, has_attributes, plain_op};
 
 /// The e-graph of the IR.
-pub type Terms = EGraph<Term, Derive>;
+pub type Terms = EGraph<ENode, FactAnalysis>;
 
 /// The most elements of a constant that folding makes.
 const LARGEST_CONSTANT: usize = 256;
@@ -20,10 +20,10 @@ const MOST_LONGER: usize = 100_000;
 /// What is known about a class.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// The type of each result; of settings, none.
+    /// The type of each result; of attributes, none.
     pub types: Vec<Type>,
-    /// The settings, if the class is a leaf of settings.
-    pub settings: Option<Settings>,
+    /// The attributes, if the class is a leaf of attributes.
+    pub attributes: Option<Attributes>,
     /// The value, where it is known and small.
     pub constant: Option<Tensor>,
     /// The value that every element has, as a scalar.
@@ -57,7 +57,7 @@ pub struct OneHots {
 
 /// The analysis, with what it finds on its way.
 #[derive(Default)]
-pub struct Derive {
+pub struct FactAnalysis {
     /// May parameters be taken to be finite?
     pub assume_finite: bool,
     /// Values from outside that are known to be binary, by the name of their input.
@@ -119,15 +119,15 @@ pub fn is_zero(t: &Tensor) -> bool {
     }
 }
 
-/// The operation of a term and its operands; `None` for settings and results.
-pub fn operation(terms: &Terms, term: &Term) -> Option<(Op, Option<Settings>, Vec<Id>)> {
+/// The operation of a term and its operands; `None` for attributes and results.
+pub fn operation(terms: &Terms, term: &ENode) -> Option<(Op, Option<Attributes>, Vec<Id>)> {
     let Name::Op(name) = &term.name else { return None };
     match plain_op(name.as_str()) {
         Some(op) => Some((op, None, term.children.clone())),
         None => {
-            let settings = terms[*term.children.first()?].data.settings.clone()?;
-            let op = settings.op().clone();
-            Some((op, Some(settings), term.children[1..].to_vec()))
+            let attributes = terms[*term.children.first()?].data.attributes.clone()?;
+            let op = attributes.op().clone();
+            Some((op, Some(attributes), term.children[1..].to_vec()))
         }
     }
 }
@@ -136,31 +136,31 @@ pub fn operation(terms: &Terms, term: &Term) -> Option<(Op, Option<Settings>, Ve
 pub fn add(terms: &mut Terms, op: Op, operands: &[Id], ty: Option<Type>) -> Id {
     let name = Name::Op(op.name().into());
     let mut children = Vec::with_capacity(operands.len() + 1);
-    if has_settings(&op) {
-        children.push(terms.add(Term { name: Name::Settings(Settings::new(op, ty)), children: vec![] }));
+    if has_attributes(&op) {
+        children.push(terms.add(ENode { name: Name::Attributes(Attributes::new(op, ty)), children: vec![] }));
     }
     children.extend_from_slice(operands);
-    terms.add(Term { name, children })
+    terms.add(ENode { name, children })
 }
 
-impl Analysis<Term> for Derive {
+impl Analysis<ENode> for FactAnalysis {
     type Data = Facts;
 
-    fn make(terms: &mut Terms, term: &Term, _: Id) -> Facts {
+    fn make(terms: &mut Terms, term: &ENode, _: Id) -> Facts {
         match &term.name {
-            Name::Settings(s) => Facts { settings: Some(s.clone()), ..Facts::default() },
+            Name::Attributes(s) => Facts { attributes: Some(s.clone()), ..Facts::default() },
             Name::Result(i) => {
                 let all = &terms[term.children[0]].data;
                 let i = *i as usize;
                 Facts { types: vec![all.types[i].clone()], binary: vec![all.binary[i]], ..Facts::default() }
             }
             Name::Op(name) => {
-                let Some((op, settings, operands)) = operation(terms, term) else {
+                let Some((op, attributes, operands)) = operation(terms, term) else {
                     terms.analysis.problems.push(format!("`{name}` is not an operation"));
                     return unknown();
                 };
                 let types: Vec<&Type> = operands.iter().filter_map(|v| terms[*v].data.types.first()).collect();
-                match infer(&op, &types, settings.as_ref().and_then(Settings::ty)) {
+                match infer(&op, &types, attributes.as_ref().and_then(Attributes::ty)) {
                     Ok(types) => derive(terms, &op, &operands, types),
                     Err(e) => {
                         terms.analysis.problems.push(format!("`{name}`: {e}"));

@@ -1,6 +1,6 @@
 //! The optimiser: egg rewrites of the whole graph.
 //!
-//! A graph becomes an e-graph ([`term`]), the [`rules`] add what is equal, and the cheapest graph is read back ([`extract`],
+//! A graph becomes an e-graph ([`enode`]), the [`rules`] add what is equal, and the cheapest graph is read back ([`extract`],
 //! [`cost`]). [`facts`] says what is known about a value: its type, a constant, that it is binary, by how much it is delayed.
 //!
 //! # The rules of the rules
@@ -17,12 +17,12 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod cost;
+pub mod enode;
 pub mod extract;
 pub mod facts;
 pub mod report;
 pub mod rule;
 pub mod rules;
-pub mod term;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::OnceLock;
@@ -32,10 +32,10 @@ use egg::{Id, Rewrite, Runner, SimpleScheduler, StopReason};
 use snn_ir::{Graph, Node, NodeId, Op, Value};
 
 use crate::cost::term_cost;
-use crate::facts::{Derive, Terms, add, operation};
+use crate::enode::{ENode, Name};
+use crate::facts::{FactAnalysis, Terms, add, operation};
 pub use crate::report::{Fired, Report};
 pub use crate::rule::{Find, Replace, Rule, Set};
-use crate::term::{Name, Term};
 
 /// How to optimise.
 #[derive(Clone, Debug)]
@@ -89,7 +89,7 @@ pub struct Optimised {
 
 /// A rule is wrong: two terms of different types were made equal, or an ill-typed one was made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a rule of the optimiser is wrong: {0}; please report it, and use --no-opt until it is mended")]
+#[error("a rule of the optimiser is wrong: {0}; please report it, and use --no-opt until it is fixed")]
 pub struct WrongRule(pub String);
 
 /// Operations in one piece.
@@ -108,9 +108,9 @@ pub fn optimise(graph: &Graph, options: &Options) -> Result<Optimised, WrongRule
 }
 
 /// The rules of this crate for egg, made once.
-fn standard(fast_math: bool) -> &'static [Rewrite<Term, Derive>] {
-    static EXACT: OnceLock<Vec<Rewrite<Term, Derive>>> = OnceLock::new();
-    static ALL: OnceLock<Vec<Rewrite<Term, Derive>>> = OnceLock::new();
+fn standard(fast_math: bool) -> &'static [Rewrite<ENode, FactAnalysis>] {
+    static EXACT: OnceLock<Vec<Rewrite<ENode, FactAnalysis>>> = OnceLock::new();
+    static ALL: OnceLock<Vec<Rewrite<ENode, FactAnalysis>>> = OnceLock::new();
     if fast_math {
         ALL.get_or_init(|| rules::all().map(Rule::rewrite).collect())
     } else {
@@ -128,7 +128,7 @@ pub fn optimise_with(graph: &Graph, options: &Options, rules: &[Rule]) -> Result
             && !options.without.contains(&r.name)
             && (options.fast_math || r.set == Set::Exact)
     };
-    let rewrites: Vec<Rewrite<Term, Derive>> = rules.iter().filter(allowed).map(Rule::rewrite).collect();
+    let rewrites: Vec<Rewrite<ENode, FactAnalysis>> = rules.iter().filter(allowed).map(Rule::rewrite).collect();
     run(graph, options, &rewrites, Some(rules))
 }
 
@@ -144,7 +144,12 @@ pub fn e_graph_dot(graph: &Graph, options: &Options) -> Result<String, WrongRule
     Ok(piece.terms.dot().to_string())
 }
 
-fn run(graph: &Graph, options: &Options, rewrites: &[Rewrite<Term, Derive>], rules: Option<&[Rule]>) -> Result<Optimised, WrongRule> {
+fn run(
+    graph: &Graph,
+    options: &Options,
+    rewrites: &[Rewrite<ENode, FactAnalysis>],
+    rules: Option<&[Rule]>,
+) -> Result<Optimised, WrongRule> {
     let started = Instant::now();
     let pruned = graph.pruned();
     let mut state = State::new(options, rewrites);
@@ -164,7 +169,7 @@ fn run(graph: &Graph, options: &Options, rewrites: &[Rewrite<Term, Derive>], rul
 
 struct State<'a> {
     options: &'a Options,
-    rewrites: &'a [Rewrite<Term, Derive>],
+    rewrites: &'a [Rewrite<ENode, FactAnalysis>],
     finite: BTreeSet<String>,
     report: Report,
     /// How many graphs are around the one at hand.
@@ -181,7 +186,7 @@ struct Piece {
     /// The class of each node, for its name.
     named: Vec<(Id, NodeId)>,
     /// The terms before any rule.
-    original: HashSet<Term>,
+    original: HashSet<ENode>,
 }
 
 /// What users call a class, and where it is written.
@@ -201,7 +206,7 @@ impl Piece {
 }
 
 impl<'a> State<'a> {
-    fn new(options: &'a Options, rewrites: &'a [Rewrite<Term, Derive>]) -> State<'a> {
+    fn new(options: &'a Options, rewrites: &'a [Rewrite<ENode, FactAnalysis>]) -> State<'a> {
         State { options, rewrites, finite: BTreeSet::new(), report: Report::default(), depth: 0, binary: HashSet::new() }
     }
 
@@ -254,7 +259,7 @@ impl<'a> State<'a> {
     }
 
     fn saturate(&mut self, graph: &Graph, ids: &[NodeId], live: &[bool]) -> Result<Piece, WrongRule> {
-        let analysis = Derive { assume_finite: self.options.assume_finite, ..Derive::default() };
+        let analysis = FactAnalysis { assume_finite: self.options.assume_finite, ..FactAnalysis::default() };
         let mut terms = Terms::new(analysis);
         if self.options.explain {
             terms = terms.with_explanations_enabled();
@@ -281,7 +286,7 @@ impl<'a> State<'a> {
             named.push((class, *id));
             if matches!(node.op, Op::Scan(_) | Op::Loop(_)) {
                 for v in graph.results(*id) {
-                    let result = terms.add(Term { name: Name::Result(v.result), children: vec![class] });
+                    let result = terms.add(ENode { name: Name::Result(v.result), children: vec![class] });
                     classes.insert(v, result);
                 }
             } else {
@@ -289,12 +294,12 @@ impl<'a> State<'a> {
             }
         }
         terms.rebuild();
-        let original: HashSet<Term> = if self.options.prefer_new || self.options.explain {
+        let original: HashSet<ENode> = if self.options.prefer_new || self.options.explain {
             terms.classes().flat_map(|c| c.nodes.iter().cloned()).collect()
         } else {
             HashSet::new()
         };
-        let runner = Runner::<Term, Derive>::new(Derive::default())
+        let runner = Runner::<ENode, FactAnalysis>::new(FactAnalysis::default())
             .with_egraph(terms)
             .with_scheduler(SimpleScheduler)
             .with_iter_limit(self.options.iterations)
@@ -338,7 +343,7 @@ impl<'a> State<'a> {
     }
 }
 
-fn canonical(terms: &Terms, mut term: Term) -> Term {
+fn canonical(terms: &Terms, mut term: ENode) -> ENode {
     term.children.iter_mut().for_each(|c| *c = terms.find(*c));
     term
 }
@@ -401,7 +406,7 @@ struct Output {
     /// The new value of each value of the original graph that crosses pieces.
     values: HashMap<Value, Value>,
     /// Inputs, parameters and constants: once each.
-    leaves: HashMap<term::Settings, Value>,
+    leaves: HashMap<enode::Attributes, Value>,
 }
 
 impl Output {
@@ -410,17 +415,17 @@ impl Output {
         let mut leaves = HashMap::new();
         for v in &original.inputs {
             let node = original.node(v.node).clone();
-            let settings = term::Settings::new(node.op.clone(), Some(node.types[0].clone()));
+            let attributes = enode::Attributes::new(node.op.clone(), Some(node.types[0].clone()));
             let value = Value { node: graph.push(node), result: 0 };
             graph.inputs.push(value);
-            leaves.insert(settings, value);
+            leaves.insert(attributes, value);
         }
         graph.parameters = original.parameters.clone();
         Output { graph, values: HashMap::new(), leaves }
     }
 
     /// Appends what computes a class, unless it is there.
-    fn build(&mut self, terms: &Terms, names: &Names, chosen: &BTreeMap<Id, Term>, root: Id, made: &mut HashMap<Id, Value>) -> Value {
+    fn build(&mut self, terms: &Terms, names: &Names, chosen: &BTreeMap<Id, ENode>, root: Id, made: &mut HashMap<Id, Value>) -> Value {
         let mut stack = vec![root];
         while let Some(class) = stack.last().copied() {
             if made.contains_key(&class) {
@@ -440,7 +445,7 @@ impl Output {
             stack.pop();
             let value = match &term.name {
                 Name::Result(i) => Value { node: made[&operands[0]].node, result: *i },
-                Name::Op(_) | Name::Settings(_) => {
+                Name::Op(_) | Name::Attributes(_) => {
                     self.node(terms, names, term, class, &operands.iter().map(|v| made[v]).collect::<Vec<_>>())
                 }
             };
@@ -449,22 +454,22 @@ impl Output {
         made[&root]
     }
 
-    fn node(&mut self, terms: &Terms, names: &Names, term: &Term, class: Id, operands: &[Value]) -> Value {
-        let Some((op, settings, _)) = operation(terms, term) else { unreachable!("only operations are chosen") };
+    fn node(&mut self, terms: &Terms, names: &Names, term: &ENode, class: Id, operands: &[Value]) -> Value {
+        let Some((op, attributes, _)) = operation(terms, term) else { unreachable!("only operations are chosen") };
         let types = terms[class].data.types.clone();
         if let Some(v) = outside(&op) {
             return self.values[&v];
         }
-        if let (Some(settings), true) = (&settings, operands.is_empty())
-            && let Some(v) = self.leaves.get(settings)
+        if let (Some(attributes), true) = (&attributes, operands.is_empty())
+            && let Some(v) = self.leaves.get(attributes)
         {
             return *v;
         }
         let (name, span) = names.get(&class).cloned().unwrap_or_default();
         let node = Node { op, operands: operands.to_vec(), types, name, span };
         let value = Value { node: self.graph.push(node), result: 0 };
-        if let (Some(settings), true) = (settings, operands.is_empty()) {
-            self.leaves.insert(settings, value);
+        if let (Some(attributes), true) = (attributes, operands.is_empty()) {
+            self.leaves.insert(attributes, value);
         }
         value
     }

@@ -8,9 +8,9 @@ use egg::{Id, RecExpr, StopReason};
 use snn_ir::Graph;
 
 use crate::cost::Totals;
+use crate::enode::ENode;
 use crate::facts::Terms;
 use crate::rule::Rule;
-use crate::term::Term;
 use crate::{Options, WrongRule, optimise_with, rules};
 
 /// How often a rule fired.
@@ -74,7 +74,7 @@ impl Report {
     }
 
     /// Says why the chosen terms of some classes equal the original ones.
-    pub(crate) fn explain(&mut self, terms: &mut Terms, chosen: &BTreeMap<Id, Term>, roots: &[Id]) {
+    pub(crate) fn explain(&mut self, terms: &mut Terms, chosen: &BTreeMap<Id, ENode>, roots: &[Id]) {
         for root in roots {
             let before = terms.id_to_expr(*root);
             let Some(after) = expression(terms, chosen, terms.find(*root)) else { continue };
@@ -101,7 +101,7 @@ impl Report {
 }
 
 /// The chosen terms below a class as one expression.
-fn expression(terms: &Terms, chosen: &BTreeMap<Id, Term>, root: Id) -> Option<RecExpr<Term>> {
+fn expression(terms: &Terms, chosen: &BTreeMap<Id, ENode>, root: Id) -> Option<RecExpr<ENode>> {
     let mut expression = RecExpr::default();
     let mut made: BTreeMap<Id, Id> = BTreeMap::new();
     let mut stack = vec![root];

@@ -3,8 +3,8 @@
 use egg::{Applier, Id, Language, Pattern, PatternAst, Rewrite, SearchMatches, Searcher, Subst, Symbol, Var};
 use snn_ir::{Op, Tensor, Type};
 
-use crate::facts::{Derive, Facts, Terms, add, operation};
-use crate::term::{Name, Term, elementwise_names};
+use crate::enode::{ENode, Name, elementwise_names};
+use crate::facts::{FactAnalysis, Facts, Terms, add, operation};
 
 /// Does a rule keep every bit?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,7 +60,7 @@ pub struct Context<'a> {
     pub class: Id,
     subst: &'a Subst,
     /// The term that matched, for [`Find::Each`].
-    pub term: Option<Term>,
+    pub term: Option<ENode>,
 }
 
 impl Context<'_> {
@@ -90,9 +90,9 @@ impl Context<'_> {
         self.terms[self.class].data.types[0].clone()
     }
 
-    /// The operation whose settings a variable is.
+    /// The operation whose attributes a variable is.
     pub fn op(&self, var: &str) -> Option<Op> {
-        self.facts(var).settings.as_ref().map(|s| s.op().clone())
+        self.facts(var).attributes.as_ref().map(|s| s.op().clone())
     }
 
     /// The operation and operands of the term that matched.
@@ -123,7 +123,7 @@ impl Context<'_> {
 
     /// Adds a result of a scan or loop.
     pub fn result(&mut self, of: Id, index: u16) -> Id {
-        self.terms.add(Term { name: Name::Result(index), children: vec![of] })
+        self.terms.add(ENode { name: Name::Result(index), children: vec![of] })
     }
 
     /// Adds a value of a given type whose every element is `x`.
@@ -148,7 +148,7 @@ impl Rule {
     ///
     /// # Panics
     /// If a pattern is malformed.
-    pub fn rewrite(&self) -> Rewrite<Term, Derive> {
+    pub fn rewrite(&self) -> Rewrite<ENode, FactAnalysis> {
         let replace = match self.replace {
             Replace::Pattern(p) => Prepared::Pattern(pattern(p)),
             Replace::When(condition, p) => Prepared::When(condition, pattern(p)),
@@ -163,25 +163,25 @@ impl Rule {
     }
 }
 
-fn each(rule: &str, replace: Prepared, names: impl Iterator<Item = &'static str>) -> Result<Rewrite<Term, Derive>, String> {
+fn each(rule: &str, replace: Prepared, names: impl Iterator<Item = &'static str>) -> Result<Rewrite<ENode, FactAnalysis>, String> {
     let names: Vec<Name> = names.map(|n| Name::Op(n.into())).collect();
     Rewrite::new(rule, Each(names.clone()), Apply { replace, names: Some(names) })
 }
 
-fn pattern(text: &str) -> Pattern<Term> {
+fn pattern(text: &str) -> Pattern<ENode> {
     text.parse().unwrap_or_else(|e| panic!("the pattern {text}: {e}"))
 }
 
 /// Finds every class with a term of one of these names.
 struct Each(Vec<Name>);
 
-impl Searcher<Term, Derive> for Each {
-    fn search_eclass_with_limit(&self, terms: &Terms, class: Id, limit: usize) -> Option<SearchMatches<'_, Term>> {
-        let is = |t: &Term| self.0.contains(&t.discriminant());
+impl Searcher<ENode, FactAnalysis> for Each {
+    fn search_eclass_with_limit(&self, terms: &Terms, class: Id, limit: usize) -> Option<SearchMatches<'_, ENode>> {
+        let is = |t: &ENode| self.0.contains(&t.discriminant());
         (limit > 0 && terms[class].nodes.iter().any(is)).then(|| SearchMatches { eclass: class, substs: vec![Subst::default()], ast: None })
     }
 
-    fn search_with_limit(&self, terms: &Terms, limit: usize) -> Vec<SearchMatches<'_, Term>> {
+    fn search_with_limit(&self, terms: &Terms, limit: usize) -> Vec<SearchMatches<'_, ENode>> {
         let mut classes: Vec<Id> = self.0.iter().filter_map(|name| terms.classes_for_op(name)).flatten().collect();
         classes.sort_unstable();
         classes.dedup();
@@ -200,13 +200,13 @@ struct Apply {
 }
 
 enum Prepared {
-    Pattern(Pattern<Term>),
-    When(fn(&Context<'_>) -> bool, Pattern<Term>),
+    Pattern(Pattern<ENode>),
+    When(fn(&Context<'_>) -> bool, Pattern<ENode>),
     Build(fn(&mut Context<'_>) -> Option<Id>),
 }
 
-impl Applier<Term, Derive> for Apply {
-    fn apply_one(&self, terms: &mut Terms, class: Id, subst: &Subst, ast: Option<&PatternAst<Term>>, rule: Symbol) -> Vec<Id> {
+impl Applier<ENode, FactAnalysis> for Apply {
+    fn apply_one(&self, terms: &mut Terms, class: Id, subst: &Subst, ast: Option<&PatternAst<ENode>>, rule: Symbol) -> Vec<Id> {
         match &self.replace {
             Prepared::Pattern(p) => p.apply_one(terms, class, subst, ast, rule),
             Prepared::When(condition, p) => {
@@ -217,7 +217,7 @@ impl Applier<Term, Derive> for Apply {
                 }
             }
             Prepared::Build(build) => {
-                let tried: Vec<Option<Term>> = match &self.names {
+                let tried: Vec<Option<ENode>> = match &self.names {
                     Some(names) => terms[class].nodes.iter().filter(|t| names.contains(&t.discriminant())).cloned().map(Some).collect(),
                     None => vec![None],
                 };

@@ -27,7 +27,7 @@ impl<'t> From<&'t Tensor> for InputSlice<'t> {
 pub enum OutputBuffer {
     /// Floats.
     Floats(Vec<f32>),
-    /// Truth values.
+    /// Booleans.
     Bytes(Vec<u8>),
 }
 

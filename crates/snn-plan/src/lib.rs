@@ -10,18 +10,18 @@
 //! * A plan is data. It knows neither who runs it (machine code, candle, C) nor on how many threads, and making it changes nothing.
 //! * What a task reads was given, or written by a task before it, and not freed since. [`verify()`] checks that, after each plan in
 //!   debug builds.
-//! * The parts into which a loop is divided ([`divide`]) do not depend on the number of threads, and so no result does.
+//! * The parts into which a loop is divided ([`partition`]) do not depend on the number of threads, and so no result does.
 
 // A new operation must be looked at wherever operations are matched.
 #![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod buffers;
 pub mod convolution;
-pub mod divide;
-pub mod fold;
 pub mod max_pool;
+pub mod partition;
 pub mod plan;
 pub mod product;
+pub mod reduction;
 pub mod ring;
 pub mod step;
 mod verify;

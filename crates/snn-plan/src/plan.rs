@@ -8,10 +8,10 @@ use snn_ir::{CompileError, DType, Dims, Graph, Loop, NodeId, Op, Value};
 use snn_ir::lanes::{supports, supports_graph};
 
 use crate::convolution::ConvolutionPlan;
-use crate::divide::divide;
-use crate::fold::{Fold, FoldPlan};
 use crate::max_pool::MaxPoolGradient;
+use crate::partition::partition_batch;
 use crate::product::ProductPlan;
+use crate::reduction::{ReductionPlan, ReductionShape};
 use crate::ring::{Ring, RingPart};
 use crate::step::{StepKernel, build};
 
@@ -27,7 +27,7 @@ pub enum Kernel {
     /// A convolution over one or two axes.
     Convolution(ConvolutionPlan),
     /// A reduction, over windows or axes, with plain loops.
-    Fold(FoldPlan),
+    Reduction(ReductionPlan),
     /// The gradient of a max pool.
     MaxPoolGradient(MaxPoolGradient),
     /// A copy of whole steps.
@@ -320,7 +320,7 @@ impl Planner<'_> {
     fn reads(&self, id: NodeId) -> Vec<Value> {
         let node = self.graph.node(id);
         if let Op::Reduce { .. } = &node.op
-            && let Some((source, _)) = Fold::windows(self.graph, id)
+            && let Some((source, _)) = ReductionShape::windows(self.graph, id)
         {
             return vec![source];
         }
@@ -480,7 +480,7 @@ impl Planner<'_> {
         } else if let Op::Delay { steps } = &node.op {
             Kernel::Delay(*steps)
         } else if let (Op::Reduce { kind, axes }, true) = (&node.op, is_float) {
-            Fold::plan(self.graph, id, *kind, axes)?.map_or(Kernel::Reference, Kernel::Fold)
+            ReductionShape::plan(self.graph, id, *kind, axes)?.map_or(Kernel::Reference, Kernel::Reduction)
         } else if let Op::MaxPoolGradient(p) = &node.op {
             Kernel::MaxPoolGradient(MaxPoolGradient::new(self.graph, node, p)?)
         } else if let Op::FirstSpike { axis } = &node.op {
@@ -496,7 +496,7 @@ impl Planner<'_> {
 
     fn repeated(&self, l: &Loop, counts: &mut Counts) -> Result<LoopPlan, CompileError> {
         let steps = l.steps.evaluate(&Dims::new())? as usize;
-        let (body, parts, divided) = match self.divides.then(|| divide(l, steps)).flatten() {
+        let (body, parts, divided) = match self.divides.then(|| partition_batch(l, steps)).flatten() {
             Some(d) => (d.body, d.parts, d.operands),
             None => (l.body.clone(), 1, vec![]),
         };
@@ -576,7 +576,7 @@ pub fn operations(graph: &Graph, task: &Task) -> usize {
             let taps: usize = graph.ty(weight).sizes().map_or(0, |s| s[1..].iter().product());
             2 * taps * elements(Value { node: task.node, result: 0 })
         }
-        Kernel::Fold(f) => elements(f.source),
+        Kernel::Reduction(f) => elements(f.source),
         Kernel::MaxPoolGradient(u) => elements(u.x),
         // What moves elements, and what is told by the kernels inside.
         Kernel::Alias | Kernel::Delay(_) | Kernel::Move | Kernel::FirstSpike(_) => 0,
@@ -593,7 +593,7 @@ pub fn describe_task(graph: &Graph, task: &Task) -> String {
         Kernel::Alias => "alias".into(),
         Kernel::Product(p) => format!("product {} x {} x {}", p.m, p.n, p.k),
         Kernel::Convolution(_) => "convolution".into(),
-        Kernel::Fold(f) => format!("fold {:?}", f.kind).to_lowercase(),
+        Kernel::Reduction(f) => format!("reduction {:?}", f.kind).to_lowercase(),
         Kernel::MaxPoolGradient(_) => "max-pool backward".into(),
         Kernel::Delay(d) => format!("delay {d}"),
         Kernel::Move => "move".into(),

@@ -103,7 +103,7 @@ impl State {
     ) -> Result<State, TrainError> {
         let (numbers, tensors): (Vec<_>, Vec<_>) = tensors.into_iter().partition(|(n, _)| n.starts_with(PREFIX));
         if let Some((n, _)) = numbers.iter().find(|(_, t)| t.dtype() != DType::I64 || t.len() != 1) {
-            return Err(TrainError::DamagedCheckpoint(format!("`{n}` is not one whole number")));
+            return Err(TrainError::DamagedCheckpoint(format!("`{n}` is not one integer")));
         }
         let numbers: BTreeMap<&str, i64> =
             numbers.iter().filter_map(|(n, t)| Some((n.strip_prefix(PREFIX)?, *t.to_i64().first()?))).collect();

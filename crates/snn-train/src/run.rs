@@ -56,7 +56,7 @@ pub trait Step {
     ///
     /// # Errors
     /// If the device fails.
-    fn settle(&mut self, tensors: &mut Vec<(String, Tensor)>) -> Result<(), Self::Error> {
+    fn sync_to_host(&mut self, tensors: &mut Vec<(String, Tensor)>) -> Result<(), Self::Error> {
         let _ = tensors;
         Ok(())
     }
@@ -156,7 +156,7 @@ pub fn train<S: Step>(
             let seed = seed_of(settings.seed, number);
             let result = step.step(&data.batch(samples), &mut state.tensors, seed)?;
             if !result.loss.is_finite() || result.not_finite.is_some() {
-                step.settle(&mut state.tensors)?;
+                step.sync_to_host(&mut state.tensors)?;
                 let (loss, name) = (result.loss, result.not_finite);
                 return Ok(Outcome::NotFinite { step: number, loss, name, samples: samples.to_vec(), seed });
             }
@@ -175,11 +175,11 @@ pub fn train<S: Step>(
             let goes_on = watcher.step(epoch + 1, (i + 1, batches), samples.len(), p.loss_sum / so_far);
             stop = !goes_on;
             if stop && i + 1 < batches {
-                step.settle(&mut state.tensors)?;
+                step.sync_to_host(&mut state.tensors)?;
                 return Ok(Outcome::Stopped);
             }
         }
-        step.settle(&mut state.tensors)?;
+        step.sync_to_host(&mut state.tensors)?;
         // What moved on a device is looked at where it has arrived.
         if let Some(name) = not_finite(&state.tensors) {
             return Ok(Outcome::NotFinite {

@@ -107,7 +107,7 @@ fn setting(value: &Bound<'_, PyAny>) -> PyResult<Setting> {
     } else if let Ok(items) = value.cast::<PyList>() {
         Ok(Setting::List(items.iter().map(|i| setting(&i)).collect::<PyResult<_>>()?))
     } else {
-        Err(PyTypeError::new_err(format!("a setting is a number, text, truth value, None or a list, not {}", value.get_type())))
+        Err(PyTypeError::new_err(format!("a setting is a number, text, boolean, None or a list, not {}", value.get_type())))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use snn_candle::{DeviceName, Precision};
 use snn_compile::{COTANGENT, Gradients, Optimise, drawn_name};
 use snn_front::{Mode, Options};
-use snn_ir::{Backend, Dims, Executable, Graph, Held, Interpreter, Tensor, Type};
+use snn_ir::{Backend, DeviceState, Dims, Executable, Graph, Interpreter, Tensor, Type};
 
 use crate::bind::{BoundData, bind, part, rest_rank};
 use crate::weights::{check_complete, check_names, parameters, without_bookkeeping};
@@ -266,9 +266,9 @@ impl Prepared {
     ///
     /// # Errors
     /// If the program fails.
-    pub fn step(&self, held: Option<&dyn Held>, seed: u64) -> Result<(Run, Option<Box<dyn Held>>), Error> {
-        let (results, held) = self.ready.executable.step(&self.tensors, held, seed)?;
-        Ok((Run { outputs: results.outputs.into(), updates: results.updates.into(), ..Run::default() }, held))
+    pub fn step(&self, device_state: Option<&dyn DeviceState>, seed: u64) -> Result<(Run, Option<Box<dyn DeviceState>>), Error> {
+        let (results, device_state) = self.ready.executable.step(&self.tensors, device_state, seed)?;
+        Ok((Run { outputs: results.outputs.into(), updates: results.updates.into(), ..Run::default() }, device_state))
     }
 
     /// Bytes that a run allocates, beside inputs and parameters.
@@ -285,7 +285,7 @@ impl Prepared {
     }
 
     /// Gives back the memory of tensors that were read in place of new ones.
-    pub fn retire(self, old: Vec<(String, Tensor)>) {
+    pub fn recycle_replaced(self, old: Vec<(String, Tensor)>) {
         let Prepared { ready, tensors, .. } = self;
         drop(tensors);
         ready.executable.recycle(snn_ir::Results { outputs: vec![], updates: old });

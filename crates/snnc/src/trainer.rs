@@ -1,6 +1,6 @@
 //! A net's loss, its gradients and the optimiser as one compiled step.
 
-use snn_ir::{Held, Tensor};
+use snn_ir::{DeviceState, Tensor};
 use snn_train::{State, Step, StepResult, TrainError};
 
 use crate::{CompileOptions, Compiled, Error, Mode, Program};
@@ -8,8 +8,8 @@ use crate::{CompileOptions, Compiled, Error, Mode, Program};
 /// Runs the steps of a training.
 pub struct Trainer {
     net: Compiled,
-    /// Where the backend keeps what moves: newer than the tensors of the state, until they settle.
-    held: Option<Box<dyn Held>>,
+    /// Where the backend keeps what moves: newer than the tensors of the state, until they sync_to_host.
+    device_state: Option<Box<dyn DeviceState>>,
 }
 
 impl Trainer {
@@ -19,7 +19,7 @@ impl Trainer {
     /// What is wrong with its source.
     pub fn new(program: &Program, net: &str, options: &CompileOptions) -> Result<Trainer, Error> {
         let options = CompileOptions { mode: Mode::Train, gradients: Some(vec![]), batch: None, ..options.clone() };
-        Ok(Trainer { net: program.compile(Some(net), &options)?, held: None })
+        Ok(Trainer { net: program.compile(Some(net), &options)?, device_state: None })
     }
 
     /// The state at the start, with the names of parameters that the loss does not depend on. `batch` gives the sizes.
@@ -45,7 +45,7 @@ impl Step for Trainer {
 
     fn step(&mut self, batch: &[(String, Tensor)], tensors: &mut Vec<(String, Tensor)>, seed: u64) -> Result<StepResult, Error> {
         let prepared = self.net.prepare(batch, tensors)?;
-        let (run, held) = prepared.step(self.held.as_deref(), seed)?;
+        let (run, device_state) = prepared.step(self.device_state.as_deref(), seed)?;
         let number = |t: &Tensor| t.shape().is_empty().then(|| t.to_f32()[0]);
         let Some(loss) = run.outputs.first().and_then(|(_, t)| number(t)) else {
             return Err(TrainError::NoData.into());
@@ -60,15 +60,15 @@ impl Step for Trainer {
                     None => tensors.push((name, new)),
                 }
             }
-            prepared.retire(old);
-            self.held = held.or(self.held.take());
+            prepared.recycle_replaced(old);
+            self.device_state = device_state.or(self.device_state.take());
         }
         Ok(StepResult { loss, metrics, not_finite })
     }
 
-    fn settle(&mut self, tensors: &mut Vec<(String, Tensor)>) -> Result<(), Error> {
-        let Some(held) = &self.held else { return Ok(()) };
-        for (name, new) in held.fetch()? {
+    fn sync_to_host(&mut self, tensors: &mut Vec<(String, Tensor)>) -> Result<(), Error> {
+        let Some(device_state) = &self.device_state else { return Ok(()) };
+        for (name, new) in device_state.to_host()? {
             match tensors.iter_mut().find(|(n, _)| *n == name) {
                 Some(slot) => slot.1 = new,
                 None => tensors.push((name, new)),

@@ -121,7 +121,7 @@ pub(super) fn binary(op: BinaryOp, a: &Tensor, b: &Tensor) -> Result<Tensor, Run
                 | BinaryOp::Pow
                 | BinaryOp::Max
                 | BinaryOp::Min => {
-                    unreachable!("the verifier lets no {op:?} of truth values through")
+                    unreachable!("the verifier lets no {op:?} of booleans through")
                 }
             });
             Tensor::bool(shape, data.collect())

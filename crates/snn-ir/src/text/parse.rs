@@ -304,7 +304,7 @@ impl<'a> Parser<'a> {
         let rest = self.rest();
         let sign = usize::from(rest.starts_with('-'));
         let end = sign + rest[sign..].find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len() - sign);
-        let Ok(n) = rest[..end].parse() else { return self.fail(format!("expected a whole number, found {}", self.found())) };
+        let Ok(n) = rest[..end].parse() else { return self.fail(format!("expected an integer, found {}", self.found())) };
         self.at += end;
         Ok(n)
     }

@@ -38,7 +38,7 @@ impl fmt::Display for Name<'_> {
     }
 }
 
-/// A float that reads back to the bit, and that is no whole number and no dimension.
+/// A float that reads back to the bit, and that is no integer and no dimension.
 struct Float(f32);
 
 impl fmt::Display for Float {

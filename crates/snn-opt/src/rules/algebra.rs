@@ -29,24 +29,24 @@ pub(super) const RULES: [Rule; 34] = [
     exact("sub-neg", "(sub ?a (neg ?b))", "(add ?a ?b)", "IEEE subtraction is addition of the negative"),
     exact("max-same", "(maximum ?x ?x)", "?x", "NaN too"),
     exact("min-same", "(minimum ?x ?x)", "?x", "NaN too"),
-    exact("and-same", "(and ?x ?x)", "?x", "truth values"),
-    exact("or-same", "(or ?x ?x)", "?x", "truth values"),
-    exact("not-not", "(not (not ?x))", "?x", "truth values"),
+    exact("and-same", "(and ?x ?x)", "?x", "booleans"),
+    exact("or-same", "(or ?x ?x)", "?x", "booleans"),
+    exact("not-not", "(not (not ?x))", "?x", "booleans"),
     exact("select-same", "(where ?c ?x ?x)", "?x", "both branches are the same"),
     exact("select-not", "(where (not ?c) ?a ?b)", "(where ?c ?b ?a)", "the branches change places"),
     when("select-true", "(where ?c ?a ?b)", is_true, "?a", "the condition is known"),
     when("select-false", "(where ?c ?a ?b)", is_false, "?b", "the condition is known"),
-    when("and-true", "(and ?x ?c)", is_true, "?x", "truth values"),
-    when("or-false", "(or ?x ?c)", is_false, "?x", "truth values"),
-    exact("floor-floor", "(floor (floor ?x))", "(floor ?x)", "a whole number, an infinity or NaN stays"),
-    exact("round-round", "(round (round ?x))", "(round ?x)", "a whole number, an infinity or NaN stays"),
+    when("and-true", "(and ?x ?c)", is_true, "?x", "booleans"),
+    when("or-false", "(or ?x ?c)", is_false, "?x", "booleans"),
+    exact("floor-floor", "(floor (floor ?x))", "(floor ?x)", "an integer, an infinity or NaN stays"),
+    exact("round-round", "(round (round ?x))", "(round ?x)", "an integer, an infinity or NaN stays"),
     exact("detach", "(detach ?x)", "?x", "its value is its operand; gradients are made before the optimiser runs"),
     built("cast-same", "(cast ?a ?x)", cast_same, "the type is that of the operand"),
     built(
         "cast-back",
         "(cast ?a (cast ?b ?x))",
         cast_back,
-        "truth values, and floats that are 0 or 1, survive the way to the other type and back",
+        "booleans, and floats that are 0 or 1, survive the way to the other type and back",
     ),
     when("binary-square", "(mul ?x ?x)", is_binary, "?x", "0 0 = 0 and 1 1 = 1"),
     when("binary-abs", "(abs ?x)", is_binary, "?x", "0 and 1 are not negative"),
@@ -104,7 +104,7 @@ fn cast_same(c: &mut Context<'_>) -> Option<Id> {
 
 fn cast_back(c: &mut Context<'_>) -> Option<Id> {
     let source = c.facts("?x");
-    let between = c.facts("?b").settings.as_ref()?.ty()?.dtype;
+    let between = c.facts("?b").attributes.as_ref()?.ty()?.dtype;
     let survives = source.is_binary() || (source.ty().dtype == DType::Bool && matches!(between, DType::F32 | DType::I64));
     (survives && *source.ty() == c.own_type()).then(|| c.id("?x"))
 }

@@ -209,7 +209,7 @@ fn into_product(c: &mut Context<'_>) -> Option<Id> {
 
 fn through_neuron(c: &mut Context<'_>) -> Option<Id> {
     let term = c.term.clone()?;
-    let crate::term::Name::Result(index) = term.name else { return None };
+    let crate::enode::Name::Result(index) = term.name else { return None };
     for node in c.terms[term.children[0]].nodes.clone() {
         let Some((Op::Scan(scan), _, operands)) = crate::facts::operation(c.terms, &node) else { continue };
         // The state after the last step is not that of a neuron that has waited.

@@ -43,7 +43,7 @@ fn shifted_one_hots(c: &mut Context<'_>) -> Option<Id> {
 fn repeated_one_hot(c: &mut Context<'_>) -> Option<Id> {
     let Some(Op::RedundantOneHot { classes, repeat }) = c.op("?h") else { return None };
     let Some(Op::Broadcast { axes }) = c.op("?b") else { return None };
-    let settings = c.facts("?b").settings.clone()?;
+    let settings = c.facts("?b").attributes.clone()?;
     let wide = settings.ty()?;
     let rank = c.ty("?l").rank() + 1;
     let times = wide.shape.last()?.as_constant()?;

@@ -74,7 +74,7 @@ fn broadcast_broadcast(c: &mut Context<'_>) -> Option<Id> {
 fn broadcast_inserted(c: &mut Context<'_>) -> Option<Id> {
     let Some(Op::Broadcast { axes }) = c.op("?s") else { return None };
     let (x, ty, source) = (c.id("?x"), c.own_type(), c.ty("?x"));
-    let wide = c.facts("?r").settings.as_ref()?.ty()?.shape.clone();
+    let wide = c.facts("?r").attributes.as_ref()?.ty()?.shape.clone();
     let mut left = source.shape.iter().peekable();
     let mut kept = Vec::new();
     for (axis, size) in axes.iter().zip(&wide) {

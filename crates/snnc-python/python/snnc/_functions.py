@@ -82,7 +82,7 @@ def _getitem(e, op, i):
             f = lambda v: "" if v is None or v == sys.maxsize else str(v)
             parts.append(f"{f(k.start)}:{f(k.stop)}" + (f":{k.step}" if k.step not in (None, 1) else ""))
         elif isinstance(k, bool):
-            e.fail(f"an index by truth values\n  {op.where}")
+            e.fail(f"an index by booleans\n  {op.where}")
         else:
             parts.append(e.text(k))
     text = f"{e.text(x)}[{commas(parts)}]" if any(p != ":" for p in parts) else e.text(x)

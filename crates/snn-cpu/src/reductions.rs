@@ -3,20 +3,20 @@
 use rayon::prelude::*;
 use snn_ir::Reduction;
 use snn_ir::math::{Lanes, Scalar};
-use snn_plan::fold::{Fold, FoldPlan};
+use snn_plan::reduction::{ReductionPlan, ReductionShape};
 
-use crate::wide::widest;
+use crate::simd::simd_dispatch;
 
 /// Elements that are reduced side by side.
 const LANES: usize = 16;
 
 /// A reduction that is computed.
-pub struct Reduce<'a>(pub &'a FoldPlan);
+pub struct Reduce<'a>(pub &'a ReductionPlan);
 
 impl std::ops::Deref for Reduce<'_> {
-    type Target = FoldPlan;
+    type Target = ReductionPlan;
 
-    fn deref(&self) -> &FoldPlan {
+    fn deref(&self) -> &ReductionPlan {
         self.0
     }
 }
@@ -25,9 +25,9 @@ impl Reduce<'_> {
     /// Reduces `x` into `out`. Sums are accumulated in f64 in the order of the elements.
     pub fn execute(&self, x: &[f32], out: &mut [f32]) {
         match &self.shape {
-            Fold::Block { reduced, inner } => self.block(x, out, *reduced, *inner),
-            Fold::Axes { kept, reduced } => self.axes(x, out, kept, reduced),
-            Fold::Windows { input, output, size, stride } => {
+            ReductionShape::Block { reduced, inner } => self.block(x, out, *reduced, *inner),
+            ReductionShape::Axes { kept, reduced } => self.axes(x, out, kept, reduced),
+            ReductionShape::Windows { input, output, size, stride } => {
                 let (plane, out_plane) = (input[0] * input[1], output[0] * output[1]);
                 if out_plane == 0 {
                     return;
@@ -151,13 +151,13 @@ const PAIRS: usize = 2048;
 /// A pool over squares of two by two: what is read, what is written, and how wide that is.
 type Squares = fn(&[f32], &mut [f32], usize);
 
-widest! {
+simd_dispatch! {
     fn largest_of_squares(x: &[f32], out: &mut [f32], out_width: usize) {
         squares(x, out, out_width, |a, b| Scalar.max(a, b));
     }
 }
 
-widest! {
+simd_dispatch! {
     fn smallest_of_squares(x: &[f32], out: &mut [f32], out_width: usize) {
         squares(x, out, out_width, |a, b| Scalar.min(a, b));
     }
@@ -215,7 +215,7 @@ fn rows_summed(x: &[f32], out: &mut [f32], reduced: usize) {
     }
 }
 
-/// The sum of a row in f64, eight elements side by side: whole numbers are exact, others within a rounding of f64.
+/// The sum of a row in f64, eight elements side by side: integers are exact, others within a rounding of f64.
 fn sum_of(row: &[f32]) -> f64 {
     let (blocks, rest) = row.as_chunks::<8>();
     let mut sums = [0f64; 8];
@@ -266,7 +266,7 @@ mod tests {
             (largest_of_squares as Squares, (|a, b| Scalar.max(a, b)) as fn(f32, f32) -> f32),
             (smallest_of_squares, |a, b| Scalar.min(a, b)),
         ] {
-            let found = crate::wide::of_every_width(|| {
+            let found = crate::simd::of_every_width(|| {
                 let mut out = vec![0f32; 4 * 38];
                 choose(&x, &mut out, 38);
                 out.into_iter().map(f32::to_bits).collect::<Vec<u32>>()

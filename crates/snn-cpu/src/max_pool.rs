@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use snn_ir::tensor::row_major_strides;
 use snn_plan::max_pool::MaxPoolGradient;
 
-use crate::wide::widest;
+use crate::simd::simd_dispatch;
 
 /// Planes of fewer elements than this in all are computed by one thread.
 const WORTH_A_THREAD: usize = 1 << 14;
@@ -95,7 +95,7 @@ fn first(inside: &[Vec<Vec<usize>>], at: &[usize], axis: usize, base: usize, is:
     places.into_iter().find_map(|p| first(inside, at, axis + 1, p, is))
 }
 
-widest! {
+simd_dispatch! {
     /// A row of tiles of two by two, as those of most pools are.
     fn squares(x: &[f32], y: &[f32], gradient: &[f32], out: &mut [f32]) {
         let (upper, lower) = x.split_at(x.len() / 2);

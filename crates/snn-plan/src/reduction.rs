@@ -4,18 +4,18 @@ use snn_ir::{CompileError, Graph, NodeId, Op, Reduction, Value};
 
 /// A reduction over one block of axes, or over windows.
 #[derive(Clone, Debug)]
-pub struct FoldPlan {
+pub struct ReductionPlan {
     /// With what.
     pub kind: Reduction,
     /// What is read.
     pub source: Value,
     /// Over what.
-    pub shape: Fold,
+    pub shape: ReductionShape,
 }
 
 /// What is reduced.
 #[derive(Clone, Debug)]
-pub enum Fold {
+pub enum ReductionShape {
     /// The middle one of three axes.
     Block {
         /// How many are reduced.
@@ -43,9 +43,9 @@ pub enum Fold {
     },
 }
 
-impl Fold {
+impl ReductionShape {
     /// Is a reduction one of two windows over the last two axes? What is read, and how.
-    pub fn windows(graph: &Graph, id: NodeId) -> Option<(Value, Fold)> {
+    pub fn windows(graph: &Graph, id: NodeId) -> Option<(Value, ReductionShape)> {
         let node = graph.node(id);
         let Op::Reduce { axes, .. } = &node.op else { return None };
         let inner = node.operands[0];
@@ -58,7 +58,7 @@ impl Fold {
         let fits = *first + 2 == rank && *second + 1 == rank && axes.as_slice() == [rank, rank + 1];
         let out = node.types[0].sizes().ok()?;
         fits.then(|| {
-            let windows = Fold::Windows {
+            let windows = ReductionShape::Windows {
                 input: [shape[rank - 2], shape[rank - 1]],
                 output: [out[rank - 2], out[rank - 1]],
                 size: [*ky as usize, *kx as usize],
@@ -69,9 +69,9 @@ impl Fold {
     }
 
     /// The plan of a reduction, if loops here serve it.
-    pub fn plan(graph: &Graph, id: NodeId, kind: Reduction, axes: &[usize]) -> Result<Option<FoldPlan>, CompileError> {
-        if let Some((source, shape)) = Fold::windows(graph, id) {
-            return Ok(Some(FoldPlan { kind, source, shape }));
+    pub fn plan(graph: &Graph, id: NodeId, kind: Reduction, axes: &[usize]) -> Result<Option<ReductionPlan>, CompileError> {
+        if let Some((source, shape)) = ReductionShape::windows(graph, id) {
+            return Ok(Some(ReductionPlan { kind, source, shape }));
         }
         let source = graph.node(id).operands[0];
         let sizes = graph.ty(source).sizes()?;
@@ -81,14 +81,14 @@ impl Fold {
             let of = |wanted: bool| (0..sizes.len()).filter(|a| axes.contains(a) == wanted).map(|a| (sizes[a], strides[a])).collect();
             let (kept, reduced): (Vec<_>, Vec<_>) = (of(false), joined(of(true)));
             let none = reduced.is_empty() || reduced.iter().any(|(n, _)| *n == 0);
-            return Ok((!none).then_some(FoldPlan { kind, source, shape: Fold::Axes { kept, reduced } }));
+            return Ok((!none).then_some(ReductionPlan { kind, source, shape: ReductionShape::Axes { kept, reduced } }));
         };
         let product = |r: &[usize]| r.iter().product::<usize>();
         let (reduced, inner) = (product(&sizes[*first..=*last]), product(&sizes[*last + 1..]));
         if reduced == 0 && kind != Reduction::Sum {
             return Ok(None);
         }
-        Ok(Some(FoldPlan { kind, source, shape: Fold::Block { reduced, inner } }))
+        Ok(Some(ReductionPlan { kind, source, shape: ReductionShape::Block { reduced, inner } }))
     }
 }
 
@@ -104,12 +104,12 @@ fn joined(axes: Vec<(usize, usize)>) -> Vec<(usize, usize)> {
     if all.is_empty() { vec![(1, 1)] } else { all }
 }
 
-impl FoldPlan {
+impl ReductionPlan {
     /// Output, size and stride of the windows over the last two axes, where it is a pool.
     pub fn windows(&self) -> Option<([usize; 2], [usize; 2], [usize; 2])> {
         match &self.shape {
-            Fold::Windows { output, size, stride, .. } => Some((*output, *size, *stride)),
-            Fold::Block { .. } | Fold::Axes { .. } => None,
+            ReductionShape::Windows { output, size, stride, .. } => Some((*output, *size, *stride)),
+            ReductionShape::Block { .. } | ReductionShape::Axes { .. } => None,
         }
     }
 }

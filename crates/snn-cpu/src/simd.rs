@@ -1,9 +1,9 @@
-//! Functions that are compiled for the widest vectors of the processor.
+//! Functions that are compiled for the simd_dispatch vectors of the processor.
 #![allow(unsafe_code)]
 
-/// Makes of a function one that is compiled for each width of vectors, and calls the widest that the processor has. What it does
+/// Makes of a function one that is compiled for each width of vectors, and calls the simd_dispatch that the processor has. What it does
 /// is the same for all: no product is contracted and no sum re-associated.
-macro_rules! widest {
+macro_rules! simd_dispatch {
     ($(#[$meta:meta])* $vis:vis fn $name:ident $(<const $n:ident: usize>)? ($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
         $(#[$meta])*
         #[allow(unsafe_code, clippy::too_many_arguments)]
@@ -20,21 +20,21 @@ macro_rules! widest {
                 fn avx2 $(<const $n: usize>)? ($($arg: $ty),*) {
                     plain $(::<$n>)? ($($arg),*)
                 }
-                match $crate::wide::Width::of_this_processor() {
+                match $crate::simd::Width::of_this_processor() {
                     // SAFETY: the processor has been asked.
-                    $crate::wide::Width::Avx512 => return unsafe { avx512 $(::<$n>)? ($($arg),*) },
+                    $crate::simd::Width::Avx512 => return unsafe { avx512 $(::<$n>)? ($($arg),*) },
                     // SAFETY: as above.
-                    $crate::wide::Width::Avx2 => return unsafe { avx2 $(::<$n>)? ($($arg),*) },
-                    $crate::wide::Width::Plain => {}
+                    $crate::simd::Width::Avx2 => return unsafe { avx2 $(::<$n>)? ($($arg),*) },
+                    $crate::simd::Width::Plain => {}
                 }
             }
             plain $(::<$n>)? ($($arg),*)
         }
     };
 }
-pub(crate) use widest;
+pub(crate) use simd_dispatch;
 
-/// The instructions of a function of [`widest`].
+/// The instructions of a function of [`simd_dispatch`].
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Width {
@@ -48,7 +48,7 @@ pub enum Width {
 
 #[cfg(target_arch = "x86_64")]
 impl Width {
-    /// The widest that this processor has.
+    /// The simd_dispatch that this processor has.
     #[inline]
     pub fn of_this_processor() -> Width {
         #[cfg(test)]

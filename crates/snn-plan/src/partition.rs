@@ -15,7 +15,7 @@ const SMALLEST: usize = 1 << 16;
 
 /// A body for some of the samples.
 #[derive(Debug)]
-pub struct Divided {
+pub struct Partitioned {
     /// It computes one part.
     pub body: Graph,
     /// How many parts there are.
@@ -35,7 +35,7 @@ fn axis_of(ty: &Type, count: usize) -> Option<usize> {
 }
 
 /// Divides a loop of that many steps, if it has enough samples and they do not meet.
-pub fn divide(l: &Loop, steps: usize) -> Option<Divided> {
+pub fn partition_batch(l: &Loop, steps: usize) -> Option<Partitioned> {
     let whole = &l.body;
     let (first_state, ty) = (l.sequences + l.invariants, |v: Value| whole.ty(v));
     let sequences = || whole.inputs[..l.sequences].iter().chain(whole.outputs[..l.outputs].iter().map(|(_, v)| v));
@@ -47,7 +47,7 @@ pub fn divide(l: &Loop, steps: usize) -> Option<Divided> {
     if !floats || numbers < SMALLEST || sequences().any(|v| samples(ty(*v)) != Some(count)) {
         return None;
     }
-    let mut d = Divider { whole, body: Graph::new(whole.name.clone()), share: share as i64, known: HashMap::new() };
+    let mut d = Partitioner { whole, body: Graph::new(whole.name.clone()), share: share as i64, known: HashMap::new() };
     d.body.parameters = whole.parameters.clone();
     let mut operands = Vec::with_capacity(whole.inputs.len());
     for (i, v) in whole.inputs.iter().enumerate() {
@@ -76,13 +76,13 @@ pub fn divide(l: &Loop, steps: usize) -> Option<Divided> {
         d.body.outputs.push((name.clone(), part));
     }
     debug_assert!(snn_ir::verify(&d.body).is_ok(), "a part is well-typed: {:?}", snn_ir::verify(&d.body));
-    Some(Divided { body: d.body, parts: count / share, operands })
+    Some(Partitioned { body: d.body, parts: count / share, operands })
 }
 
 /// A value of the new body, and its axis of samples.
 type Known = (Value, Option<usize>);
 
-struct Divider<'a> {
+struct Partitioner<'a> {
     whole: &'a Graph,
     body: Graph,
     /// The samples of a part.
@@ -90,7 +90,7 @@ struct Divider<'a> {
     known: HashMap<Value, Known>,
 }
 
-impl Divider<'_> {
+impl Partitioner<'_> {
     fn part_of(&self, ty: &Type, axis: Option<usize>) -> Type {
         let mut ty = ty.clone();
         if let Some(axis) = axis {

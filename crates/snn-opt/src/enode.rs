@@ -1,8 +1,8 @@
 //! The egg language over the IR: how an operation is written as a term, and back.
 //!
 //! A term has a name and children. Elementwise functions have their operands as children: `(add ?x ?y)`. Every other operation
-//! has its settings first, as a leaf: `(delay ?settings ?x)`. So a rule can name settings, compare them (`?s` twice is the same
-//! settings twice) and compute new ones. An operation with several results (a scan, a loop) is one term, and `result i` of it
+//! has its attributes first, as a leaf: `(delay ?attributes ?x)`. So a rule can name attributes, compare them (`?s` twice is the same
+//! attributes twice) and compute new ones. An operation with several results (a scan, a loop) is one term, and `result i` of it
 //! is another.
 
 use std::cmp::Ordering;
@@ -14,24 +14,24 @@ use egg::{FromOp, Id, Language, Symbol};
 use snn_ir::describe::Structure;
 use snn_ir::{BinaryOp, Op, Type, UnaryOp};
 
-/// The settings of an operation, with the type of its result where that does not follow from its operands.
+/// The attributes of an operation, with the type of its result where that does not follow from its operands.
 #[derive(Clone, Debug)]
-pub struct Settings(Arc<Inner>);
+pub struct Attributes(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     op: Op,
     ty: Option<Type>,
-    /// What makes the operations of two settings the same.
+    /// What makes the operations of two attributes the same.
     structure: Structure,
 }
 
-impl Settings {
-    /// The settings of an operation.
-    pub fn new(op: Op, ty: Option<Type>) -> Settings {
+impl Attributes {
+    /// The attributes of an operation.
+    pub fn new(op: Op, ty: Option<Type>) -> Attributes {
         let ty = if needs_type(&op) { ty } else { None };
         let structure = op.structure();
-        Settings(Arc::new(Inner { op, ty, structure }))
+        Attributes(Arc::new(Inner { op, ty, structure }))
     }
 
     fn key(&self) -> (&Structure, &Option<Type>) {
@@ -49,23 +49,23 @@ impl Settings {
     }
 }
 
-impl PartialEq for Settings {
+impl PartialEq for Attributes {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || self.key() == other.key()
     }
 }
-impl Eq for Settings {}
-impl Hash for Settings {
+impl Eq for Attributes {}
+impl Hash for Attributes {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.key().hash(state);
     }
 }
-impl PartialOrd for Settings {
+impl PartialOrd for Attributes {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
-impl Ord for Settings {
+impl Ord for Attributes {
     fn cmp(&self, other: &Self) -> Ordering {
         if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.key().cmp(&other.key()) }
     }
@@ -74,31 +74,31 @@ impl Ord for Settings {
 /// What a term is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Name {
-    /// An operation; its settings, if it has any, are the first child.
+    /// An operation; its attributes, if it has any, are the first child.
     Op(Symbol),
     /// One result of the child.
     Result(u16),
-    /// The settings of an operation, a leaf.
-    Settings(Settings),
+    /// The attributes of an operation, a leaf.
+    Attributes(Attributes),
 }
 
 /// A term.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Term {
+pub struct ENode {
     /// What it is.
     pub name: Name,
     /// Of what.
     pub children: Vec<Id>,
 }
 
-impl Language for Term {
+impl Language for ENode {
     type Discriminant = Name;
 
     fn discriminant(&self) -> Name {
         match &self.name {
-            // Rules look for any result, or for any settings.
+            // Rules look for any result, or for any attributes.
             Name::Result(_) => Name::Op("result".into()),
-            Name::Settings(_) => Name::Op("settings".into()),
+            Name::Attributes(_) => Name::Op("attributes".into()),
             op => op.clone(),
         }
     }
@@ -116,21 +116,21 @@ impl Language for Term {
     }
 }
 
-impl FromOp for Term {
+impl FromOp for ENode {
     type Error = std::convert::Infallible;
 
     fn from_op(op: &str, children: Vec<Id>) -> Result<Self, Self::Error> {
-        Ok(Term { name: Name::Op(op.into()), children })
+        Ok(ENode { name: Name::Op(op.into()), children })
     }
 }
 
-impl fmt::Display for Term {
+impl fmt::Display for ENode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
             Name::Op(s) => write!(f, "{s}"),
             Name::Result(i) => write!(f, "result{i}"),
             // One word, as egg's printer expects of a leaf.
-            Name::Settings(s) => {
+            Name::Attributes(s) => {
                 if let Op::Constant(t) = s.op()
                     && t.len() == 1
                 {
@@ -149,12 +149,12 @@ pub fn needs_type(op: &Op) -> bool {
     matches!(op, Input(_) | Parameter(_) | Iota | Random { .. } | Cast | Broadcast { .. } | Reshape | Slice { .. })
 }
 
-/// Has the term of an operation its settings as the first child?
-pub fn has_settings(op: &Op) -> bool {
+/// Has the term of an operation its attributes as the first child?
+pub fn has_attributes(op: &Op) -> bool {
     !matches!(op, Op::Unary(_) | Op::Binary(_) | Op::Select)
 }
 
-/// The operation of a name without settings.
+/// The operation of a name without attributes.
 pub fn plain_op(name: &str) -> Option<Op> {
     if name == Op::Select.name() {
         return Some(Op::Select);
