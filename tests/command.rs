@@ -388,8 +388,57 @@ fn candle_is_one_flag_away() {
 /// Each stage of the compiler, every diagnostic and every rule of the optimiser: `BLESS=1` writes what is expected anew.
 #[test]
 fn file_tests_are_as_expected() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/filetests");
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let folders = ["tests/filetests", "examples/file_tests"].map(|f| format!("{root}/{f}"));
     let bless = std::env::var_os("BLESS").map(|_| "--bless");
-    let output = snnc(&["test", folder].into_iter().chain(bless).collect::<Vec<_>>());
+    let output = snnc(&["test", &folders[0], &folders[1]].into_iter().chain(bless).collect::<Vec<_>>());
     assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn file_tests_fail_with_a_difference_and_are_blessed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.snn");
+    let file = path.to_str().unwrap();
+    let run = |arguments: &[&str]| {
+        let out = snnc(arguments);
+        (out.status.code(), text(&out.stdout), text(&out.stderr))
+    };
+    std::fs::write(&path, "net main(x: f32[N]) -> f32[N] { x * 2.0 }\n").unwrap();
+    let (code, _, said) = run(&["test", file]);
+    assert!(code == Some(1) && said.contains("has no test"), "{said}");
+    std::fs::write(&path, "net main(x: f32[N]) -> f32[N] { x * 2.0 }\n\n// test: run --input x=[1.5]\n").unwrap();
+    let (code, _, said) = run(&["test", file]);
+    assert!(code == Some(1) && said.contains("a.snn:3") && said.contains("--bless"), "{said}");
+    let (code, said, _) = run(&["test", "--bless", file]);
+    assert!(code == Some(0) && said.contains("1 file changed"), "{said}");
+    let blessed = std::fs::read_to_string(&path).unwrap();
+    assert!(blessed.ends_with("// f32[1]\n// [3.0000]\n"), "{blessed}");
+    assert_eq!(run(&["test", file]).0, Some(0));
+    std::fs::write(&path, blessed.replace("3.0000", "4.0000")).unwrap();
+    let (code, _, said) = run(&["test", file]);
+    assert!(code == Some(1) && said.contains("-[4.0000]") && said.contains("+[3.0000]"), "{said}");
+    // A command that is none stops, and a folder without tests is not a success.
+    std::fs::write(&path, "net main(x: f32[N]) -> f32[N] { x }\n\n// test: fly\n// high\n").unwrap();
+    let (code, _, said) = run(&["test", file]);
+    assert!(code == Some(1) && said.contains("fly"), "{said}");
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(run(&["test", folder.path().to_str().unwrap()]).0, Some(1));
+}
+
+#[test]
+fn every_pass_can_be_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("loss.snn");
+    let program = "net loss(x: f32[B, 3]) -> f32[] {\n    layer fc = linear(3, 2)\n    sum(lif(fc(x)))\n}\n";
+    std::fs::write(&path, program).unwrap();
+    let file = path.to_str().unwrap();
+    for pass in snnc::PASSES {
+        let out = snnc(&["emit", file, "--after", pass.name, "--mode", "train", "--optimizer", "adam", "--dims", "B=4", "--verify"]);
+        assert!(out.status.success() && !out.stdout.is_empty(), "{}: {}", pass.name, text(&out.stderr));
+        let said = text(&out.stdout);
+        assert_eq!(said.contains("update fc.weight"), matches!(pass.name, "update" | "optimise"), "{}\n{said}", pass.name);
+    }
+    let out = snnc(&["emit", file, "--after", "sleep"]);
+    assert!(out.status.code() == Some(2) && text(&out.stderr).contains("differentiate"), "{}", text(&out.stderr));
 }
