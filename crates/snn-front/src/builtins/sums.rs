@@ -1,0 +1,132 @@
+//! Reductions, products of tensors, convolutions.
+
+use snn_ir::{Contraction, Convolution, DType, Op, Reduction, Type, Value};
+
+use crate::builtins::Arguments;
+use crate::context::{Lowerer, Result, Stop};
+use crate::value::Val;
+
+impl Lowerer<'_> {
+    /// The first argument as numbers, with its type.
+    fn numbers(&mut self, a: &Arguments) -> Result<(Value, Type)> {
+        let (x, ty) = self.first(a)?;
+        let x = if matches!(ty.dtype, DType::Bool | DType::U8) { self.cast(x, DType::I64, a.span)? } else { x };
+        Ok((x, ty))
+    }
+
+    /// `argmax(x; axis)`.
+    pub(super) fn largest_index(&mut self, a: &Arguments) -> Result<Value> {
+        let (x, ty) = self.numbers(a)?;
+        let axis = self.axis(a.get(1), -1, &ty, a.span(1))?;
+        self.emit(Op::ArgMax { axis }, &[x], None, a.span)
+    }
+
+    /// `cumsum(x; axis)`.
+    pub(super) fn running_sum(&mut self, a: &Arguments) -> Result<Value> {
+        let (x, ty) = self.numbers(a)?;
+        let axis = self.axis(a.get(1), -1, &ty, a.span(1))?;
+        self.emit(Op::CumSum { axis }, &[x], None, a.span)
+    }
+
+    /// `sum`, `max` and `min` of `x; axis, keep`.
+    pub(super) fn reduced(&mut self, kind: Reduction, a: &Arguments) -> Result<Value> {
+        let (x, ty) = self.numbers(a)?;
+        let axes = self.axes(a.get(1), &ty, a.span(1))?;
+        let v = self.emit(Op::Reduce { kind, axes: axes.clone() }, &[x], None, a.span)?;
+        if !matches!(a.get(2), Val::Bool(true)) {
+            return Ok(v);
+        }
+        let mut kept = self.ty(v);
+        axes.iter().for_each(|i| kept.shape.insert(*i, 1.into()));
+        self.emit(Op::Reshape, &[v], Some(kept), a.span)
+    }
+
+    /// `einsum("bij,bjk->bik", a, b)`: sums of products over the letters that the result lacks, as `torch.einsum` of one or two tensors.
+    pub(super) fn einsum(&mut self, a: &Arguments) -> Result<Value> {
+        let span = a.span;
+        let Val::Text(equation) = a.get(0) else {
+            return self.fail_help(
+                a.span(0),
+                "`einsum` begins with its equation",
+                "this is no text",
+                "write `einsum(\"ij,jk->ik\", a, b)`",
+            );
+        };
+        let (left, right) = match equation.split_once("->") {
+            Some((l, r)) => (l.to_string(), r.trim().to_string()),
+            None => return self.fail(a.span(0), "the equation says what the result has: `ij,jk->ik`", "there is no `->`"),
+        };
+        let parts: Vec<Vec<char>> = left.split(',').map(|p| p.trim().chars().collect()).collect();
+        let result: Vec<char> = right.chars().collect();
+        let given = if matches!(a.get(2), Val::Nothing) { 1 } else { 2 };
+        if parts.len() != given {
+            return self.fail(a.span(0), format!("the equation has {} operands, and {given} are given", parts.len()), "here");
+        }
+        let mut operands = Vec::new();
+        for (i, letters) in parts.iter().enumerate() {
+            let v = self.lift(a.get(i + 1), Some(DType::F32), a.span(i + 1))?;
+            let v = self.cast(v, DType::F32, a.span(i + 1))?;
+            let ty = self.ty(v);
+            let twice = letters.iter().enumerate().any(|(k, c)| letters[..k].contains(c));
+            if letters.len() != ty.rank() || twice || letters.iter().any(|c| !c.is_ascii_alphabetic()) {
+                let text: String = letters.iter().collect();
+                return self.fail(a.span(i + 1), format!("`{text}` does not name the axes of {ty}, each by a letter of its own"), "here");
+            }
+            operands.push((v, letters.clone()));
+        }
+        if let Some(c) = result.iter().enumerate().find(|(i, c)| result[..*i].contains(c) || !parts.iter().any(|p| p.contains(c))) {
+            return self.fail(a.span(0), format!("the result has `{}` once, as an axis of an operand", c.1), "here");
+        }
+        // Letters that only one operand has and the result lacks are summed first.
+        for i in 0..operands.len() {
+            let other = operands.get(1 - i.min(1)).map(|o| o.1.clone()).filter(|_| operands.len() > 1).unwrap_or_default();
+            let (v, letters) = operands[i].clone();
+            let axes: Vec<usize> = (0..letters.len()).filter(|k| !other.contains(&letters[*k]) && !result.contains(&letters[*k])).collect();
+            if !axes.is_empty() {
+                let kept = letters.iter().enumerate().filter(|(k, _)| !axes.contains(k)).map(|(_, c)| *c).collect();
+                operands[i] = (self.emit(Op::Reduce { kind: Reduction::Sum, axes }, &[v], None, span)?, kept);
+            }
+        }
+        let (v, letters) = match operands.as_slice() {
+            [(x, p), (y, q)] => {
+                let shared: Vec<char> = p.iter().copied().filter(|c| q.contains(c)).collect();
+                let place = |list: &[char], c: &char| list.iter().position(|k| k == c).unwrap_or(0);
+                let (batch, sum): (Vec<char>, Vec<char>) = shared.iter().partition(|c| result.contains(c));
+                let c = Contraction {
+                    lhs_batch: batch.iter().map(|c| place(p, c)).collect(),
+                    rhs_batch: batch.iter().map(|c| place(q, c)).collect(),
+                    lhs_sum: sum.iter().map(|c| place(p, c)).collect(),
+                    rhs_sum: sum.iter().map(|c| place(q, c)).collect(),
+                };
+                let free = p.iter().chain(q).copied().filter(|c| !shared.contains(c));
+                let letters: Vec<char> = batch.iter().copied().chain(free).collect();
+                (self.emit(Op::Contract(c), &[*x, *y], None, span)?, letters)
+            }
+            [(x, p)] => (*x, p.clone()),
+            _ => return Err(Stop::Said),
+        };
+        let permutation: Vec<usize> = result.iter().filter_map(|c| letters.iter().position(|k| k == c)).collect();
+        self.emit(Op::Transpose { permutation }, &[v], None, span)
+    }
+
+    pub(super) fn convolution(&mut self, a: &Arguments) -> Result<Value> {
+        let x = self.lift(a.get(0), Some(DType::F32), a.span(0))?;
+        let w = self.lift(a.get(1), Some(DType::F32), a.span(1))?;
+        let n = self.ty(w).rank().saturating_sub(2);
+        let list = |l: &mut Self, i: usize, default: i64| -> Result<Vec<i64>> {
+            let v = if matches!(a.get(i), Val::Nothing) { vec![default] } else { l.known_integers(a.get(i), a.span(i))? };
+            match v.as_slice() {
+                [one] => Ok(vec![*one; n]),
+                v if v.len() == n => Ok(v.to_vec()),
+                v => l.fail(a.span(i), format!("one number or {n} are needed, not {}", v.len()), "here"),
+            }
+        };
+        let c = Convolution {
+            stride: list(self, 2, 1)?,
+            padding: list(self, 3, 0)?,
+            dilation: list(self, 4, 1)?,
+            groups: if matches!(a.get(5), Val::Nothing) { 1 } else { self.known(a, 5, "groups")? },
+        };
+        self.emit(Op::Conv(c), &[x, w], None, a.span)
+    }
+}
