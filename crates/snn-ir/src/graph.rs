@@ -169,6 +169,20 @@ impl Graph {
         (0..self.nodes[id.index()].types.len() as u16).map(move |result| Value { node: id, result })
     }
 
+    /// The numbers of values in the text form: results of nodes, in order. A value that does not exist has none of the others'.
+    pub fn value_numbers(&self) -> impl Fn(Value) -> usize + use<> {
+        let mut count = 0;
+        let first: Vec<usize> = self
+            .nodes
+            .iter()
+            .map(|n| {
+                count += n.types.len();
+                count - n.types.len()
+            })
+            .collect();
+        move |v| first.get(v.node.index()).map_or(count + v.node.index(), |first| first + v.result as usize)
+    }
+
     /// What the graph must compute: outputs and updates.
     pub fn roots(&self) -> impl Iterator<Item = Value> + '_ {
         self.outputs.iter().chain(&self.updates).map(|(_, v)| *v)

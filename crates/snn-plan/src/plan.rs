@@ -606,15 +606,24 @@ pub fn describe_task(graph: &Graph, task: &Task) -> String {
     format!("{name}: {what} -> {}", node.types[0])
 }
 
-/// The plan as text, one line a kernel.
+/// The plan as text, a line for each kernel: what it is, which values it reads and writes, numbered as in the text of the graph, the
+/// bytes of what it writes, and what nobody reads after it.
 pub fn describe(graph: &Graph, plan: &Plan, depth: usize) -> String {
     let mut text = String::new();
     let pad = "  ".repeat(depth);
     if depth == 0 {
         text.push_str(&format!("; plan of {}: {} kernels, {} bytes at most\n", graph.name, plan.tasks.len(), plan.peak));
     }
+    let numbers = graph.value_numbers();
+    let list = |values: &[Value]| values.iter().map(|v| format!("%{}", numbers(*v))).collect::<Vec<_>>().join(", ");
     for task in &plan.tasks {
-        text.push_str(&format!("; {pad}{}\n", describe_task(graph, task)));
+        let bytes = |v: &Value| graph.ty(*v).sizes().map_or(0, |s| s.iter().product::<usize>() * graph.ty(*v).dtype.bytes());
+        let size: usize = if matches!(task.kernel, Kernel::Alias) { 0 } else { task.gives.iter().map(bytes).sum() };
+        let frees = if task.frees.is_empty() { String::new() } else { format!("; frees {}", list(&task.frees)) };
+        let reads = list(&task.needs);
+        let line = format!("; {pad}{} = {} ({reads}), {size} bytes{frees}", list(&task.gives), describe_task(graph, task));
+        text.push_str(&line);
+        text.push('\n');
         if let Kernel::Loop(l) = &task.kernel {
             text.push_str(&describe(&l.body, &l.plan, depth + 1));
         }

@@ -69,28 +69,16 @@ impl<T: fmt::Display> fmt::Display for Joined<T> {
     }
 }
 
-/// The values of a graph, numbered in order of nodes and results.
-struct Numbers {
-    first: Vec<usize>,
-}
+/// The values of a graph by their numbers.
+struct Numbers(Box<dyn Fn(Value) -> usize>);
 
 impl Numbers {
     fn of(graph: &Graph) -> Numbers {
-        let mut count = 0;
-        let first = graph.nodes().map(|(_, n)| {
-            count += n.types.len();
-            count - n.types.len()
-        });
-        let first = first.collect();
-        Numbers { first }
+        Numbers(Box::new(graph.value_numbers()))
     }
 
-    /// The label; a value that does not exist, which the verifier refuses, gets one that none has.
     fn label(&self, v: Value) -> String {
-        match self.first.get(v.node.index()) {
-            Some(first) => format!("%{}", first + v.result as usize),
-            None => format!("%missing.{}", v.node.index()),
-        }
+        format!("%{}", (self.0)(v))
     }
 
     fn labels(&self, values: &[Value]) -> Joined<String> {
