@@ -93,8 +93,7 @@ fn call(op: &Op, operands: &[DType], device: &str) -> &'static str {
         Op::ScatterAdd { .. } => "index_add",
         Op::Reduce { .. } | Op::ArgMax { .. } if operands == [DType::F32] => "sum, max, min",
         Op::RedundantOneHot { .. } => "eq",
-        Op::ThresholdMargin { training: true, .. } => "where_cond",
-        Op::ThresholdMargin { .. } => "full",
+        Op::ThresholdMargin { .. } => "where_cond",
         _ => "on the host",
     }
 }

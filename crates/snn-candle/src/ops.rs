@@ -94,8 +94,7 @@ pub fn evaluate(op: &Op, operands: &[&Tensor], dtypes: &[DType], ty: &Type, devi
             let hits = labels.broadcast_as((n, width))?.eq(&class.broadcast_as((n, width))?)?;
             hits.to_dtype(CandleType::F32)?.reshape(shape)?
         }
-        Op::ThresholdMargin { training: false, evaluation, .. } => Tensor::full(*evaluation, (), device)?,
-        Op::ThresholdMargin { off, on, .. } => {
+        Op::ThresholdMargin { off, on } => {
             let ones = operands[0].eq(&operands[0].ones_like()?)?;
             let of = |value: f32| Tensor::full(value, shape.clone(), device);
             ones.where_cond(&of(*on)?, &of(*off)?)?

@@ -278,9 +278,7 @@ impl Op {
             ],
             Op::Delay { steps } => vec![("steps", int(*steps))],
             Op::RedundantOneHot { classes, repeat } => vec![("classes", int(*classes)), ("repeat", int(*repeat))],
-            Op::ThresholdMargin { training, evaluation, off, on } => {
-                vec![("training", Attribute::Bool(*training)), ("evaluation", float(*evaluation)), ("off", float(*off)), ("on", float(*on))]
-            }
+            Op::ThresholdMargin { off, on } => vec![("off", float(*off)), ("on", float(*on))],
             Op::Scan(s) => recurrence(s.sequences, s.invariants, s.states, s.outputs, s.reverse),
             Op::Loop(l) => {
                 let mut all = recurrence(l.sequences, l.invariants, l.states, l.outputs, l.reverse);
@@ -398,12 +396,7 @@ impl Given<'_> {
             "delay" => Op::Delay { steps: self.int("steps")? },
             "first_spike_index" => Op::FirstSpike { axis: self.axis("axis")? },
             "redundant_one_hot" => Op::RedundantOneHot { classes: self.int("classes")?, repeat: self.int("repeat")? },
-            "set_threshold_margin" => Op::ThresholdMargin {
-                training: self.bool("training")?,
-                evaluation: self.float("evaluation")?,
-                off: self.float("off")?,
-                on: self.float("on")?,
-            },
+            "set_threshold_margin" => Op::ThresholdMargin { off: self.float("off")?, on: self.float("on")? },
             "scan" => Op::Scan(Box::new(Scan {
                 sequences: self.axis("sequences")?,
                 invariants: self.axis("invariants")?,

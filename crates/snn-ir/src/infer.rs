@@ -239,11 +239,12 @@ pub fn infer(op: &Op, operands: &[&Type], expected: Option<&Type>) -> Result<Vec
             shape.push(Dim::constant(*classes).times(&(*repeat).into()));
             one(Type::new(DType::F32, shape))
         }
-        Op::ThresholdMargin { training, .. } => match (training, operands) {
-            (true, [label]) if label.dtype == DType::F32 => one((*label).clone()),
-            (false, []) => one(Type::scalar(DType::F32)),
-            _ => type_error("a threshold margin takes a one-hot f32 label in training and nothing in evaluation", &[]),
-        },
+        Op::ThresholdMargin { .. } => {
+            if operands[0].dtype != DType::F32 {
+                return type_error(format!("a threshold margin takes a one-hot f32 label, not {}", operands[0].dtype), &[0]);
+            }
+            one(operands[0].clone())
+        }
         Op::Scan(s) => scan(s, operands),
         Op::Loop(l) => repeated(l, operands),
     }
@@ -255,12 +256,11 @@ fn check_count(op: &Op, n: usize) -> Result<(), TypeError> {
         Op::Binary(_) | Op::Gather { .. } | Op::Contract(_) | Op::Conv(_) => 2,
         Op::Select | Op::ScatterAdd { .. } | Op::MaxPoolGradient(_) => 3,
         Op::Concat { .. } => n.max(1),
-        Op::ThresholdMargin { .. } => n.min(1),
         Op::Scan(s) => s.sequences + s.invariants + s.states,
         Op::Loop(l) => l.sequences + l.invariants + l.states,
         Op::Unary(_) | Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } => 1,
         Op::Pad { .. } | Op::Window { .. } | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => 1,
-        Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => 1,
+        Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => 1,
     };
     if n == wanted { Ok(()) } else { type_error(format!("it takes {wanted} operand{}, not {n}", if wanted == 1 { "" } else { "s" }), &[]) }
 }

@@ -184,10 +184,7 @@ pub fn evaluate(op: &Op, operands: &[&Tensor], types: &[Type], randomness: &mut 
             one(Tensor::bool(shape, hits))
         }
         Op::RedundantOneHot { classes, repeat } => one(redundant_one_hot(operands[0], *classes, *repeat, shape)?),
-        Op::ThresholdMargin { training, evaluation, off, on } => {
-            if !training {
-                return one(Tensor::scalar(*evaluation));
-            }
+        Op::ThresholdMargin { off, on } => {
             let data = operands[0].as_f32().iter().map(|l| if *l == 1.0 { *on } else { *off }).collect();
             one(Tensor::f32(shape, data))
         }

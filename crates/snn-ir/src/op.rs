@@ -149,13 +149,9 @@ pub enum Op {
         /// Columns of each class.
         repeat: i64,
     },
-    /// A threshold. In training its operand is a one-hot label, and it is `on` where that is 1 and `off` elsewhere; in
-    /// evaluation it has no operand and is the scalar `evaluation`.
+    /// The threshold of a neuron in training: `on` where its operand, a one-hot label, is 1, and `off` elsewhere. In evaluation
+    /// `set_threshold_margin` is a constant.
     ThresholdMargin {
-        /// Is the graph one for training?
-        training: bool,
-        /// The threshold in evaluation.
-        evaluation: f32,
         /// The threshold where the label is 0.
         off: f32,
         /// The threshold where the label is 1.

@@ -1,6 +1,6 @@
 //! SpikingJelly's helpers, and what looks along time.
 
-use snn_ir::{BinaryOp, DType, Op, Value};
+use snn_ir::{BinaryOp, DType, Op, Tensor, Value};
 use snn_syntax::Diagnostic;
 
 use crate::builtins::Arguments;
@@ -130,9 +130,10 @@ impl Lowerer<'_> {
             return self.fail_help(a.span(1), format!("a one-hot label is [B, C], not {ty}"), "here", "write `one_hot(label, 10)`");
         }
         let label = self.cast(label, DType::F32, a.span(1))?;
-        let op = Op::ThresholdMargin { training, evaluation, off, on };
-        let operands: &[Value] = if training { &[label] } else { &[] };
-        let value = self.emit(op, operands, None, a.span)?;
+        let value = match training {
+            true => self.emit(Op::ThresholdMargin { off, on }, &[label], None, a.span)?,
+            false => self.constant(Tensor::scalar(evaluation), a.span)?,
+        };
         let value = self.tensor(value);
         let layer = &mut self.layers[index];
         layer.settings[slot].value = value;
