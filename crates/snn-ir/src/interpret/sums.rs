@@ -61,17 +61,19 @@ pub(super) fn argmax(x: &Tensor, axis: usize) -> Result<Tensor, RuntimeError> {
     if n == 0 && count > 0 {
         return Err(RuntimeError::EmptyReduction("argmax"));
     }
-    let values = x.to_f32();
-    let integers = matches!(x.data(), Data::I64(_)).then(|| x.to_i64());
-    let larger = |a: usize, b: usize| match &integers {
-        Some(v) => v[a] > v[b],
-        None => values[a] > values[b] || (values[a].is_nan() && !values[b].is_nan()),
+    fn best<T: Copy>(v: &[T], count: usize, n: usize, inner: usize, larger: impl Fn(T, T) -> bool) -> Vec<i64> {
+        let best = |i: usize| {
+            let at = |k: usize| v[(i / inner * n + k) * inner + i % inner];
+            (1..n).fold(0, |best, k| if larger(at(k), at(best)) { k } else { best }) as i64
+        };
+        (0..count).map(best).collect()
+    }
+    let places = match x.data() {
+        Data::F32(v) => best(v, count, n, inner, |a, b| a > b || (a.is_nan() && !b.is_nan())),
+        Data::I64(v) => best(v, count, n, inner, |a, b| a > b),
+        Data::Bool(v) | Data::U8(v) => best(v, count, n, inner, |a, b| a > b),
     };
-    let best = |i: usize| {
-        let at = |k: usize| (i / inner * n + k) * inner + i % inner;
-        (1..n).fold(0, |best, k| if larger(at(k), at(best)) { k } else { best }) as i64
-    };
-    Ok(Tensor::i64(shape, (0..count).map(best).collect()))
+    Ok(Tensor::i64(shape, places))
 }
 
 /// Running sums along an axis. Floats are accumulated in f64, as those of [`reduce`].
