@@ -32,8 +32,11 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// A name, a program, its inputs with their shapes, and whether it has gradients.
+type Case = (&'static str, &'static str, &'static [(&'static str, &'static [usize])], bool);
+
 /// Programs in which one kind of kernel holds the most, with their inputs.
-const PROGRAMS: &[(&str, &str, &[(&str, &[usize])], bool)] = &[
+const PROGRAMS: &[Case] = &[
     (
         "neurons",
         "net loss(x: f32[T, N]) -> f32[] { sum(x |> lif() |> delay(1) |> izhikevich(a = 0.3, b = 0.2)) }",
