@@ -71,7 +71,7 @@ impl Compiled {
         let whole = |parameters: &mut Vec<(String, Tensor)>| -> Result<Graph, Error> {
             let dims = self.options().dims.clone();
             let lowered = self.lowered(dims.clone(), rest)?;
-            let graph = lowered.graph.bind(&dims);
+            let graph = lowered.graph;
             for d in graph.nodes().flat_map(|(_, n)| &n.types).flat_map(|t| &t.shape) {
                 if let Some(open) = d.names().first() {
                     return Err(Error::Data(format!("the size of the dimension `{open}` is not known; give it with `--dims {open}=...`")));

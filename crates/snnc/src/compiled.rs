@@ -323,7 +323,7 @@ impl Compiled {
     pub fn names(&self) -> Result<Vec<String>, Error> {
         let inputs = self.signature(None)?.into_iter().map(|(n, _)| n);
         // A net whose parameters depend on sizes that are open is asked again when they are known.
-        let lowered = self.program.module().lower(&self.net, &self.lowering(self.options.dims.clone(), None));
+        let lowered = self.lowered(self.options.dims.clone(), None);
         let parameters = lowered.map(|l| l.graph.parameters.into_iter().map(|p| p.name).collect::<Vec<_>>()).unwrap_or_default();
         Ok(inputs.chain(parameters).collect())
     }
@@ -344,8 +344,7 @@ impl Compiled {
     /// # Errors
     /// What is wrong with its source.
     pub fn own_weights(&self, weights: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>, Error> {
-        let lowered = self.program.module().lower(&self.net, &self.lowering(self.options.dims.clone(), None));
-        let graph = lowered.map_err(|d| self.program.error(d))?.graph;
+        let graph = self.lowered(self.options.dims.clone(), None)?.graph;
         Ok(weights.iter().filter(|(n, _)| graph.parameter(n).is_some()).cloned().collect())
     }
 
@@ -444,8 +443,8 @@ impl Compiled {
         let (_, bound, rest) = self.bound(data)?;
         let dims = bound.dims;
         let (prepared, _) = self.prepare_bound(bound.tensors, &dims, rest, data, weights, &BTreeMap::new())?;
-        let lowered = self.program.module().lower(&self.net, &self.lowering(dims.clone(), rest)).map_err(|d| self.program.error(d))?;
-        Ok(snn_train::diagnose::first_non_finite(&lowered.graph.bind(&dims), &prepared.tensors, seed))
+        let graph = self.lowered(dims, rest)?.graph;
+        Ok(snn_train::diagnose::first_non_finite(&graph, &prepared.tensors, seed))
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -539,7 +538,7 @@ impl Compiled {
     ) -> Result<(Graph, Dims, HashMap<String, Tensor>), Error> {
         let (_, bound, rest) = self.bound(data)?;
         let lowered = self.lowered(bound.dims.clone(), rest)?;
-        let graph = lowered.graph.bind(&bound.dims);
+        let graph = lowered.graph;
         let parameters = self.parameters(&graph, &lowered.layers, data, weights)?;
         let mut tensors = bound.tensors;
         let missing: Vec<&str> = graph.needed_inputs().iter().map(|(n, _)| *n).filter(|n| !tensors.contains_key(*n)).collect();
@@ -560,9 +559,10 @@ impl Compiled {
         Ok((graph, bound.dims, tensors))
     }
 
-    /// The net's graph with some sizes known, where `...` stands for `rest` dimensions.
-    pub(crate) fn lowered(&self, dims: Dims, rest: Option<usize>) -> Result<snn_front::Lowered, Error> {
-        self.program.module().lower(&self.net, &self.lowering(dims, rest)).map_err(|d| self.program.error(d))
+    /// The net's graph as it is written, with some sizes put in, where `...` stands for `rest` dimensions.
+    pub(crate) fn lowered(&self, dims: Dims, rest: Option<usize>) -> Result<snn_compile::Compilation, Error> {
+        let options = self.options.passes(self.lowering(dims, rest));
+        snn_compile::compile_until(self.program.input(&self.net), &options, "bind").map_err(|e| self.program.failed(e))
     }
 
     /// The declared inputs, where `...` stands for `rest` dimensions.
@@ -652,7 +652,7 @@ impl Compiled {
         let is_batch = |d: &snn_ir::Dim| d.as_name() == Some("B");
         let mut open = dims.clone();
         open.remove("B");
-        let symbolic = self.program.module().lower(&self.net, &self.lowering(open, rest)).map_err(|d| self.program.error(d))?;
+        let symbolic = self.lowered(open, rest)?;
         let drawn = snn_ir::axes::independent(&symbolic.graph, "B").map_err(|m| self.mixes(m))?;
         let random: Vec<(u32, usize, snn_ir::Distribution, Type)> = symbolic
             .graph

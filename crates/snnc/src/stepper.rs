@@ -85,7 +85,7 @@ impl Compiled {
                 inputs.join(", ")
             )));
         }
-        let graph = lowered.graph.bind(dims);
+        let graph = lowered.graph;
         for (_, node) in graph.nodes() {
             for d in node.types.iter().flat_map(|t| &t.shape) {
                 if let Some(name) = d.names().into_iter().find(|n| *n != TIME) {
