@@ -41,10 +41,12 @@ fn graphs_read_back_from_their_text() {
             let back = snn_ir::text::parse(&printed).unwrap_or_else(|e| panic!("{e}\n{printed}"));
             snn_ir::verify(&back).unwrap();
             assert_eq!(back.to_string(), printed);
-            // Everything but positions in the source, which the text does not have.
-            let mut bare = graph.clone();
-            let ids: Vec<snn_ir::NodeId> = bare.nodes().map(|(id, _)| id).collect();
-            ids.into_iter().for_each(|id| without_spans(bare.node_mut(id)));
+            // Everything but positions, which are those of the text.
+            let [bare, back] = [graph, back].map(|mut graph| {
+                let ids: Vec<snn_ir::NodeId> = graph.nodes().map(|(id, _)| id).collect();
+                ids.into_iter().for_each(|id| without_spans(graph.node_mut(id)));
+                graph
+            });
             assert_eq!(bare.outputs, back.outputs);
             assert!(bare.nodes().zip(back.nodes()).all(|((_, a), (_, b))| a == b), "{printed}");
         }

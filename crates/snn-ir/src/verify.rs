@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use crate::dim::take_overflow;
-use crate::graph::{Graph, Node, Value};
+use crate::graph::{Graph, Node, SourceSpan, Value};
 use crate::infer::infer;
 use crate::op::Op;
 use crate::types::{DType, Type};
@@ -18,6 +18,8 @@ pub struct VerifyError {
     pub graphs: Vec<String>,
     /// The first result of the node, as the text form numbers it, and its operation; `None` for the graph as a whole.
     pub node: Option<(usize, &'static str)>,
+    /// Where the node was written.
+    pub span: Option<SourceSpan>,
     /// What is wrong.
     pub message: String,
 }
@@ -47,6 +49,20 @@ impl fmt::Display for VerifyErrors {
 
 impl std::error::Error for VerifyErrors {}
 
+impl VerifyErrors {
+    /// The errors with line and column, for a graph that [`crate::text::parse`] read from this text.
+    pub fn located(&self, text: &str) -> String {
+        let line = |e: &VerifyError| match e.span {
+            Some(span) => {
+                let (line, column) = crate::text::place(text, span.start as usize);
+                format!("line {line}, column {column}: {e}")
+            }
+            None => e.to_string(),
+        };
+        self.0.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+}
+
 /// Checks that operands come before users and fit, that types are those that the operations give, that the graphs inside of
 /// scans, loops and spikes have the form that these demand, that inputs and parameters are declared, and that names are unique.
 ///
@@ -56,6 +72,14 @@ pub fn verify(graph: &Graph) -> Result<(), VerifyErrors> {
     let mut verifier = Verifier::default();
     verifier.graph(graph);
     if verifier.errors.is_empty() { Ok(()) } else { Err(VerifyErrors(verifier.errors)) }
+}
+
+/// A node that is looked at.
+#[derive(Clone, Copy)]
+struct At {
+    label: usize,
+    op: &'static str,
+    span: Option<SourceSpan>,
 }
 
 #[derive(Default)]
@@ -73,8 +97,9 @@ fn texts(types: &[Type]) -> String {
 }
 
 impl Verifier {
-    fn fail(&mut self, node: Option<(usize, &'static str)>, message: impl Into<String>) {
-        self.errors.push(VerifyError { graphs: self.graphs.clone(), node, message: message.into() });
+    fn fail(&mut self, at: Option<At>, message: impl Into<String>) {
+        let (node, span) = (at.map(|at| (at.label, at.op)), at.and_then(|at| at.span));
+        self.errors.push(VerifyError { graphs: self.graphs.clone(), node, span, message: message.into() });
     }
 
     /// Is everything right in the graph?
@@ -83,7 +108,7 @@ impl Verifier {
         self.graphs.push(graph.name.clone());
         let mut label = 0;
         for (id, node) in graph.nodes() {
-            self.node(graph, id.index(), (label, node.op.name()), node);
+            self.node(graph, id.index(), At { label, op: node.op.name(), span: node.span }, node);
             label += node.types.len();
         }
         self.inputs(graph);
@@ -93,7 +118,7 @@ impl Verifier {
         self.errors.len() == before
     }
 
-    fn node(&mut self, graph: &Graph, index: usize, at: (usize, &'static str), node: &Node) {
+    fn node(&mut self, graph: &Graph, index: usize, at: At, node: &Node) {
         if let Some(i) = node.operands.iter().position(|v| !exists(graph, *v, index)) {
             return self.fail(Some(at), format!("its operand {} is not a value that comes before it", i + 1));
         }
@@ -138,7 +163,7 @@ impl Verifier {
     }
 
     /// The body of a scan and a derivative compute with scalars.
-    fn scalars(&mut self, at: (usize, &'static str), body: &Graph) {
+    fn scalars(&mut self, at: At, body: &Graph) {
         if let Some((_, n)) = body.nodes().find(|(_, n)| n.types.iter().any(|t| t.rank() > 0)) {
             self.fail(Some(at), format!("the graph inside of it computes {}, not a scalar, with `{}`", texts(&n.types), n.op.name()));
         }

@@ -22,7 +22,7 @@ mod print;
 
 use crate::op::Op;
 
-pub use parse::{ParseError, parse};
+pub use parse::{ParseError, parse, place};
 pub use print::attributes;
 
 /// What a message calls an operation: its name, or that of a neuron's step function.

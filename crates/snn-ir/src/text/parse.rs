@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::describe::{Attribute, Elements};
 use crate::dim::{Dim, take_overflow};
-use crate::graph::{Graph, Node, NodeId, ParameterInfo, Value};
+use crate::graph::{Graph, Node, NodeId, ParameterInfo, SourceSpan, Value};
 use crate::op::Op;
 use crate::types::{DType, Type};
 
@@ -23,20 +23,24 @@ pub struct ParseError {
 /// Graphs inside of graphs.
 const DEEPEST: usize = 64;
 
-/// Reads a graph. Its types and structure are not checked: [`crate::verify()`] does.
+/// Reads a graph; spans of its nodes are bytes of the text. Its types and structure are not checked: [`crate::verify()`] does.
 ///
 /// # Errors
 /// The first place that cannot be read, an unknown operation, attribute or value among them.
 pub fn parse(text: &str) -> Result<Graph, ParseError> {
     take_overflow();
     let mut parser = Parser { text, at: 0, depth: 0 };
-    let graph = parser.whole().map_err(|(at, message)| {
-        let before = &text[..at];
-        let line = before.matches('\n').count() + 1;
-        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    parser.whole().map_err(|(at, message)| {
+        let (line, column) = place(text, at);
         ParseError { line, column, message }
-    })?;
-    Ok(graph)
+    })
+}
+
+/// The line and the column of a byte of a text, from 1.
+pub fn place(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    (before.matches('\n').count() + 1, column)
 }
 
 /// A byte of the text and what is wrong there.
@@ -470,7 +474,8 @@ impl<'a> Parser<'a> {
         if u16::try_from(results.len()).is_err() {
             return Err((start, "a node has at most 65535 results".into()));
         }
-        let id = open.graph.push(Node { op, operands: vec![], types, name, span: None });
+        let span = Some(SourceSpan { file: 0, start: start as u32, end: self.at as u32 });
+        let id = open.graph.push(Node { op, operands: vec![], types, name, span });
         open.operands.push(operands);
         for ((label, at), value) in results.into_iter().zip(open.graph.results(id)) {
             if open.values.insert(label, value).is_some() {

@@ -85,8 +85,13 @@ fn rules() -> PossibleValuesParser {
 pub fn emit(a: &EmitArguments) -> Result<(), Failure> {
     if a.file.extension().is_some_and(|e| e == "ir") {
         a.nir.refuse()?;
-        let graph = snn_ir::text::parse(&read_text(&a.file)?).map_err(|e| Failure::Text(format!("{}: {e}", a.file.display())))?;
-        say_part!("{}", a.options.text_of_graph(&graph)?);
+        let text = read_text(&a.file)?;
+        let graph = snn_ir::text::parse(&text).map_err(|e| Failure::Text(format!("{}: {e}", a.file.display())))?;
+        let shown = a.options.text_of_graph(&text, &graph).map_err(|e| match e {
+            Failure::Text(e) => Failure::Text(format!("{}: {e}", a.file.display())),
+            other => other,
+        })?;
+        say_part!("{shown}");
         return Ok(());
     }
     let (program, _) = load_program(&a.file, &a.nir)?;
@@ -101,11 +106,11 @@ impl EmitOptions {
         Ok(snnc::stages::stage(program, self.net.as_deref(), stage, &options, self.device)?)
     }
 
-    /// What the compiler makes of a graph.
-    pub fn text_of_graph(&self, graph: &Graph) -> Result<String, Failure> {
+    /// What the compiler makes of a graph that was read from a text.
+    pub fn text_of_graph(&self, text: &str, graph: &Graph) -> Result<String, Failure> {
         let (stage, options) = self.request()?;
         // A graph of a user keeps the rules before any pass looks at it.
-        snn_ir::verify(graph).map_err(|e| Failure::Text(e.to_string()))?;
+        snn_ir::verify(graph).map_err(|e| Failure::Text(e.located(text)))?;
         Ok(snnc::stages::stage_of_graph(graph, stage, &options, self.device)?)
     }
 

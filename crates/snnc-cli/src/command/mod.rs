@@ -531,6 +531,9 @@ fn load_program(path: &Path, nir: &nir::NirArguments) -> Result<(Program, Vec<(S
         return nir.load(path);
     }
     nir.refuse()?;
+    if path.extension().is_some_and(|e| e == "ir") {
+        return Err(Failure::Text(format!("`{}` is a graph of the IR, which `snnc emit` and `snnc test` take", path.display())));
+    }
     let text = read_text(path)?;
     Ok((Program::parse(&path.display().to_string(), &text)?, vec![]))
 }

@@ -210,10 +210,10 @@ fn said(path: &Path, text: &str, command: &Command) -> Result<String, Failure> {
     let is_graph = path.extension().is_some_and(|e| e == "ir");
     let graph = || snn_ir::text::parse(text).map_err(|e| Failure::Text(format!("{name}: {e}")));
     match command {
-        Command::Emit(options) if is_graph => options.text_of_graph(&graph()?),
+        Command::Emit(options) if is_graph => options.text_of_graph(text, &graph()?),
         Command::Verify if is_graph => Ok(match snn_ir::verify(&graph()?) {
             Ok(()) => "no errors".into(),
-            Err(errors) => errors.to_string(),
+            Err(errors) => errors.located(text),
         }),
         Command::Verify => Err(Failure::Text("`verify` is for `.ir` files; `emit --verify` looks at a program's graph".into())),
         Command::Check { .. } | Command::Run(_) | Command::Eval { .. } if is_graph => {
