@@ -183,6 +183,77 @@ fn an_editor_is_served() {
 }
 
 /// The colours of the extension know every word of the language.
+/// Half of programs, doubled tokens, characters of several bytes, places that are none: every request is answered.
+#[test]
+fn nothing_that_is_typed_ends_the_server() {
+    let mut state = 11u64;
+    let mut roll = |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n
+    };
+    const WORDS: [&str; 20] = [
+        "(",
+        ")",
+        "{",
+        "}",
+        "[",
+        "net",
+        "neuron",
+        "|>",
+        "let rec ",
+        "τ",
+        "“",
+        "\u{feff}",
+        "\u{a0}",
+        "😀",
+        "9999999999999999999",
+        "\"",
+        "//",
+        "..",
+        "\r\n",
+        "= 1 / 0",
+    ];
+    let mut editor = Editor::new();
+    for version in 1..if cfg!(debug_assertions) { 120 } else { 600 } {
+        let mut text = MODEL.to_string();
+        for _ in 0..1 + roll(4) {
+            let places: Vec<usize> = text.char_indices().map(|(i, _)| i).collect();
+            let (a, b) = (places[roll(places.len())], places[roll(places.len())]);
+            match roll(4) {
+                0 => text.truncate(a.max(1)),
+                1 => text.insert_str(a, WORDS[roll(WORDS.len())]),
+                2 => text.replace_range(a.min(b)..a.max(b), ""),
+                _ => {
+                    let again = text[a.min(b)..a.max(b)].to_string();
+                    text.insert_str(b, &again);
+                }
+            }
+            if text.is_empty() {
+                text.push('x');
+            }
+        }
+        editor.write(version, &text);
+        // Past the ends of lines and of the file too.
+        let (line, character) = (roll(16), roll(60));
+        for method in ["hover", "definition", "references", "completion"] {
+            editor.at(&format!("textDocument/{method}"), line, character);
+        }
+        let document = json!({ "uri": FILE });
+        let place = json!({ "line": line, "character": character });
+        editor.ask("textDocument/rename", json!({ "textDocument": document, "position": place, "newName": WORDS[roll(WORDS.len())] }));
+        let options = json!({ "tabSize": 4, "insertSpaces": true });
+        editor.ask("textDocument/formatting", json!({ "textDocument": document, "options": options }));
+    }
+    // What is no request of the protocol, and documents that were never opened.
+    editor.ask("textDocument/unknown", json!({ "a": 1 }));
+    editor.ask("textDocument/hover", json!({ "textDocument": { "uri": "file:///other.snn" }, "position": { "line": 0, "character": 0 } }));
+    editor.ask("textDocument/hover", json!({ "nothing": true }));
+    assert!(editor.write(1000, MODEL).is_empty());
+    assert_eq!(editor.ask("shutdown", Value::Null), Value::Null);
+    editor.tell("exit", Value::Null);
+    assert!(editor.child.wait().unwrap().success());
+}
+
 #[test]
 fn the_extension_knows_the_words_of_the_grammar() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
