@@ -58,8 +58,8 @@ pub struct Options {
     pub optimise: Optimise,
     /// May rules take parameters to be infinite too? Then [`Compilation::finite`] is empty.
     pub may_be_infinite: bool,
-    /// Use this rule of the optimiser alone, and take what it makes wherever it fires, whatever that costs.
-    pub rule: Option<String>,
+    /// Use this rule of the optimiser alone, by its name, and take what it makes wherever it fires, whatever that costs.
+    pub rule: Option<&'static str>,
     /// Let the optimiser's report say what each rule saves and why the results are equal.
     pub explain: bool,
     /// Run the verifier after each pass in a release build too.
@@ -349,11 +349,9 @@ fn optimise(c: &mut Compilation, _: &Input<'_>, options: &Options) -> Result<(),
 }
 
 fn rewrite(c: &mut Compilation, options: &Options) -> Result<(), Error> {
-    let only: Vec<&'static str> =
-        options.rule.iter().filter_map(|name| snn_opt::rules::all().find(|r| r.name == name)).map(|r| r.name).collect();
     let rules = snn_opt::Options {
-        prefer_new: !only.is_empty(),
-        only,
+        prefer_new: options.rule.is_some(),
+        only: options.rule.into_iter().collect(),
         fast_math: options.optimise == Optimise::Fast,
         // Weights that move may become infinite; a rule that takes them to be finite would have to look each time.
         assume_finite: !options.may_be_infinite && options.update.is_none(),

@@ -132,7 +132,7 @@ impl EmitOptions {
             update: self.optimizer.map(|name| name.update(0.0)),
             optimise: self.optimise.level(),
             verify: self.verify,
-            rule: self.rule.clone(),
+            rule: self.rule.as_deref().and_then(|name| snn_opt::rules::all().find(|r| r.name == name)).map(|r| r.name),
             ..PassOptions::default()
         };
         Ok((stage, options))
