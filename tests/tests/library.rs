@@ -8,9 +8,12 @@ fn file(name: &str) -> Vec<(String, Tensor)> {
 }
 
 fn check(net: &str, inputs: &[(&str, &str)], backend: Backends) {
-    let text = std::fs::read_to_string(format!("{}/library/library.snn", env!("CARGO_MANIFEST_DIR"))).unwrap();
-    let program = Program::parse("library.snn", &text).unwrap_or_else(|e| panic!("{e}"));
-    let (data, expected) = (file("data"), file("expected"));
+    check_in("library", [file("data"), file("expected")], net, inputs, backend);
+}
+
+fn check_in(program: &str, [data, expected]: [Vec<(String, Tensor)>; 2], net: &str, inputs: &[(&str, &str)], backend: Backends) {
+    let text = std::fs::read_to_string(format!("{}/library/{program}.snn", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let program = Program::parse(program, &text).unwrap_or_else(|e| panic!("{e}"));
     let prefix = format!("{net}.");
     let wanted: Vec<(&str, &Tensor)> = expected.iter().filter_map(|(n, t)| Some((n.strip_prefix(&prefix)?, t))).collect();
     assert!(!wanted.is_empty());
@@ -51,5 +54,15 @@ fn library_is_that_of_the_frameworks() {
         check("neurons_loss", &[("x", "spikes"), ("probe", "probe2")], backend);
         check("norse", &[("x", "spikes")], backend);
         check("norse_loss", &[("x", "spikes"), ("probe", "probe2")], backend);
+    }
+}
+
+/// Padding, dilation, `ceil_mode`, `count_include_pad` and `divisor_override`, with gradients.
+#[test]
+fn pools_are_those_of_pytorch() {
+    for backend in [Backends::Interpreter, Backends::Cranelift, Backends::CandleOperations] {
+        for net in ["pools", "pools_loss"] {
+            check_in("pools", [file("pools"), file("pools")], net, &[("image", "image")], backend);
+        }
     }
 }

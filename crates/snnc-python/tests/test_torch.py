@@ -37,6 +37,20 @@ class Convolutional(nn.Module):
         return F.log_softmax(self.f(torch.cat([b, a], 1)).exp().sqrt(), -1)
 
 
+class Pools(nn.Module):
+    """Every setting of pools, as modules and as functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.MaxPool2d(3, 2, 1, dilation=2, ceil_mode=True), nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False)
+        self.c, self.d = nn.AvgPool2d((2, 3), 2, (1, 0), divisor_override=5), nn.AvgPool2d(3, 2, 1, ceil_mode=True)
+
+    def forward(self, x):
+        y = x.flatten(2)
+        line = F.max_pool1d(y, 3, 2, 1, 2, True).mean(-1) + F.avg_pool1d(y, 4, 3, 2, True, False).mean(-1)
+        return sum(p(x).mean((2, 3)) for p in (self.a, self.b, self.c, self.d)) + F.max_pool2d(x, 2, ceil_mode=True).mean((2, 3)) + line
+
+
 class Attention(nn.Module):
     """Attention written with matmul and softmax, layer norm, GELU, a residual."""
 
@@ -53,6 +67,7 @@ class Attention(nn.Module):
 
 def plain():
     yield "plain conv, pools, arithmetic", Convolutional(), (torch.rand(4, 3, 8, 8),)
+    yield "plain pools with every setting", Pools(), (torch.randn(2, 3, 8, 7),)
     yield "plain attention", Attention(), (torch.rand(2, 5, 12),)
     yield "plain layers", nn.Sequential(nn.Conv1d(3, 6, 3, stride=2), nn.BatchNorm1d(6), nn.SiLU(), nn.ConvTranspose1d(6, 4, 4, stride=2), nn.GroupNorm(2, 4), nn.Flatten(), nn.Dropout(0.5), nn.Linear(4 * 16, 5), nn.Softmax(-1)), (torch.randn(3, 3, 16),)
 

@@ -170,7 +170,13 @@ def _conv_function(n):
 
 def _pool_function(kind, n):
     def make(e, op, i):
-        return pool(e, op, kind, n, e.text(op.args[0]), _arg(op, 1, "kernel_size"), _arg(op, 2, "stride"), _arg(op, 3, "padding", 0))
+        kernel, stride, padding = _arg(op, 1, "kernel_size"), _arg(op, 2, "stride"), _arg(op, 3, "padding", 0)
+        # max_pool: dilation, ceil_mode; avg_pool: ceil_mode, count_include_pad, divisor_override.
+        if kind == "max":
+            more = {"dilation": _arg(op, 4, "dilation", 1), "ceil": _arg(op, 5, "ceil_mode", False)}
+        else:
+            more = {"ceil": _arg(op, 4, "ceil_mode", False), "include": _arg(op, 5, "count_include_pad", True), "divisor": _arg(op, 6, "divisor_override")}
+        return pool(e, op, kind, n, e.text(op.args[0]), kernel, stride, padding, **more)
 
     return make
 

@@ -100,15 +100,24 @@ def _pool(kind, n):
 
 
 def pool(e, op, kind, n, x, kernel, stride, padding, dilation=1, ceil=False, include=True, divisor=None):
-    if ceil or sizes(dilation, n) != "1" or divisor or (kind == "avg" and not include and sizes(padding, n) != "0"):
-        e.fail(f"a pool with ceil_mode, dilation, or without padding in its count is not known\n  {op.where}")
+    usual = not ceil and sizes(dilation, n) == "1" and not divisor and (kind == "max" or include or sizes(padding, n) == "0")
     if n == 3:
+        if not usual:
+            e.fail(f"a pool over three axes with ceil_mode, dilation, or without padding in its count is not known\n  {op.where}")
         return pool3d(e, op, kind, x, kernel, stride, padding)
     more = ""
     if stride is not None and sizes(stride, n) != sizes(kernel, n):
         more += f", stride = {sizes(stride, n)}"
     if sizes(padding, n) != "0":
         more += f", padding = {sizes(padding, n)}"
+    if sizes(dilation, n) != "1":
+        more += f", dilation = {sizes(dilation, n)}"
+    if ceil:
+        more += ", ceil_mode = true"
+    if kind == "avg" and not include:
+        more += ", count_include_pad = false"
+    if divisor:
+        more += f", divisor_override = {divisor}"
     return f"{kind}_pool{n}d({x}, {sizes(kernel, n)}{more})"
 
 
