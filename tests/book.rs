@@ -1,8 +1,9 @@
 //! Every code block of the book and of the README does what it says.
 //!
 //! A block of `snn` is a program without errors; with a name, as in ```` ```snn model.snn ````, it is also a file for the blocks after it.
-//! A block of `repl` is a session, entries after `> ` (and `. ` where they go on) with their answers, one session for a page. The commands
-//! of a block of `sh` succeed. A block of `ir` is a graph that keeps the rules of the IR. `text` is for the eye only. `SNNC_BOOK=write` writes answers, and the pages that are made, anew.
+//! A block of `repl` is a session, entries after `> ` (and `. ` where they go on) with their answers, one session for a page; none of them is an
+//! error, except in a block of `repl fails`. The commands of a block of `sh` succeed. A block of `ir` is a graph that keeps the rules of the IR.
+//! `text` is for the eye only. `SNNC_BOOK=write` writes answers, and the pages that are made, anew.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -75,7 +76,7 @@ fn entries(lines: &[&str]) -> String {
 fn answered(page: &str, text: &str, folder: &Path) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let list = blocks(page, text);
-    let sessions: Vec<&Block> = list.iter().filter(|b| b.info == "repl").collect();
+    let sessions: Vec<&Block> = list.iter().filter(|b| b.info.split(' ').next() == Some("repl")).collect();
     let input: String = sessions.iter().map(|b| entries(&lines[b.lines.clone()])).collect();
     let output = if input.is_empty() { String::new() } else { snnc(folder, &["repl", "--echo"], &input) };
     let mut answers = output.lines().peekable();
@@ -84,15 +85,20 @@ fn answered(page: &str, text: &str, folder: &Path) -> String {
     for block in sessions {
         out.extend(lines[at..block.lines.start].iter().map(|l| l.to_string()));
         let count = lines[block.lines.clone()].iter().filter(|l| l.starts_with("> ")).count();
-        let mut seen = 0;
+        let (mut seen, mut fails) = (0, false);
         while let Some(line) = answers.peek() {
             seen += usize::from(line.starts_with("> "));
             if seen > count {
                 break;
             }
+            if line.starts_with("Error") && block.info == "repl" {
+                panic!("{page}, line {}: {line}; a block of `repl fails` is for errors that are meant", block.lines.start);
+            }
+            fails |= line.starts_with("Error");
             out.push(line.trim_end().to_string());
             answers.next();
         }
+        assert!(fails || block.info == "repl", "{page}, line {}: nothing of this block of `{}` fails", block.lines.start, block.info);
         at = block.lines.end;
     }
     out.extend(lines[at..].iter().map(|l| l.to_string()));

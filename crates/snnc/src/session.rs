@@ -46,9 +46,9 @@ enum Entry<'a> {
 }
 
 impl Session {
-    /// An empty session.
+    /// An empty session. Layers come one after the other: `partial` is set, so that a new one's parameters are drawn and the others stay.
     pub fn new(options: CompileOptions) -> Session {
-        Session { items: vec![], lines: vec![], values: vec![], weights: vec![], options }
+        Session { items: vec![], lines: vec![], values: vec![], weights: vec![], options: CompileOptions { partial: true, ..options } }
     }
 
     /// Evaluates one entry of the language.
@@ -448,6 +448,17 @@ mod tests {
         assert!(is_unfinished("x |>"));
         assert!(!is_unfinished("x + 1 // ("));
         assert!(!is_unfinished("f(x)"));
+    }
+
+    #[test]
+    fn layers_come_one_after_the_other() {
+        let mut session = Session::new(CompileOptions::default());
+        let mut enter = |text: &str| session.enter(text).unwrap_or_else(|e| panic!("{text}: {e}"));
+        enter("layer a = linear(2, 2)");
+        let first = enter("a([1.0, 2.0])");
+        enter("layer k = klif()");
+        enter("k([1.5, 0.4])");
+        assert_eq!(enter("a([1.0, 2.0])"), first);
     }
 
     #[test]
