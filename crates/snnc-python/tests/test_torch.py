@@ -44,11 +44,14 @@ class Pools(nn.Module):
         super().__init__()
         self.a, self.b = nn.MaxPool2d(3, 2, 1, dilation=2, ceil_mode=True), nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False)
         self.c, self.d = nn.AvgPool2d((2, 3), 2, (1, 0), divisor_override=5), nn.AvgPool2d(3, 2, 1, ceil_mode=True)
+        self.e, self.f = nn.MaxPool3d((2, 1, 3), dilation=(1, 1, 2), ceil_mode=True), nn.AvgPool3d(2, 1, 1, ceil_mode=True, count_include_pad=False)
 
     def forward(self, x):
         y = x.flatten(2)
         line = F.max_pool1d(y, 3, 2, 1, 2, True).mean(-1) + F.avg_pool1d(y, 4, 3, 2, True, False).mean(-1)
-        return sum(p(x).mean((2, 3)) for p in (self.a, self.b, self.c, self.d)) + F.max_pool2d(x, 2, ceil_mode=True).mean((2, 3)) + line
+        z = x.unflatten(2, (4, 2))
+        deep = F.max_pool3d(z, 2, ceil_mode=True).mean((2, 3, 4)) + F.avg_pool3d(z, 2, divisor_override=3).mean((2, 3, 4)) + self.e(z).mean((2, 3, 4)) + self.f(z).mean((2, 3, 4))
+        return deep + sum(p(x).mean((2, 3)) for p in (self.a, self.b, self.c, self.d)) + F.max_pool2d(x, 2, ceil_mode=True).mean((2, 3)) + line
 
 
 class Attention(nn.Module):

@@ -100,11 +100,6 @@ def _pool(kind, n):
 
 
 def pool(e, op, kind, n, x, kernel, stride, padding, dilation=1, ceil=False, include=True, divisor=None):
-    usual = not ceil and sizes(dilation, n) == "1" and not divisor and (kind == "max" or include or sizes(padding, n) == "0")
-    if n == 3:
-        if not usual:
-            e.fail(f"a pool over three axes with ceil_mode, dilation, or without padding in its count is not known\n  {op.where}")
-        return pool3d(e, op, kind, x, kernel, stride, padding)
     more = ""
     if stride is not None and sizes(stride, n) != sizes(kernel, n):
         more += f", stride = {sizes(stride, n)}"
@@ -119,18 +114,6 @@ def pool(e, op, kind, n, x, kernel, stride, padding, dilation=1, ceil=False, inc
     if divisor:
         more += f", divisor_override = {divisor}"
     return f"{kind}_pool{n}d({x}, {sizes(kernel, n)}{more})"
-
-
-def pool3d(e, op, kind, x, kernel, stride, padding):
-    """A pool over three axes: over the last two, then over the first with the others as one."""
-    shape = e.shape_of(next(a for a in op.args if isinstance(a, Ref)))
-    after = e.shape(e.recorder.ops.index(op), 0)
-    each = [[v] * 3 if isinstance(v, int) else list(v) for v in (kernel, stride or kernel, padding)]
-    plane, deep = [v[1:] for v in each], [[v[0], w] for v, w in zip(each, (1, 1, 0))]
-    lead = ["T"] if e.lead else []
-    flat = commas(lead + shape[:-3] + [shape[-3], f"({after[-2]}) * ({after[-1]})"])
-    text = f"reshape({kind}_pool2d({x}, {plane[0]}, stride = {plane[1]}, padding = {plane[2]}), [{flat}])"
-    return f"reshape({kind}_pool2d({text}, {deep[0]}, stride = {deep[1]}, padding = {deep[2]}), {e.whole(after)})"
 
 
 def adaptive(e, op, x, size, n):
