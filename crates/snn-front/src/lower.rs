@@ -393,7 +393,9 @@ impl<'a> Lowerer<'a> {
                 for name in rest[at..at + group].iter().flat_map(bound_names) {
                     self.bind(&name, Val::Poison);
                 }
-                if self.dry > 0 {
+                // What follows in a body of the library relies on it, and is not the user's to mend.
+                let of_library = self.frames.last().is_some_and(|f| f.file != 0);
+                if self.dry > 0 || of_library {
                     return Err(Stop::Said);
                 }
             }
