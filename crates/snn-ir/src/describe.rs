@@ -423,10 +423,12 @@ impl Given<'_> {
         Some(self.attributes.remove(at).1)
     }
 
-    fn wrong<T>(&self, name: &str, kind: &str, found: Option<&Attribute>) -> Result<T, String> {
-        Err(match found {
-            None => format!("`{}` lacks the attribute `{name}`", self.name),
-            Some(_) => format!("the attribute `{name}` of `{}` is {kind}", self.name),
+    /// The attribute is there and of another kind, or is not there.
+    fn wrong<T>(&self, name: &str, kind: &str, found: bool) -> Result<T, String> {
+        Err(if found {
+            format!("the attribute `{name}` of `{}` is {kind}", self.name)
+        } else {
+            format!("`{}` lacks the attribute `{name}`", self.name)
         })
     }
 
@@ -434,28 +436,28 @@ impl Given<'_> {
         match self.take(name) {
             None => Ok(false),
             Some(Attribute::Bool(b)) => Ok(b),
-            other => self.wrong(name, "true or false", other.as_ref()),
+            other => self.wrong(name, "true or false", other.is_some()),
         }
     }
 
     fn float(&mut self, name: &str) -> Result<f32, String> {
         match self.take(name) {
             Some(Attribute::Float(bits)) => Ok(f32::from_bits(bits)),
-            other => self.wrong(name, "a number with a point", other.as_ref()),
+            other => self.wrong(name, "a number with a point", other.is_some()),
         }
     }
 
     fn dim(&mut self, name: &str) -> Result<Dim, String> {
         match self.take(name) {
             Some(Attribute::Dim(d)) => Ok(d),
-            other => self.wrong(name, "an integer or a dimension", other.as_ref()),
+            other => self.wrong(name, "an integer or a dimension", other.is_some()),
         }
     }
 
     fn int(&mut self, name: &str) -> Result<i64, String> {
         match self.dim(name)?.as_constant() {
             Some(n) => Ok(n),
-            None => self.wrong(name, "an integer", Some(&Attribute::Bool(true))),
+            None => self.wrong(name, "an integer", true),
         }
     }
 
@@ -468,7 +470,7 @@ impl Given<'_> {
         match self.take(name) {
             None => Ok(vec![]),
             Some(Attribute::List(list)) => Ok(list),
-            other => self.wrong(name, "a list of integers", other.as_ref()),
+            other => self.wrong(name, "a list of integers", other.is_some()),
         }
     }
 
@@ -481,7 +483,7 @@ impl Given<'_> {
     fn text(&mut self, name: &str) -> Result<String, String> {
         match self.take(name) {
             Some(Attribute::Name(text)) => Ok(text),
-            other => self.wrong(name, "a name", other.as_ref()),
+            other => self.wrong(name, "a name", other.is_some()),
         }
     }
 

@@ -39,7 +39,7 @@ pub fn infer(op: &Op, operands: &[&Type], expected: Option<&Type>) -> Result<Vec
     let one = |t: Type| Ok(vec![t]);
     match op {
         Op::Input(_) | Op::Parameter(_) => one(declared()?),
-        Op::Constant(t) => one(Type::new(t.dtype(), t.shape().iter().map(|n| Dim::constant(*n as i64)).collect::<Vec<_>>())),
+        Op::Constant(t) => one(t.ty()),
         Op::Size(_) => one(Type::scalar(DType::I64)),
         Op::Iota => {
             let t = declared()?;

@@ -123,8 +123,7 @@ pub fn checked(name: &str, tensor: &Tensor, ty: &Type) -> Result<Tensor, Runtime
     if tensor.dtype() == ty.dtype && ty.sizes()? == tensor.shape() {
         return Ok(tensor.clone());
     }
-    let dims: Vec<String> = tensor.shape().iter().map(usize::to_string).collect();
-    Err(RuntimeError::WrongType { name: name.into(), expected: ty.to_string(), found: format!("{}[{}]", tensor.dtype(), dims.join(", ")) })
+    Err(RuntimeError::WrongType { name: name.into(), expected: ty.to_string(), found: tensor.ty().to_string() })
 }
 
 /// The results of one operation. `types` are those of its results, with all dimensions bound.

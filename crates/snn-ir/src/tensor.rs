@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::types::DType;
+use crate::types::{DType, Type};
 
 /// The elements of a tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,6 +102,11 @@ impl Tensor {
         }
     }
 
+    /// The type: of the elements, with the sizes of the axes.
+    pub fn ty(&self) -> Type {
+        Type::sized(self.dtype(), &self.shape)
+    }
+
     /// The sizes of the axes.
     pub fn shape(&self) -> &[usize] {
         &self.shape
@@ -192,8 +197,7 @@ impl Tensor {
 
 impl fmt::Display for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dims: Vec<String> = self.shape.iter().map(usize::to_string).collect();
-        write!(f, "{}[{}] ", self.dtype(), dims.join(", "))?;
+        write!(f, "{} ", self.ty())?;
         const SHOWN: usize = 8;
         let more = if self.len() > SHOWN { ", ..." } else { "" };
         match &self.data {

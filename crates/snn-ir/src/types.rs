@@ -81,6 +81,11 @@ impl Type {
         Type { dtype, shape: shape.into() }
     }
 
+    /// A type whose sizes are known.
+    pub fn sized(dtype: DType, sizes: &[usize]) -> Type {
+        Type { dtype, shape: sizes.iter().map(|n| Dim::constant(*n as i64)).collect() }
+    }
+
     /// The type of a scalar.
     pub fn scalar(dtype: DType) -> Type {
         Type { dtype, shape: Vec::new() }

@@ -13,11 +13,6 @@ pub(crate) struct BoundData {
     pub dims: Dims,
 }
 
-fn shape_text(tensor: &Tensor) -> String {
-    let dims: Vec<String> = tensor.shape().iter().map(usize::to_string).collect();
-    format!("{}[{}]", tensor.dtype(), dims.join(", "))
-}
-
 /// How many dimensions `...` stands for, from the ranks of the data. `declared` has one dimension for it, called `_0`.
 pub(crate) fn rest_rank(declared: &[(String, Type)], data: &HashMap<&str, &Tensor>) -> Option<usize> {
     declared.iter().find_map(|(name, ty)| {
@@ -37,13 +32,13 @@ pub(crate) fn bind(declared: &[(String, Type)], data: &HashMap<&str, &Tensor>, g
         if tensor.shape().len() != ty.rank() {
             return Err(Error::Data(format!(
                 "the input `{name}` is {}, with {} dimensions, and the program declares {ty}, with {}",
-                shape_text(tensor),
+                tensor.ty(),
                 tensor.shape().len(),
                 ty.rank()
             )));
         }
         let converted = fit(tensor, ty.dtype)
-            .map_err(|e| Error::Data(format!("the input `{name}` is {}, and the program declares {ty}: {e}", shape_text(tensor))))?;
+            .map_err(|e| Error::Data(format!("the input `{name}` is {}, and the program declares {ty}: {e}", tensor.ty())))?;
         bound.tensors.insert(name.clone(), converted);
         for (axis, (dim, size)) in ty.shape.iter().zip(tensor.shape()).enumerate() {
             let size = *size as i64;
@@ -53,13 +48,13 @@ pub(crate) fn bind(declared: &[(String, Type)], data: &HashMap<&str, &Tensor>, g
                         let other = first.get(n).cloned().unwrap_or_default();
                         return Err(Error::Data(format!(
                             "the dimension `{n}` is {known} in {other} and {size} in dimension {axis} of `{name}` ({})",
-                            shape_text(tensor)
+                            tensor.ty()
                         )));
                     }
                     Some(_) => {}
                     None => {
                         bound.dims.insert(n.to_string(), size);
-                        first.insert(n.to_string(), format!("`{name}` ({})", shape_text(tensor)));
+                        first.insert(n.to_string(), format!("`{name}` ({})", tensor.ty()));
                     }
                 },
                 None => later.push((name, ty, axis, size)),

@@ -712,7 +712,7 @@ impl Compiled {
             let parts: Vec<&Tensor> = runs.iter().map(|r| &r.outputs[i].1).collect();
             let mut shape = parts[0].shape().to_vec();
             shape[*axis] = size;
-            let types = [Type::new(parts[0].dtype(), shape.iter().map(|n| snn_ir::Dim::constant(*n as i64)).collect::<Vec<_>>())];
+            let types = [Type::sized(parts[0].dtype(), &shape)];
             let mut none = snn_ir::interpret::Randomness::Counter { seed: 0 };
             let tensor = snn_ir::interpret::evaluate(&snn_ir::Op::Concat { axis: *axis }, &parts, &types, &mut none)?.remove(0);
             joined.outputs.push((runs[0].outputs[i].0.clone(), tensor));

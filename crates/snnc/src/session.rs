@@ -131,7 +131,7 @@ impl Session {
             text.push_str(item);
             text.push('\n');
         }
-        let inputs: Vec<String> = self.values.iter().map(|(n, t)| format!("{n}: {}", type_text(t))).collect();
+        let inputs: Vec<String> = self.values.iter().map(|(n, t)| format!("{n}: {}", t.ty())).collect();
         text.push_str(&format!("net {NET}({}) {{\n", inputs.join(", ")));
         for (_, line) in &self.lines {
             text.push_str(&format!("    {line}\n"));
@@ -235,7 +235,7 @@ impl Session {
                 // Names of a state_dict are parameters of layers.
                 let list = if name.contains('.') { &mut self.weights } else { &mut self.values };
                 remove(list, &name);
-                names.push(format!("{name}: {}", type_text(&tensor)));
+                names.push(format!("{name}: {}", tensor.ty()));
                 list.push((name, tensor));
             }
             return Ok(names.join("\n"));
@@ -273,7 +273,7 @@ impl Session {
     pub fn names(&self) -> Vec<(String, String)> {
         let items = self.items.iter().map(|(n, t)| (n.clone(), t.split_whitespace().next().unwrap_or_default().to_string()));
         let layers = self.lines.iter().filter_map(|(n, t)| Some((n.clone()?, t.clone())));
-        let tensors = self.values.iter().chain(&self.weights).map(|(n, t)| (n.clone(), type_text(t)));
+        let tensors = self.values.iter().chain(&self.weights).map(|(n, t)| (n.clone(), t.ty().to_string()));
         items.chain(layers).chain(tensors).collect()
     }
 
@@ -316,11 +316,6 @@ fn remove<T>(list: &mut Vec<(String, T)>, name: &str) -> bool {
     let before = list.len();
     list.retain(|(n, _)| n != name);
     list.len() < before
-}
-
-fn type_text(t: &Tensor) -> String {
-    let dims: Vec<String> = t.shape().iter().map(usize::to_string).collect();
-    format!("{}[{}]", t.dtype(), dims.join(", "))
 }
 
 fn classify(text: &str) -> Entry<'_> {
@@ -366,9 +361,9 @@ pub fn is_unfinished(text: &str) -> bool {
 /// A tensor as PyTorch prints it, its type first; a spike train also as a raster.
 pub fn show(t: &Tensor) -> String {
     if t.shape().is_empty() {
-        return format!("{} {}", type_text(t), number(t, 0, false));
+        return format!("{} {}", t.ty(), number(t, 0, false));
     }
-    let mut text = format!("{}\n", type_text(t));
+    let mut text = format!("{}\n", t.ty());
     if t.is_empty() {
         return text + "[]";
     }
@@ -380,8 +375,9 @@ pub fn show(t: &Tensor) -> String {
     if fires && t.shape().len() <= 2 && t.shape()[0] > 1 && t.shape()[0] <= 120 {
         let (steps, n) = (t.shape()[0], t.shape().get(1).copied().unwrap_or(1));
         if n <= 40 {
+            let values = t.to_f32();
             for neuron in 0..n {
-                let marks: String = (0..steps).map(|s| if t.to_f32()[s * n + neuron] == 0.0 { '·' } else { '|' }).collect();
+                let marks: String = (0..steps).map(|s| if values[s * n + neuron] == 0.0 { '·' } else { '|' }).collect();
                 text.push_str(&format!("\n{neuron:>3} {marks}"));
             }
         }

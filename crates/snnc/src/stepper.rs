@@ -306,7 +306,7 @@ fn along(rows: &[Tensor], axis: usize) -> Result<Tensor, Error> {
     shape.insert(axis, 1);
     let parts: Vec<Tensor> = rows.iter().map(|r| r.reshaped(shape.clone())).collect();
     shape[axis] = rows.len();
-    let ty = Type::new(rows[0].dtype(), shape.iter().map(|n| snn_ir::Dim::constant(*n as i64)).collect::<Vec<_>>());
+    let ty = Type::sized(rows[0].dtype(), &shape);
     let refs: Vec<&Tensor> = parts.iter().collect();
     let mut none = snn_ir::interpret::Randomness::Counter { seed: 0 };
     Ok(snn_ir::interpret::evaluate(&snn_ir::Op::Concat { axis }, &refs, &[ty], &mut none)?.remove(0))

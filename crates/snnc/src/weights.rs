@@ -20,22 +20,19 @@ pub(crate) fn parameters(graph: &Graph, given: &HashMap<&str, &Tensor>, seed: u6
     for (p, value) in graph.parameters.iter().zip(&mut values) {
         let Some(tensor) = given.get(p.name.as_str()) else { continue };
         let sizes = p.ty.sizes().map_err(|e| Error::Data(format!("the parameter `{}`: {e}", p.name)))?;
-        let text = {
-            let dims: Vec<String> = tensor.shape().iter().map(usize::to_string).collect();
-            format!("{}[{}]", tensor.dtype(), dims.join(", "))
-        };
+        let found = tensor.ty();
         if tensor.shape() != sizes {
             // A scalar may be saved as one element.
             if sizes.is_empty() && tensor.len() == 1 {
                 *value = fit(&tensor.reshaped([]), p.ty.dtype).ok();
                 continue;
             }
-            wrong.push(format!("  `{}` is {text}, and the net wants {}", p.name, p.ty));
+            wrong.push(format!("  `{}` is {found}, and the net wants {}", p.name, p.ty));
             continue;
         }
         match fit(tensor, p.ty.dtype) {
             Ok(t) => *value = Some(t),
-            Err(e) => wrong.push(format!("  `{}` is {text}, and the net wants {}: {e}", p.name, p.ty)),
+            Err(e) => wrong.push(format!("  `{}` is {found}, and the net wants {}: {e}", p.name, p.ty)),
         }
     }
     if !wrong.is_empty() {

@@ -154,8 +154,7 @@ fn summary(run: &Run) {
             }
             continue;
         }
-        let dims: Vec<String> = tensor.shape().iter().map(usize::to_string).collect();
-        say!("{name}: {}[{}]", tensor.dtype(), dims.join(", "));
+        say!("{name}: {}", tensor.ty());
         if tensor.is_empty() {
             continue;
         }

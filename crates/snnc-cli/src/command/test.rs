@@ -297,8 +297,7 @@ fn spikes(name: &str, t: &Tensor) -> Result<(usize, usize, Vec<f32>), Failure> {
 
 fn raster(name: &str, t: &Tensor) -> Result<String, Failure> {
     let (steps, neurons, values) = spikes(name, t)?;
-    let dims: Vec<String> = t.shape().iter().map(usize::to_string).collect();
-    let mut text = format!("{}[{}]", t.dtype(), dims.join(", "));
+    let mut text = t.ty().to_string();
     for neuron in 0..neurons {
         let marks: String = (0..steps).map(|s| if values[s * neurons + neuron] == 0.0 { '.' } else { '|' }).collect();
         text.push_str(&format!("\n{neuron:>4} {marks}"));
