@@ -116,7 +116,7 @@ impl Reverse {
             Op::MaxPoolGradient(_) => return Err("the gradient of a pool"),
             Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => return Ok(()),
             Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => unreachable!("done by `elementwise`"),
-            Op::Contract(_) | Op::Conv(_) | Op::Scan(_) | Op::Loop(_) => unreachable!("each is done by a function of its own"),
+            Op::Contract(_) | Op::Conv(_) | Op::ConvInputGradient(_) | Op::ConvWeightGradient(_) | Op::Scan(_) | Op::Loop(_) => unreachable!("each is done by a function of its own"),
         };
         self.add(x, d);
         Ok(())

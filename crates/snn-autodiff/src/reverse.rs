@@ -90,6 +90,10 @@ impl Reverse {
                     self.contraction(c, node.operands[0], node.operands[1], g);
                 } else if let Op::Conv(c) = &node.op {
                     self.convolution(c, node.operands[0], node.operands[1], g);
+                } else if let Op::ConvInputGradient(c) = &node.op {
+                    self.convolution_input_gradient(c, node.operands[0], node.operands[1], g);
+                } else if let Op::ConvWeightGradient(c) = &node.op {
+                    self.convolution_weight_gradient(c, node.operands[0], node.operands[1], g);
                 }
             }
             Class::Given | Class::Movement | Class::Reduction | Class::Time | Class::Label => {

@@ -398,7 +398,7 @@ pub fn operation(
         }
         Op::Random { .. } => Err(refuse(node, "it draws normal random numbers; `rand` can be written")),
         Op::Scan(_) => Err(refuse(node, "its step has operations on other elements than floats")),
-        Op::MaxPoolGradient(_) => Err(refuse(node, "it is a gradient")),
+        Op::MaxPoolGradient(_) | Op::ConvInputGradient(_) | Op::ConvWeightGradient(_) => Err(refuse(node, "it is a gradient")),
         _ => Err(refuse(node, "there is no text for it")),
     }
 }

@@ -5,7 +5,7 @@ use snn_ir::{BinaryOp, Build, Contraction, Convolution, DType, Dim, Graph, Loop,
 
 /// Rewrites a graph with known dimensions, and the graphs of its loops; for the CPU's own kernels, or for candle's operations only.
 pub fn lower(graph: &Graph, own: bool) -> Graph {
-    let graph = &if own { graph.clone() } else { without_pool_gradients(graph) };
+    let graph = &without_gradients(graph, own);
     graph.rebuild(|new, id, mut node| {
         let types: Vec<Type> = node.operands.iter().map(|v| new.ty(*v).clone()).collect();
         let scannable = |ty: &Type| ty.dtype != DType::I64;
@@ -40,12 +40,21 @@ pub fn lower(graph: &Graph, own: bool) -> Graph {
     })
 }
 
-/// Gradients of pools by windows, which the rest is lowered with.
-fn without_pool_gradients(graph: &Graph) -> Graph {
+/// Gradients of pools by windows and those of convolutions by convolutions, which the rest is lowered with; not those that the CPU's
+/// own kernels compute.
+fn without_gradients(graph: &Graph, own: bool) -> Graph {
     graph.rebuild(|new, _, node| match &node.op {
-        Op::MaxPoolGradient(pool) => {
+        Op::MaxPoolGradient(pool) if !own => {
             let [x, y, g] = [0, 1, 2].map(|i| node.operands[i]);
             vec![snn_ir::expand::max_pool_gradient(&mut Build(new), pool, x, y, g)]
+        }
+        Op::ConvInputGradient(c) if !(own && c.stride.len() <= 2) => {
+            let [g, w] = [0, 1].map(|i| node.operands[i]);
+            vec![snn_ir::expand::convolution_input_gradient(&mut Build(new), c, g, w, &node.types[0])]
+        }
+        Op::ConvWeightGradient(c) if !(own && c.stride.len() <= 2) => {
+            let [x, g] = [0, 1].map(|i| node.operands[i]);
+            vec![snn_ir::expand::convolution_weight_gradient(&mut Build(new), c, x, g, &node.types[0])]
         }
         _ => {
             let id = new.push(node);

@@ -1,26 +1,98 @@
-//! Convolutions: windows unrolled for the `gemm` crate, or, where the input is spikes, as bits ([`crate::spike_windows`]).
+//! Convolutions and their gradients: windows unrolled for the `gemm` crate, some places at a time so that they stay in cache, or,
+//! where the input is spikes, as bits ([`crate::spike_windows`]).
+//!
+//! With the windows of some places of the result as a matrix `U[input channels and kernel, places]`, for each group of channels:
+//! the result is `W U`, the gradient of the input is what `Wᵀ G` gives back to where `U` came from, and that of the weights is
+//! the sum of `G Uᵀ` over all places. How places are divided does not depend on the number of threads, so sums do not either.
+
+use std::ops::Range;
 
 use gemm::Parallelism;
 use rayon::prelude::*;
-use snn_plan::convolution::{ConvolutionPlan, Windows};
+use snn_plan::convolution::{ConvolutionPlan, Direction, Windows};
 
-use crate::panels::{Identity, Kept};
-use crate::products::{add_matrix_product, matrix_product};
+use crate::line_products;
+use crate::panels::{Identity, Kept, Packed, product};
+use crate::products::{Matrix, MatrixMut, multiply};
 use crate::shared::threads;
-use crate::spike_windows::BySpikes;
+use crate::spike_windows::{BySpikes, spikes_of_windows};
+use crate::spikes::WORD;
 
-/// Computes the convolution of all images in `x` into `out`; weights of a known identity are packed once, into `packed`.
-pub fn convolve(plan: &ConvolutionPlan, packed: &[Kept], x: &[f32], w: &[f32], identity: impl FnOnce() -> Identity, out: &mut [f32]) {
-    let (windows, packed) = (&plan.windows, &packed[plan.packed..plan.packed + plan.windows.groups]);
-    if !BySpikes(windows).compute(x, w, packed, identity, out) {
-        Dense(windows).compute(x, w, out);
+/// Places of the result that are computed together: their unrolled windows stay in the L2 cache for up to a thousand rows.
+const PLACES: usize = 256;
+/// Places that the gradient of weights sums over at a time.
+const SUMMED_PLACES: usize = 256;
+/// Columns of unrolled windows that one task sums over all places.
+const UNROLLED_COLUMNS: usize = 160;
+/// Elements along a side of what is transposed at a time.
+const SQUARE: usize = 16;
+/// Fewer products than this are not worth a second thread.
+const WORTH_A_THREAD: usize = 1 << 18;
+
+/// Computes a convolution, or one of its gradients, into `out`. `a` and `b` are the operands of the operation; weights of a known
+/// identity are packed once, into `packed`.
+pub fn convolve(plan: &ConvolutionPlan, packed: &[Kept], a: &[f32], b: &[f32], identity: impl FnOnce() -> Identity, out: &mut [f32]) {
+    let windows = &plan.windows;
+    match plan.direction {
+        Direction::Forward => {
+            let packed = &packed[plan.packed..plan.packed + windows.groups];
+            if !BySpikes(windows).compute(a, b, packed, identity, out) {
+                Unrolled(windows).forward(a, b, out);
+            }
+        }
+        Direction::InputGradient => Unrolled(windows).input_gradient(a, b, out),
+        Direction::WeightGradient => {
+            if line_products::fits(windows) && !a.is_empty() && !b.is_empty() {
+                return line_products::weight_gradient(windows, a, b, out);
+            }
+            let rows = gradient_rows(windows, b);
+            if !weight_gradient_of_spikes(windows, a, &rows, out) {
+                Unrolled(windows).weight_gradient(a, &rows, out);
+            }
+        }
     }
 }
 
-/// Windows that are unrolled.
-struct Dense<'a>(&'a Windows);
+/// The gradient of results as `[places, channels]`.
+fn gradient_rows(windows: &Windows, g: &[f32]) -> Vec<f32> {
+    let (plane, channels) = (Unrolled(windows).out_plane(), windows.out_channels);
+    let mut rows = vec![0f32; g.len()];
+    if g.is_empty() {
+        return rows;
+    }
+    rows.par_chunks_mut(plane * channels).zip(g.par_chunks(plane * channels)).for_each(|(rows, image)| {
+        // Squares, so that both sides stay in the L1 cache.
+        for (q, rows) in rows.chunks_mut(SQUARE * channels).enumerate() {
+            for first in (0..channels).step_by(SQUARE) {
+                for (i, row) in rows.chunks_exact_mut(channels).enumerate() {
+                    let from = &image[first * plane + q * SQUARE + i..];
+                    row[first..].iter_mut().take(SQUARE).zip(from.iter().step_by(plane)).for_each(|(to, x)| *to = *x);
+                }
+            }
+        }
+    });
+    rows
+}
 
-impl std::ops::Deref for Dense<'_> {
+/// The gradient of weights from the places of spikes; `false` where the input holds many of them, or other values, or a gradient is
+/// not finite.
+fn weight_gradient_of_spikes(windows: &Windows, x: &[f32], g_rows: &[f32], out: &mut [f32]) -> bool {
+    let outs = windows.out_channels;
+    let places = g_rows.len() / outs.max(1);
+    if windows.groups != 1 || outs < 8 || g_rows.len() < 1 << 12 || out.is_empty() {
+        return false;
+    }
+    // The rows of the gradient that a spike meets are added.
+    let Some(spikes) = spikes_of_windows(windows, x) else { return false };
+    let Some(packed) = Packed::new(g_rows, places, WORD, outs, outs, 1) else { return false };
+    product(&spikes, &packed, true, out);
+    true
+}
+
+/// A convolution whose windows are unrolled.
+struct Unrolled<'a>(&'a Windows);
+
+impl std::ops::Deref for Unrolled<'_> {
     type Target = Windows;
 
     fn deref(&self) -> &Windows {
@@ -28,105 +100,433 @@ impl std::ops::Deref for Dense<'_> {
     }
 }
 
-impl Dense<'_> {
-    fn compute(&self, x: &[f32], w: &[f32], out: &mut [f32]) {
-        let size = |d: [usize; 2]| d[0] * d[1];
-        let (plane, out_plane, taps) = (size(self.input), size(self.output), size(self.kernel));
-        let (image, out_image) = (self.channels * plane, self.out_channels * out_plane);
-        let per_group = self.per_group();
-        let rows = per_group.0 * taps;
+/// Lines of results that are computed together: all of some images, or a band of one.
+#[derive(Clone, Copy)]
+struct Block {
+    first_image: usize,
+    images: usize,
+    first_line: usize,
+    lines: usize,
+}
+
+/// Memory of one thread.
+#[derive(Default)]
+struct Scratch {
+    columns: Vec<f32>,
+    places: Vec<f32>,
+    lines: Vec<f32>,
+}
+
+/// That many floats, whose values do not matter.
+fn sized(v: &mut Vec<f32>, n: usize) -> &mut [f32] {
+    if v.len() < n {
+        v.resize(n, 0.0);
+    }
+    &mut v[..n]
+}
+
+impl Unrolled<'_> {
+    fn plane(&self) -> usize {
+        self.input[0] * self.input[1]
+    }
+
+    fn out_plane(&self) -> usize {
+        self.output[0] * self.output[1]
+    }
+
+    fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// Rows of the unrolled windows of a group.
+    fn rows(&self) -> usize {
+        self.per_group().0 * self.taps()
+    }
+
+    /// Is a window one element, and the result as large as the image? Then nothing needs to be unrolled.
+    fn is_pointwise(&self) -> bool {
+        self.taps() == 1 && self.input == self.output && self.padding == [0, 0]
+    }
+
+    /// The blocks of `images` images, of about `places` places each.
+    fn blocks(&self, images: usize, places: usize) -> Vec<Block> {
+        let [height, width] = self.output;
+        let together = (places / self.out_plane()).clamp(1, images);
+        let lines = if self.out_plane() <= 2 * places { height } else { (places / width).clamp(1, height) };
+        let of_images = |first_image: usize| {
+            let images = together.min(images - first_image);
+            (0..height).step_by(lines).map(move |first_line| Block {
+                first_image,
+                images,
+                first_line,
+                lines: lines.min(height - first_line),
+            })
+        };
+        (0..images).step_by(together).flat_map(of_images).collect()
+    }
+
+    fn size(&self, block: Block) -> usize {
+        block.images * block.lines * self.output[1]
+    }
+
+    /// How a kernel divides its work: each thread blocks of its own, or all threads in each block.
+    fn divided(&self, blocks: usize, products: usize) -> (bool, Parallelism) {
+        let threads = threads();
+        let worth = threads > 1 && products > WORTH_A_THREAD;
+        let whole = worth && blocks >= 2 * threads;
+        (whole, if worth && !whole { Parallelism::Rayon(threads) } else { Parallelism::None })
+    }
+
+    fn forward(&self, x: &[f32], w: &[f32], out: &mut [f32]) {
+        let (image, out_image) = (self.channels * self.plane(), self.out_channels * self.out_plane());
         if out.is_empty() || out_image == 0 {
             return;
         }
-        if self.groups == 1 && out_plane * 8 <= taps && out_plane * self.channels > 0 {
-            return self.few_outputs(x, w, out);
+        let blocks = self.blocks(out.len() / out_image, PLACES);
+        let (whole, parallelism) = self.divided(blocks.len(), out.len() * self.rows());
+        let together = blocks[0].images;
+        let some = |scratch: &mut Scratch, (first, out): (usize, &mut [f32])| {
+            for block in blocks.iter().filter(|b| b.first_image == first * together) {
+                let x = &x[block.first_image * image..][..block.images * image];
+                self.forward_block(*block, x, w, out, scratch, parallelism);
+            }
+        };
+        if whole {
+            out.par_chunks_mut(together * out_image).enumerate().for_each_init(Scratch::default, some);
+        } else {
+            let mut scratch = Scratch::default();
+            out.chunks_mut(together * out_image).enumerate().for_each(|part| some(&mut scratch, part));
         }
-        out.par_chunks_mut(out_image).enumerate().for_each_init(
-            || vec![0f32; rows * out_plane],
-            |columns, (i, out)| {
-                let x = &x[i * image..(i + 1) * image];
-                for g in 0..self.groups {
-                    for c in 0..per_group.0 {
-                        let channel = g * per_group.0 + c;
-                        let part = &mut columns[c * taps * out_plane..(c + 1) * taps * out_plane];
-                        self.unroll(&x[channel * plane..(channel + 1) * plane], part);
-                    }
-                    let w = &w[g * per_group.1 * rows..(g + 1) * per_group.1 * rows];
-                    let out = &mut out[g * per_group.1 * out_plane..(g + 1) * per_group.1 * out_plane];
-                    matrix_product(per_group.1, out_plane, rows, w, rows, 1, columns, out_plane, 1, out, Parallelism::None);
-                }
-            },
-        );
     }
 
-    /// Few outputs of a large kernel, as the gradient of weights is: channel by channel, the inputs that each output meets are
-    /// rows, and the sum over channels is one in the products.
-    fn few_outputs(&self, x: &[f32], w: &[f32], out: &mut [f32]) {
-        let size = |d: [usize; 2]| d[0] * d[1];
-        let (plane, out_plane, taps) = (size(self.input), size(self.output), size(self.kernel));
-        let images = out.len() / (self.out_channels * out_plane);
-        // The kernel and the outputs change places.
-        let turned = Windows { kernel: self.output, output: self.kernel, stride: self.dilation, dilation: self.stride, ..self.0.clone() };
-        let some = images.div_ceil(threads().max(1)).clamp(1, 16);
-        out.par_chunks_mut(some * self.out_channels * out_plane).enumerate().for_each_init(
-            || (vec![0f32; some * out_plane * taps], vec![0f32; some * out_plane * self.out_channels]),
-            |(rows, sums), (chunk, out)| {
-                let count = out.len() / (self.out_channels * out_plane);
-                let n = count * out_plane;
-                sums.fill(0.0);
-                for channel in 0..self.channels {
-                    for i in 0..count {
-                        let image = chunk * some + i;
-                        let start = (image * self.channels + channel) * plane;
-                        Dense(&turned).unroll(&x[start..start + plane], &mut rows[i * out_plane * taps..(i + 1) * out_plane * taps]);
-                    }
-                    let w = &w[channel * taps..];
-                    add_matrix_product(
-                        self.out_channels,
-                        n,
-                        taps,
-                        w,
-                        self.channels * taps,
-                        &rows[..n * taps],
-                        &mut sums[..n * self.out_channels],
-                    );
+    fn forward_block(&self, block: Block, x: &[f32], w: &[f32], out: &mut [f32], scratch: &mut Scratch, parallelism: Parallelism) {
+        let (per_group, rows, n) = (self.per_group(), self.rows(), self.size(block));
+        let (out_plane, first_place) = (self.out_plane(), block.first_line * self.output[1]);
+        for g in 0..self.groups {
+            let weights = Matrix { values: &w[g * per_group.1 * rows..][..per_group.1 * rows], row: rows, column: 1 };
+            let own = &mut out[g * per_group.1 * out_plane..];
+            if self.is_pointwise() && block.images == 1 {
+                let columns = Matrix { values: &x[g * per_group.0 * out_plane + first_place..], row: out_plane, column: 1 };
+                let mut own = MatrixMut::new(&mut own[first_place..], per_group.1, n, out_plane);
+                multiply(rows, weights, columns, &mut own, false, parallelism);
+                continue;
+            }
+            let columns = sized(&mut scratch.columns, rows * n);
+            self.unroll(block, x, g, columns, &mut scratch.lines, parallelism);
+            let columns = Matrix { values: columns, row: n, column: 1 };
+            if block.images == 1 {
+                let mut own = MatrixMut::new(&mut own[first_place..], per_group.1, n, out_plane);
+                multiply(rows, weights, columns, &mut own, false, parallelism);
+                continue;
+            }
+            let places = sized(&mut scratch.places, per_group.1 * n);
+            multiply(rows, weights, columns, &mut MatrixMut::new(places, per_group.1, n, n), false, parallelism);
+            for (o, places) in places.chunks_exact(n).enumerate() {
+                for (i, places) in places.chunks_exact(out_plane).enumerate() {
+                    own[(i * self.out_channels + o) * out_plane..][..out_plane].copy_from_slice(places);
                 }
-                for (i, out) in out.chunks_exact_mut(self.out_channels * out_plane).enumerate() {
-                    for (o, out) in out.chunks_exact_mut(out_plane).enumerate() {
-                        out.copy_from_slice(&sums[o * n + i * out_plane..o * n + (i + 1) * out_plane]);
-                    }
-                }
-            },
-        );
+            }
+        }
     }
 
-    /// One row for each tap of the kernel: the input elements that it meets.
-    fn unroll(&self, plane: &[f32], columns: &mut [f32]) {
-        let [height, width] = self.input;
-        let [out_height, out_width] = self.output;
-        for (tap, row) in columns.chunks_exact_mut(out_height * out_width).enumerate() {
-            let (ky, kx) = (tap / self.kernel[1] * self.dilation[0], tap % self.kernel[1] * self.dilation[1]);
-            for (oy, line) in row.chunks_exact_mut(out_width).enumerate() {
-                let y = (oy * self.stride[0] + ky).wrapping_sub(self.padding[0]);
-                if y >= height {
-                    line.fill(0.0);
-                    continue;
-                }
-                let source = &plane[y * width..(y + 1) * width];
-                if self.stride[1] == 1 {
-                    // x = ox + kx - padding: a run of the source between zeros.
-                    let low = self.padding[1].saturating_sub(kx).min(out_width);
-                    let high = (width + self.padding[1]).saturating_sub(kx).clamp(low, out_width);
-                    line[..low].fill(0.0);
-                    line[high..].fill(0.0);
-                    if high > low {
-                        let start = low + kx - self.padding[1];
-                        line[low..high].copy_from_slice(&source[start..start + high - low]);
+    /// The gradient of a group's results in a block, `[channel, place]`: where it is, or copied so that places of several images
+    /// lie side by side.
+    fn gradient<'g>(&self, block: Block, g: &'g [f32], group: usize, places: &'g mut Vec<f32>) -> Matrix<'g> {
+        let (outs, out_plane, n) = (self.per_group().1, self.out_plane(), self.size(block));
+        let first = |image: usize| ((block.first_image + image) * self.out_channels + group * outs) * out_plane;
+        if block.images == 1 {
+            return Matrix { values: &g[first(0) + block.first_line * self.output[1]..], row: out_plane, column: 1 };
+        }
+        let places = sized(places, outs * n);
+        for (o, places) in places.chunks_exact_mut(n).enumerate() {
+            for (i, places) in places.chunks_exact_mut(out_plane).enumerate() {
+                places.copy_from_slice(&g[first(i) + o * out_plane..][..out_plane]);
+            }
+        }
+        Matrix { values: places, row: n, column: 1 }
+    }
+
+    fn input_gradient(&self, g: &[f32], w: &[f32], out: &mut [f32]) {
+        let image = self.channels * self.plane();
+        if out.is_empty() || image == 0 {
+            return;
+        }
+        if g.is_empty() || w.is_empty() {
+            out.fill(0.0);
+            return;
+        }
+        let blocks = self.blocks(out.len() / image, PLACES);
+        let (whole, parallelism) = self.divided(blocks.len(), g.len() * self.rows());
+        let together = blocks[0].images;
+        let some = |scratch: &mut Scratch, (first, out): (usize, &mut [f32])| {
+            if !self.is_pointwise() || together > 1 {
+                out.fill(0.0);
+            }
+            for block in blocks.iter().filter(|b| b.first_image == first * together) {
+                self.input_gradient_block(*block, g, w, out, scratch, parallelism);
+            }
+        };
+        if whole {
+            out.par_chunks_mut(together * image).enumerate().for_each_init(Scratch::default, some);
+        } else {
+            let mut scratch = Scratch::default();
+            out.chunks_mut(together * image).enumerate().for_each(|part| some(&mut scratch, part));
+        }
+    }
+
+    fn input_gradient_block(&self, block: Block, g: &[f32], w: &[f32], out: &mut [f32], scratch: &mut Scratch, parallelism: Parallelism) {
+        let (per_group, rows, n, plane) = (self.per_group(), self.rows(), self.size(block), self.plane());
+        for group in 0..self.groups {
+            let weights = Matrix { values: &w[group * per_group.1 * rows..][..per_group.1 * rows], row: 1, column: rows };
+            let gradient = self.gradient(block, g, group, &mut scratch.places);
+            let own = &mut out[group * per_group.0 * plane..];
+            if self.is_pointwise() && block.images == 1 {
+                let first_place = block.first_line * self.output[1];
+                let mut own = MatrixMut::new(&mut own[first_place..], rows, n, plane);
+                multiply(per_group.1, weights, gradient, &mut own, false, parallelism);
+                continue;
+            }
+            let columns = sized(&mut scratch.columns, rows * n);
+            multiply(per_group.1, weights, gradient, &mut MatrixMut::new(columns, rows, n, n), false, parallelism);
+            let channels = columns.chunks_exact(self.taps() * n);
+            let of_image = self.channels * plane;
+            // Each image gets its channels from the columns of all of them.
+            let planes = |image: &mut [f32], i: usize, c: usize, columns: &[f32], lines: &mut Vec<f32>| {
+                self.give_back(block, i, columns, &mut image[c * plane..][..plane], lines);
+            };
+            if matches!(parallelism, Parallelism::None) {
+                for (c, columns) in channels.enumerate() {
+                    for (i, image) in own.chunks_mut(of_image).enumerate() {
+                        planes(image, i, c, columns, &mut scratch.lines);
                     }
+                }
+            } else {
+                let columns: Vec<&[f32]> = channels.collect();
+                own.par_chunks_mut(of_image).enumerate().for_each_init(Vec::new, |lines, (i, image)| {
+                    columns.iter().enumerate().for_each(|(c, columns)| planes(image, i, c, columns, lines));
+                });
+            }
+        }
+    }
+
+    /// `g_rows` is the gradient as `[places, channels]`.
+    fn weight_gradient(&self, x: &[f32], g_rows: &[f32], out: &mut [f32]) {
+        let (per_group, rows, image) = (self.per_group(), self.rows(), self.channels * self.plane());
+        if out.is_empty() {
+            return;
+        }
+        if x.is_empty() || g_rows.is_empty() {
+            out.fill(0.0);
+            return;
+        }
+        let blocks = self.blocks(x.len() / image, SUMMED_PLACES);
+        // Each task has some channels of both sides, and sums over all places.
+        let channels = (UNROLLED_COLUMNS / self.taps()).clamp(1, per_group.0);
+        let outs = if per_group.0.div_ceil(channels) * self.groups < 4 { per_group.1.div_ceil(2) } else { per_group.1 };
+        let mut tasks = Vec::new();
+        for (i, part) in out.chunks_mut(outs * rows).enumerate() {
+            let height = part.len() / rows;
+            let columns = MatrixMut::new(part, height, rows, rows).column_blocks(channels * self.taps());
+            tasks.extend(columns.into_iter().enumerate().map(|(c, columns)| (i * outs, c * channels, columns)));
+        }
+        let task = |scratch: &mut Scratch, (first_out, first_channel, mut out): (usize, usize, MatrixMut<'_>)| {
+            let group = first_out / per_group.1;
+            let channels = group * per_group.0 + first_channel..group * per_group.0 + (first_channel + channels).min(per_group.0);
+            let width = channels.len() * self.taps();
+            for (i, block) in blocks.iter().enumerate() {
+                let n = self.size(*block);
+                let columns = sized(&mut scratch.columns, n * width);
+                let x = &x[block.first_image * image..][..block.images * image];
+                self.unroll_places(*block, x, channels.clone(), columns, &mut scratch.lines);
+                let first = block.first_image * self.out_plane() + block.first_line * self.output[1];
+                let gradient = Matrix { values: &g_rows[first * self.out_channels + first_out..], row: 1, column: self.out_channels };
+                multiply(n, gradient, Matrix { values: columns, row: width, column: 1 }, &mut out, i > 0, Parallelism::None);
+            }
+        };
+        if threads() > 1 && g_rows.len() * rows > WORTH_A_THREAD {
+            tasks.into_par_iter().with_max_len(1).for_each_init(Scratch::default, task);
+        } else {
+            let mut scratch = Scratch::default();
+            tasks.into_iter().for_each(|t| task(&mut scratch, t));
+        }
+    }
+
+    /// The lines of a plane that a block meets, with the zeros around them.
+    fn padded(&self, block: Block, plane: &[f32], lines: &mut Vec<f32>) {
+        let (width, [top, left]) = (self.input[1], self.padding);
+        let from = block.first_line * self.stride[0];
+        lines.clear();
+        lines.resize(self.met_lines(block) * self.padded_width(), 0.0);
+        for (y, line) in lines.chunks_exact_mut(self.padded_width()).enumerate() {
+            if let Some(y) = (from + y).checked_sub(top).filter(|y| *y < self.input[0]) {
+                line[left..left + width].copy_from_slice(&plane[y * width..][..width]);
+            }
+        }
+    }
+
+    fn padded_width(&self) -> usize {
+        self.input[1] + 2 * self.padding[1]
+    }
+
+    fn met_lines(&self, block: Block) -> usize {
+        (block.lines - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
+    }
+
+    /// Where an element of the kernel meets the first place of a line of a block, in [`Self::padded`] lines.
+    fn met(&self, tap: usize, line: usize) -> usize {
+        let (ky, kx) = (tap / self.kernel[1], tap % self.kernel[1]);
+        (line * self.stride[0] + ky * self.dilation[0]) * self.padded_width() + kx * self.dilation[1]
+    }
+
+    /// One row for each channel of a group and element of the kernel: what the places of a block meet in `x`, the block's images.
+    fn unroll(&self, block: Block, x: &[f32], group: usize, columns: &mut [f32], lines: &mut Vec<f32>, parallelism: Parallelism) {
+        let (channels, taps, n) = (self.per_group().0, self.taps(), self.size(block));
+        let (width, stride) = (self.output[1], self.stride[1]);
+        let channel = |c: usize, columns: &mut [f32], lines: &mut Vec<f32>| {
+            for i in 0..block.images {
+                let plane = &x[(i * self.channels + group * channels + c) * self.plane()..][..self.plane()];
+                self.padded(block, plane, lines);
+                for (tap, row) in columns.chunks_exact_mut(n).enumerate() {
+                    let row = &mut row[i * block.lines * width..][..block.lines * width];
+                    for (line, row) in row.chunks_exact_mut(width).enumerate() {
+                        let from = &lines[self.met(tap, line)..];
+                        if stride == 1 {
+                            row.iter_mut().zip(from).for_each(|(to, x)| *to = *x);
+                        } else {
+                            row.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, x)| *to = *x);
+                        }
+                    }
+                }
+            }
+        };
+        if matches!(parallelism, Parallelism::None) {
+            columns.chunks_exact_mut(taps * n).enumerate().for_each(|(c, columns)| channel(c, columns, lines));
+        } else {
+            let columns = columns.par_chunks_exact_mut(taps * n).enumerate().with_min_len(4);
+            columns.for_each_init(Vec::new, |lines, (c, columns)| channel(c, columns, lines));
+        }
+    }
+
+    /// One row for each place of a block: what it meets in some channels of `x`, the block's images, `[channels and kernel]`.
+    fn unroll_places(&self, block: Block, x: &[f32], channels: Range<usize>, rows: &mut [f32], lines: &mut Vec<f32>) {
+        let (taps, row, padded) = (self.taps(), channels.len() * self.taps(), self.padded_width());
+        let (stride, dilation) = (self.stride[1], self.dilation);
+        for i in 0..block.images {
+            for (c, channel) in channels.clone().enumerate() {
+                self.padded(block, &x[(i * self.channels + channel) * self.plane()..][..self.plane()], lines);
+                for line in 0..block.lines {
+                    let first = (i * block.lines + line) * self.output[1];
+                    let from = &lines[line * self.stride[0] * padded..];
+                    for (place, row) in rows[first * row..].chunks_exact_mut(row).take(self.output[1]).enumerate() {
+                        let from = &from[place * stride..];
+                        for (ky, row) in row[c * taps..][..taps].chunks_exact_mut(self.kernel[1]).enumerate() {
+                            let from = &from[ky * dilation[0] * padded..];
+                            row.iter_mut().enumerate().for_each(|(kx, to)| *to = from[kx * dilation[1]]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds to a plane of image `i` what its places have for it in the rows `[kernel, places]` of its channel.
+    fn give_back(&self, block: Block, i: usize, columns: &[f32], plane: &mut [f32], lines: &mut Vec<f32>) {
+        let (width, n, stride) = (self.output[1], self.size(block), self.stride[1]);
+        lines.clear();
+        lines.resize(self.met_lines(block) * self.padded_width(), 0.0);
+        for (tap, row) in columns.chunks_exact(n).enumerate() {
+            let row = &row[i * block.lines * width..][..block.lines * width];
+            for (line, row) in row.chunks_exact(width).enumerate() {
+                let to = &mut lines[self.met(tap, line)..];
+                if stride == 1 {
+                    to.iter_mut().zip(row).for_each(|(to, x)| *to += x);
                 } else {
-                    for (ox, value) in line.iter_mut().enumerate() {
-                        let x = (ox * self.stride[1] + kx).wrapping_sub(self.padding[1]);
-                        *value = source.get(x).copied().unwrap_or(0.0);
+                    to.iter_mut().step_by(stride).zip(row).for_each(|(to, x)| *to += x);
+                }
+            }
+        }
+        let (width, [top, left]) = (self.input[1], self.padding);
+        for (y, line) in lines.chunks_exact(self.padded_width()).enumerate() {
+            if let Some(y) = (block.first_line * self.stride[0] + y).checked_sub(top).filter(|y| *y < self.input[0]) {
+                plane[y * width..][..width].iter_mut().zip(&line[left..]).for_each(|(to, x)| *to += x);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use snn_ir::interpret::{Randomness, evaluate};
+    use snn_ir::{Convolution, DType, Op, Tensor, Type};
+
+    /// Images, groups, channels, output channels, input, kernel, stride, padding, dilation.
+    type Case = (usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], [usize; 2]);
+
+    const CASES: [Case; 15] = [
+        (3, 1, 4, 8, [12, 12], [3, 3], [1, 1], [1, 1], [1, 1]),
+        (1, 1, 7, 70, [28, 28], [3, 3], [1, 1], [1, 1], [1, 1]),
+        (2, 2, 8, 32, [9, 11], [5, 4], [2, 3], [2, 0], [1, 1]),
+        (2, 1, 3, 16, [20, 40], [3, 3], [1, 2], [4, 4], [2, 3]),
+        (2, 1, 2, 16, [6, 150], [3, 5], [1, 1], [1, 2], [1, 1]),
+        (3, 1, 6, 8, [14, 14], [12, 12], [1, 1], [0, 0], [1, 1]),
+        (2, 1, 5, 9, [1, 300], [1, 64], [1, 70], [0, 3], [1, 1]),
+        (2, 1, 70, 24, [8, 8], [1, 1], [1, 1], [0, 0], [1, 1]),
+        (4, 1, 3, 10, [8, 7], [1, 1], [2, 2], [0, 0], [1, 1]),
+        (17, 1, 20, 12, [2, 2], [3, 3], [1, 1], [1, 1], [1, 1]),
+        (9, 4, 4, 8, [4, 4], [3, 3], [2, 2], [1, 1], [1, 1]),
+        (2, 1, 4, 16, [7, 64], [7, 7], [1, 1], [3, 64], [1, 1]),
+        (1, 1, 3, 8, [40, 40], [5, 5], [2, 2], [2, 2], [1, 1]),
+        (2, 1, 8, 24, [20, 20], [3, 3], [1, 1], [1, 1], [1, 1]),
+        (5, 1, 1, 1, [1, 9], [1, 3], [1, 4], [0, 0], [1, 1]),
+    ];
+
+    fn close(found: &[f32], want: &[f32], what: &str) {
+        let largest = want.iter().fold(1f32, |m, v| m.max(v.abs()));
+        for (i, (a, b)) in found.iter().zip(want).enumerate() {
+            assert!((a - b).abs() <= 2e-5 * largest, "{what}, element {i}: {a} instead of {b}");
+        }
+    }
+
+    #[test]
+    fn every_direction_is_the_interpreters() {
+        for case in CASES {
+            let (images, groups, channels, out_channels, input, kernel, stride, padding, dilation) = case;
+            let out = |a: usize| (input[a] + 2 * padding[a] - dilation[a] * (kernel[a] - 1) - 1) / stride[a] + 1;
+            let list = |v: [usize; 2]| v.iter().map(|n| *n as i64).collect::<Vec<_>>();
+            let c = Convolution { stride: list(stride), padding: list(padding), dilation: list(dilation), groups: groups as i64 };
+            let x_shape = vec![images, channels, input[0], input[1]];
+            let w_shape = vec![out_channels, channels / groups, kernel[0], kernel[1]];
+            let y_shape = vec![images, out_channels, out(0), out(1)];
+            let windows = Windows::new(&c, &x_shape, &w_shape, &y_shape);
+            let mut next = crate::testing::numbers((channels * out_channels + input[1]) as u64);
+            for density in [0.2f32, 2.0] {
+                let mut tensor = |shape: &[usize], spikes: bool| {
+                    let mut value = |_| if spikes { f32::from(u8::from(next() < density)) } else { next() - 0.5 };
+                    Tensor::f32(shape.to_vec(), (0..shape.iter().product()).map(&mut value).collect())
+                };
+                let (x, w, g) = (tensor(&x_shape, density < 1.0), tensor(&w_shape, false), tensor(&y_shape, false));
+                let directions = [
+                    (Direction::Forward, Op::Conv(c.clone()), [&x, &w], &y_shape),
+                    (Direction::InputGradient, Op::ConvInputGradient(c.clone()), [&g, &w], &x_shape),
+                    (Direction::WeightGradient, Op::ConvWeightGradient(c.clone()), [&x, &g], &w_shape),
+                ];
+                for (direction, op, operands, shape) in directions {
+                    let ty = Type::new(DType::F32, shape.iter().map(|n| (*n as i64).into()).collect::<Vec<_>>());
+                    let want = evaluate(&op, &operands, &[ty], &mut Randomness::Counter { seed: 0 }).unwrap();
+                    let kept: Vec<Kept> = (0..groups).map(|_| Kept::default()).collect();
+                    let plan = ConvolutionPlan { direction, windows: windows.clone(), packed: 0 };
+                    let [a, b] = operands.map(Tensor::as_f32);
+                    let run = || {
+                        let mut out = vec![f32::NAN; shape.iter().product()];
+                        convolve(&plan, &kept, a, b, || Identity::Named("w".into()), &mut out);
+                        out
+                    };
+                    let found = run();
+                    close(&found, want[0].as_f32(), &format!("{direction:?} of {case:?}, density {density}"));
+                    for threads in [1, 3] {
+                        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                        assert_eq!(pool.install(run), found, "{direction:?} of {case:?} on {threads} threads");
                     }
                 }
             }

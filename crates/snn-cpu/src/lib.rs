@@ -10,6 +10,7 @@
 
 pub mod convolution;
 mod emit;
+mod line_products;
 pub mod max_pool;
 pub mod moves;
 mod panels;

@@ -104,7 +104,9 @@ impl Product<'_> {
         };
         let one = |i: usize, out: &mut [f32], parallelism| {
             let (a, b) = (&lhs[at(&self.lhs.batch, i).min(lhs.len())..], &rhs[at(&self.rhs.batch, i).min(rhs.len())..]);
-            matrix_product(m, n, k, a, self.lhs.free, self.lhs.sum, b, self.rhs.sum, self.rhs.free, out, parallelism);
+            let a = Matrix { values: a, row: self.lhs.free, column: self.lhs.sum };
+            let b = Matrix { values: b, row: self.rhs.sum, column: self.rhs.free };
+            multiply(k, a, b, &mut MatrixMut::new(out, m, n, n), false, parallelism);
         };
         if count == 1 {
             // gemm divides rows and columns, never a sum: the result does not depend on the number of threads.
@@ -115,44 +117,96 @@ impl Product<'_> {
     }
 }
 
-/// `out[m, n] = a[m, k] b[k, n]`, with the strides of rows and columns of both operands.
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn matrix_product(
-    m: usize,
-    n: usize,
-    k: usize,
-    a: &[f32],
-    a_row: usize,
-    a_column: usize,
-    b: &[f32],
-    b_row: usize,
-    b_column: usize,
-    out: &mut [f32],
-    parallelism: Parallelism,
-) {
-    if k == 0 {
-        out.fill(0.0);
+/// A matrix: elements, and the distances of its rows and of its columns.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    /// From the first element on.
+    pub values: &'a [f32],
+    /// From a row to the next.
+    pub row: usize,
+    /// From a column to the next.
+    pub column: usize,
+}
+
+impl Matrix<'_> {
+    /// Are so many rows and columns inside?
+    fn has(&self, rows: usize, columns: usize) -> bool {
+        (rows - 1) * self.row + (columns - 1) * self.column < self.values.len()
+    }
+}
+
+/// A matrix that is written: rows of elements side by side, which may be part of longer ones.
+pub(crate) struct MatrixMut<'a> {
+    values: *mut f32,
+    rows: usize,
+    columns: usize,
+    /// From a row to the next.
+    row: usize,
+    of: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: a matrix is the only one with its elements, as a mutable slice is.
+unsafe impl Send for MatrixMut<'_> {}
+
+impl<'a> MatrixMut<'a> {
+    /// The first columns of rows that are `row` elements apart.
+    pub fn new(values: &'a mut [f32], rows: usize, columns: usize, row: usize) -> MatrixMut<'a> {
+        assert!(rows == 0 || columns == 0 || columns <= row && (rows - 1) * row + columns <= values.len());
+        MatrixMut { values: values.as_mut_ptr(), rows, columns, row, of: std::marker::PhantomData }
+    }
+
+    /// Blocks of up to `columns` columns, from left to right.
+    pub fn column_blocks(self, columns: usize) -> Vec<MatrixMut<'a>> {
+        let block = |first: usize| {
+            // SAFETY: the first element of a column of the matrix; where there are no rows, nothing is read or written there.
+            let values = if self.rows == 0 { self.values } else { unsafe { self.values.add(first) } };
+            MatrixMut { values, columns: columns.min(self.columns - first), ..self }
+        };
+        (0..self.columns).step_by(columns).map(block).collect()
+    }
+
+    fn row_mut(&mut self, i: usize) -> &mut [f32] {
+        assert!(i < self.rows);
+        // SAFETY: a row of the matrix, all of whose elements are its own.
+        unsafe { std::slice::from_raw_parts_mut(self.values.add(i * self.row), self.columns) }
+    }
+
+    fn for_each_row(&mut self, mut act: impl FnMut(&mut [f32])) {
+        (0..self.rows).for_each(|i| act(self.row_mut(i)));
+    }
+}
+
+/// `out[m, n] = a[m, k] b[k, n]`, or, where `add` is set, that is added.
+pub(crate) fn multiply(k: usize, a: Matrix<'_>, b: Matrix<'_>, out: &mut MatrixMut<'_>, add: bool, parallelism: Parallelism) {
+    let (m, n) = (out.rows, out.columns);
+    if m * n == 0 {
         return;
     }
-    let last = |rows: usize, row: usize, columns: usize, column: usize| (rows - 1) * row + (columns - 1) * column;
-    assert!(last(m, a_row, k, a_column) < a.len() && last(k, b_row, n, b_column) < b.len() && m * n <= out.len());
-    // SAFETY: the assertion above bounds every element that the strides reach; `out` is not read and aliases neither.
+    if k == 0 {
+        if !add {
+            out.for_each_row(|row| row.fill(0.0));
+        }
+        return;
+    }
+    assert!(a.has(m, k) && b.has(k, n));
+    // SAFETY: the assertion above bounds every element of the operands that the strides reach, and `out` has its own; it aliases
+    // neither, and is read only where something is added to it.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            out.as_mut_ptr(),
+            out.values,
             1,
-            n as isize,
-            false,
-            a.as_ptr(),
-            a_column as isize,
-            a_row as isize,
-            b.as_ptr(),
-            b_column as isize,
-            b_row as isize,
-            0.0,
+            out.row as isize,
+            add,
+            a.values.as_ptr(),
+            a.column as isize,
+            a.row as isize,
+            b.values.as_ptr(),
+            b.column as isize,
+            b.row as isize,
+            if add { 1.0 } else { 0.0 },
             1.0,
             false,
             false,
@@ -161,39 +215,7 @@ pub(crate) fn matrix_product(
         );
     }
     // A sum begins at +0, which one product of a zero and a negative number does not show.
-    if k == 1 {
-        out[..m * n].iter_mut().for_each(|x| *x += 0.0);
-    }
-}
-
-/// `out[m, n] += a[m, k] b[n, k]`: rows of `a` are `a_row` apart, `b` and `out` are whole.
-pub(crate) fn add_matrix_product(m: usize, n: usize, k: usize, a: &[f32], a_row: usize, b: &[f32], out: &mut [f32]) {
-    if m * n * k == 0 {
-        return;
-    }
-    assert!((m - 1) * a_row + k <= a.len() && n * k <= b.len() && m * n <= out.len());
-    // SAFETY: the assertion above bounds every element that the strides reach; `out` aliases neither operand.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            n as isize,
-            true,
-            a.as_ptr(),
-            1,
-            a_row as isize,
-            b.as_ptr(),
-            k as isize,
-            1,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
+    if k == 1 && !add {
+        out.for_each_row(|row| row.iter_mut().for_each(|x| *x += 0.0));
     }
 }

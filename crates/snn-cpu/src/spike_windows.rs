@@ -150,6 +150,73 @@ impl BySpikes<'_> {
     }
 }
 
+/// What the places of all results meet in `x`, as bits: a row for each channel and element of the kernel, `[channels and kernel,
+/// places]`, places image by image in row-major order. `None` where that is many spikes, or a value is not one.
+pub fn spikes_of_windows(windows: &Windows, x: &[f32]) -> Option<Spikes> {
+    let ([height, width], [out_height, out_width]) = (windows.input, windows.output);
+    let (plane, taps) = (height * width, windows.kernel[0] * windows.kernel[1]);
+    let images = x.len() / (windows.channels * plane).max(1);
+    if x.is_empty() || !are_few(x, width) {
+        return None;
+    }
+    // The rows of each channel as bits, padded; where windows are apart, those that one element of the kernel meets side by side.
+    let (stride, padded) = (windows.stride[1], width + 2 * windows.padding[1]);
+    let words = padded.div_ceil(stride).div_ceil(WORD) + 2;
+    let per_line = stride * words;
+    let mut lines = vec![0u64; windows.channels * images * height * per_line];
+    let looker = Looker::new();
+    let found = lines.par_chunks_mut(images * height * per_line).enumerate().map(|(c, lines)| {
+        let mut line = 0;
+        for i in 0..images {
+            for values in x[(i * windows.channels + c) * plane..][..plane].chunks_exact(width) {
+                let target = &mut lines[line * per_line..][..per_line];
+                line += 1;
+                for (n, values) in values.chunks(WORD).enumerate() {
+                    let mut ones = looker.look(values)?;
+                    while ones != 0 {
+                        let at = windows.padding[1] + n * WORD + ones.trailing_zeros() as usize;
+                        ones &= ones - 1;
+                        let (phase, at) = (at % stride, at / stride);
+                        target[phase * words + at / WORD] |= 1 << (at % WORD);
+                    }
+                }
+            }
+        }
+        Some(())
+    });
+    if !found.all(|f| f.is_some()) {
+        return None;
+    }
+    let mut spikes = Spikes::none(windows.channels * taps, (images * out_height * out_width).div_ceil(WORD));
+    let (group, own_words) = (spikes.group, spikes.words);
+    spikes.bits.par_chunks_mut(own_words * group).enumerate().for_each(|(g, bits)| {
+        for r in 0..group.min(windows.channels * taps - g * group) {
+            let (channel, tap) = ((g * group + r) / taps, (g * group + r) % taps);
+            let (ky, kx) = (tap / windows.kernel[1] * windows.dilation[0], tap % windows.kernel[1] * windows.dilation[1]);
+            for line in 0..images * out_height {
+                let y = (line % out_height * windows.stride[0] + ky).wrapping_sub(windows.padding[0]);
+                if y >= height {
+                    continue;
+                }
+                let from = ((channel * images + line / out_height) * height + y) * per_line + kx % stride * words;
+                let source = &lines[from..][..words];
+                for first in (0..out_width).step_by(WORD) {
+                    let run = fetch(source, kx / stride + first) & ones(WORD.min(out_width - first));
+                    let place = line * out_width + first;
+                    let (word, shift) = (place / WORD, place % WORD);
+                    bits[word * group + r] |= run << shift;
+                    let rest = (run >> 1) >> (WORD - 1 - shift);
+                    if rest != 0 {
+                        bits[(word + 1) * group + r] |= rest;
+                    }
+                }
+            }
+        }
+    });
+    spikes.recount();
+    Some(spikes)
+}
+
 simd_dispatch! {
     /// What the outputs in `rows` of image `i` meet, as bits.
     fn unroll(windows: &Windows, runs: Runs, i: usize, rows: std::ops::Range<usize>, lines: &[u64], spikes: &mut Spikes) {

@@ -62,6 +62,12 @@ impl Spikes {
         (count as f64 <= 1.2 * DENSEST * x.len() as f64).then_some(Spikes { bits, rows, group, words, count })
     }
 
+    /// A matrix without spikes; their places are to be set, and then counted.
+    pub fn none(rows: usize, words: usize) -> Spikes {
+        let group = rows.clamp(1, GROUP);
+        Spikes { bits: vec![0; rows.div_ceil(group) * words * group], rows, group, words, count: 0 }
+    }
+
     /// Takes all spikes away; their places, in one group of rows, are to be set, and then counted.
     pub fn clear(&mut self, rows: usize, words: usize) {
         self.bits.clear();

@@ -94,7 +94,8 @@ pub fn axis(op: &Op, operands: &[&Type], results: &[Type], operand: usize, axis:
                 }
             }
         }
-        Op::Conv(c) => unless(operand > 0 || axis + c.stride.len() + 1 >= own.rank()),
+        Op::Conv(c) | Op::ConvInputGradient(c) => unless(operand > 0 || axis + c.stride.len() + 1 >= own.rank()),
+        Op::ConvWeightGradient(_) => Mixed,
         Op::Delay { .. } => {
             if axis == 0 {
                 Causal(0)

@@ -180,10 +180,23 @@ impl Op {
             Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => Class::Movement,
             Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } => Class::Movement,
             Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => Class::Reduction,
-            Op::Contract(_) | Op::Conv(_) => Class::Product,
+            Op::Contract(_) | Op::Conv(_) | Op::ConvInputGradient(_) | Op::ConvWeightGradient(_) => Class::Product,
             Op::Delay { .. } | Op::FirstSpike { .. } => Class::Time,
             Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => Class::Label,
             Op::Scan(_) | Op::Loop(_) => Class::Recurrence,
+        }
+    }
+
+    /// Must the type of the result be said, because operands and attributes do not tell it?
+    pub fn declares_type(&self) -> bool {
+        match self {
+            Op::Input(_) | Op::Parameter(_) | Op::Iota | Op::Random { .. } | Op::Cast | Op::Broadcast { .. } | Op::Reshape => true,
+            Op::Slice { .. } | Op::ConvInputGradient(_) | Op::ConvWeightGradient(_) => true,
+            Op::Constant(_) | Op::Size(_) | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Spike { .. } => false,
+            Op::Transpose { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } => false,
+            Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => false,
+            Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => false,
+            Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => false,
         }
     }
 
@@ -216,6 +229,8 @@ impl Op {
             Op::CumSum { .. } => "cumsum",
             Op::Contract(_) => "contract",
             Op::Conv(_) => "conv",
+            Op::ConvInputGradient(_) => "conv_input_gradient",
+            Op::ConvWeightGradient(_) => "conv_weight_gradient",
             Op::Delay { .. } => "delay",
             Op::FirstSpike { .. } => "first_spike_index",
             Op::RedundantOneHot { .. } => "redundant_one_hot",
@@ -270,7 +285,7 @@ impl Op {
                 ("lhs_sum", axes(&c.lhs_sum)),
                 ("rhs_sum", axes(&c.rhs_sum)),
             ],
-            Op::Conv(c) => vec![
+            Op::Conv(c) | Op::ConvInputGradient(c) | Op::ConvWeightGradient(c) => vec![
                 ("stride", Attribute::List(c.stride.clone())),
                 ("padding", Attribute::List(c.padding.clone())),
                 ("dilation", Attribute::List(c.dilation.clone())),
@@ -387,12 +402,9 @@ impl Given<'_> {
                 lhs_sum: self.axes("lhs_sum")?,
                 rhs_sum: self.axes("rhs_sum")?,
             }),
-            "conv" => Op::Conv(Convolution {
-                stride: self.list("stride")?,
-                padding: self.list("padding")?,
-                dilation: self.list("dilation")?,
-                groups: self.int("groups")?,
-            }),
+            "conv" => Op::Conv(self.convolution()?),
+            "conv_input_gradient" => Op::ConvInputGradient(self.convolution()?),
+            "conv_weight_gradient" => Op::ConvWeightGradient(self.convolution()?),
             "delay" => Op::Delay { steps: self.int("steps")? },
             "first_spike_index" => Op::FirstSpike { axis: self.axis("axis")? },
             "redundant_one_hot" => Op::RedundantOneHot { classes: self.int("classes")?, repeat: self.int("repeat")? },
@@ -415,6 +427,15 @@ impl Given<'_> {
                 body: self.body()?,
             })),
             other => return Err(format!("there is no operation `{other}`")),
+        })
+    }
+
+    fn convolution(&mut self) -> Result<Convolution, String> {
+        Ok(Convolution {
+            stride: self.list("stride")?,
+            padding: self.list("padding")?,
+            dilation: self.list("dilation")?,
+            groups: self.int("groups")?,
         })
     }
 

@@ -1,6 +1,6 @@
 //! Operations said in other operations, for differentiation and for devices that lack them.
 
-use crate::{BinaryOp, Build, DType, Dim, Graph, MaxPool, Op, Type, Value};
+use crate::{BinaryOp, Build, Convolution, DType, Dim, Graph, MaxPool, Op, Type, Value};
 
 /// The gradient of [`Op::Window`]: every element of a window goes back to where it came from; where windows overlap, they add.
 pub fn window_gradient(build: &mut Build<'_>, g: Value, from: &Type, axis: usize, [size, stride, dilation]: [i64; 3]) -> Value {
@@ -122,4 +122,107 @@ pub fn pooled(graph: &Graph, x: Value, axes: &[usize]) -> Option<(Value, MaxPool
         v = graph.node(v.node).operands[0];
     }
     (graph.ty(v).dtype == DType::F32).then_some((v, pool))
+}
+
+/// [`Op::ConvInputGradient`] as a convolution of the gradient, spread by the stride, with flipped weights.
+pub fn convolution_input_gradient(build: &mut Build<'_>, c: &Convolution, g: Value, w: Value, of: &Type) -> Value {
+    let w_shape = build.0.ty(w).shape.clone();
+    let g = with_one_batch(build, g, c);
+    let x_shape = &one_batch(&of.shape, c);
+    let groups = Dim::constant(c.groups);
+    // [O, C / groups, K] to [C, O / groups, K], each group by itself, and turned.
+    let out = w_shape[0].divided_exactly(&groups).unwrap_or_else(|| w_shape[0].clone());
+    let kernel = &w_shape[2..];
+    let with = |head: Vec<Dim>| head.into_iter().chain(kernel.iter().cloned()).collect::<Vec<_>>();
+    let split = build.reshape(w, with(vec![groups.clone(), out.clone(), w_shape[1].clone()]));
+    let order = [0, 2, 1].into_iter().chain(3..3 + kernel.len()).collect();
+    let swapped = build.transpose(split, order);
+    let mut weights = build.reshape(swapped, with(vec![groups.times(&w_shape[1]), out]));
+    let mut spread = g;
+    for (i, size) in kernel.iter().enumerate() {
+        let axis = 2 + i;
+        weights = build.flipped(weights, axis);
+        spread = spread_out(build, spread, axis, c.stride[i]);
+        // Zeros around, so that every input is met by every weight that has met it.
+        let size = size.as_constant().unwrap_or(1);
+        let reach = Dim::constant(c.dilation[i] * (size - 1) - c.padding[i]);
+        let have = build.0.ty(spread).shape[axis].clone();
+        let want = x_shape[axis].plus(&(c.dilation[i] * (size - 1)).into());
+        let high = want.minus(&have).minus(&reach);
+        spread = pad_or_cut(build, spread, axis, &reach, &high);
+    }
+    let plain =
+        Convolution { stride: vec![1; c.stride.len()], padding: vec![0; c.stride.len()], dilation: c.dilation.clone(), groups: c.groups };
+    let d = build.0.add(Op::Conv(plain), &[spread, weights], None);
+    build.reshape(d, of.shape.clone())
+}
+
+/// A shape whose axes before the channels are one.
+fn one_batch(shape: &[Dim], c: &Convolution) -> Vec<Dim> {
+    let channels = shape.len() - c.stride.len() - 1;
+    std::iter::once(Dim::product(&shape[..channels])).chain(shape[channels..].iter().cloned()).collect()
+}
+
+fn with_one_batch(build: &mut Build<'_>, x: Value, c: &Convolution) -> Value {
+    let shape = one_batch(&build.0.ty(x).shape, c);
+    build.reshape(x, shape)
+}
+
+/// Puts `stride - 1` zeros between the elements of an axis.
+fn spread_out(build: &mut Build<'_>, g: Value, axis: usize, stride: i64) -> Value {
+    if stride == 1 {
+        return g;
+    }
+    let shape = build.0.ty(g).shape.clone();
+    let n = shape[axis].clone();
+    let mut split = shape.clone();
+    split.insert(axis + 1, 1.into());
+    let g = build.reshape(g, split);
+    let g = build.pad(g, axis + 1, 0.into(), (stride - 1).into());
+    let mut joined = shape;
+    joined[axis] = n.times(&stride.into());
+    build.reshape(g, joined)
+}
+
+/// Pads an axis, or cuts where the number is negative.
+fn pad_or_cut(build: &mut Build<'_>, g: Value, axis: usize, low: &Dim, high: &Dim) -> Value {
+    let negative = |d: &Dim| d.as_constant().filter(|n| *n < 0).map(|n| -n);
+    let (cut_low, cut_high) = (negative(low).unwrap_or(0), negative(high).unwrap_or(0));
+    let mut g = g;
+    if cut_low > 0 || cut_high > 0 {
+        let count = build.0.ty(g).shape[axis].minus(&(cut_low + cut_high).into());
+        g = build.slice(g, axis, cut_low.into(), count);
+    }
+    let at_least_zero = |d: &Dim| if negative(d).is_some() { 0.into() } else { d.clone() };
+    build.pad(g, axis, at_least_zero(low), at_least_zero(high))
+}
+
+/// [`Op::ConvWeightGradient`] as a convolution of the input with the gradient, channels and batch exchanged.
+pub fn convolution_weight_gradient(build: &mut Build<'_>, c: &Convolution, x: Value, g: Value, of: &Type) -> Value {
+    let (w_shape, spatial) = (&of.shape, c.stride.len());
+    let (x, g) = (with_one_batch(build, x, c), with_one_batch(build, g, c));
+    let swap: Vec<usize> = [1, 0].into_iter().chain(2..2 + spatial).collect();
+    let (x, g) = (build.transpose(x, swap.clone()), build.transpose(g, swap.clone()));
+    // Stride and dilation change places.
+    let product = Convolution { stride: c.dilation.clone(), padding: c.padding.clone(), dilation: c.stride.clone(), groups: 1 };
+    let groups = Dim::constant(c.groups);
+    let out = w_shape[0].divided_exactly(&groups).unwrap_or_else(|| w_shape[0].clone());
+    let mut parts = Vec::new();
+    for group in 0..c.groups {
+        let (x, g) = if c.groups == 1 {
+            (x, g)
+        } else {
+            let start = |size: &Dim| size.times(&group.into());
+            (build.slice(x, 0, start(&w_shape[1]), w_shape[1].clone()), build.slice(g, 0, start(&out), out.clone()))
+        };
+        let mut d = build.0.add(Op::Conv(product.clone()), &[x, g], None);
+        for i in 0..spatial {
+            // Inputs that no window reached give rows too many.
+            if build.0.ty(d).shape[2 + i] != w_shape[2 + i] {
+                d = build.slice(d, 2 + i, 0.into(), w_shape[2 + i].clone());
+            }
+        }
+        parts.push(build.transpose(d, swap.clone()));
+    }
+    if parts.len() == 1 { parts[0] } else { build.0.add(Op::Concat { axis: 0 }, &parts, None) }
 }

@@ -214,6 +214,14 @@ pub fn infer(op: &Op, operands: &[&Type], expected: Option<&Type>) -> Result<Vec
         }
         Op::Contract(c) => contraction(c, operands[0], operands[1]),
         Op::Conv(c) => convolution(c, operands[0], operands[1]),
+        Op::ConvInputGradient(c) => {
+            let x = declared()?;
+            convolution_gradient(c, (&x, operands[1]), operands[0], &x)
+        }
+        Op::ConvWeightGradient(c) => {
+            let w = declared()?;
+            convolution_gradient(c, (operands[0], &w), operands[1], &w)
+        }
         Op::Delay { steps } => {
             if operands[0].rank() == 0 {
                 return type_error("a delay needs a time dimension, and this is a scalar", &[0]);
@@ -253,7 +261,8 @@ pub fn infer(op: &Op, operands: &[&Type], expected: Option<&Type>) -> Result<Vec
 fn check_count(op: &Op, n: usize) -> Result<(), TypeError> {
     let wanted = match op {
         Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => 0,
-        Op::Binary(_) | Op::Gather { .. } | Op::Contract(_) | Op::Conv(_) => 2,
+        Op::Binary(_) | Op::Gather { .. } | Op::Contract(_) => 2,
+        Op::Conv(_) | Op::ConvInputGradient(_) | Op::ConvWeightGradient(_) => 2,
         Op::Select | Op::ScatterAdd { .. } | Op::MaxPoolGradient(_) => 3,
         Op::Concat { .. } => n.max(1),
         Op::Scan(s) => s.sequences + s.invariants + s.states,
@@ -373,6 +382,15 @@ fn convolution(c: &crate::op::Convolution, x: &Type, w: &Type) -> Result<Vec<Typ
             window_count(&padded, kernel, c.stride[i], c.dilation[i]).map_err(|m| TypeError { message: m, operands: vec![0] })?;
     }
     Ok(vec![Type::new(DType::F32, shape)])
+}
+
+/// The gradient of an operand of a convolution of `x` and `w`, whose result has the type of `g`.
+fn convolution_gradient(c: &crate::op::Convolution, (x, w): (&Type, &Type), g: &Type, of: &Type) -> Result<Vec<Type>, TypeError> {
+    let result = convolution(c, x, w).map_err(|e| TypeError { operands: vec![0, 1], ..e })?;
+    if result[0] != *g {
+        return type_error(format!("a convolution of {x} by {w} gives {}, not {g}", result[0]), &[0, 1]);
+    }
+    Ok(vec![of.clone()])
 }
 
 /// Does `from` broadcast against `to`, aligned at the last axis?

@@ -173,6 +173,8 @@ pub fn evaluate(op: &Op, operands: &[&Tensor], types: &[Type], randomness: &mut 
         Op::CumSum { axis } => one(sums::cumsum(operands[0], *axis)),
         Op::Contract(c) => one(sums::contract(operands[0], operands[1], c, &shape)),
         Op::Conv(c) => one(sums::convolve(operands[0], operands[1], c, &shape)),
+        Op::ConvInputGradient(c) => one(sums::convolution_input_gradient(operands[0], operands[1], c, &shape)),
+        Op::ConvWeightGradient(c) => one(sums::convolution_weight_gradient(operands[0], operands[1], c, &shape)),
         Op::Delay { steps } => one(movement::delay(operands[0], *steps)),
         Op::FirstSpike { axis } => {
             let twice = sums::steps_summed(&sums::steps_summed(&numeric(operands[0]), *axis), *axis);

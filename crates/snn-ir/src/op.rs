@@ -130,6 +130,12 @@ pub enum Op {
     Contract(Contraction),
     /// A convolution (cross-correlation, as PyTorch's): `x[..., C, spatial...]` with `w[O, C / groups, kernel...]`.
     Conv(Convolution),
+    /// The gradient of the input of [`Op::Conv`], of the declared type. Operands: the gradient of the result, and the weights. Sums
+    /// go over output channels, and for each over the kernel in row-major order; this is also what a transposed convolution computes.
+    ConvInputGradient(Convolution),
+    /// The gradient of the weights of [`Op::Conv`], of the declared type. Operands: the input, and the gradient of the result. Sums
+    /// go over samples, and for each over the places of the result in row-major order.
+    ConvWeightGradient(Convolution),
 
     /// `y[t] = x[t - steps]` along axis 0, zero before.
     Delay {

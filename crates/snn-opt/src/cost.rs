@@ -59,6 +59,15 @@ pub fn cost(op: &Op, operands: &[&Type], results: &[Type]) -> f64 {
             let kernel = elements(operands[1]) / rough(&operands[1].shape[0]).max(1.0);
             size * (1.0 + 0.2 * kernel)
         }
+        // As the convolution: each of its products once.
+        Op::ConvInputGradient(_) => {
+            let kernel = elements(operands[1]) / rough(&operands[1].shape[0]).max(1.0);
+            size + 0.2 * kernel * elements(operands[0])
+        }
+        Op::ConvWeightGradient(_) => {
+            let kernel = size / rough(&results[0].shape[0]).max(1.0);
+            size + 0.2 * kernel * elements(operands[1])
+        }
         Op::Scan(s) => {
             let body: f64 = s.body.nodes().map(|(_, n)| weight(&n.op)).sum();
             elements(operands[0]) * (1.0 + 0.3 * body)

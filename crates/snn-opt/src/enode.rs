@@ -29,7 +29,7 @@ struct Inner {
 impl Attributes {
     /// The attributes of an operation.
     pub fn new(op: Op, ty: Option<Type>) -> Attributes {
-        let ty = if needs_type(&op) { ty } else { None };
+        let ty = if op.declares_type() { ty } else { None };
         let structure = op.structure();
         Attributes(Arc::new(Inner { op, ty, structure }))
     }
@@ -141,12 +141,6 @@ impl fmt::Display for ENode {
             }
         }
     }
-}
-
-/// Must the type of the result be said?
-pub fn needs_type(op: &Op) -> bool {
-    use Op::*;
-    matches!(op, Input(_) | Parameter(_) | Iota | Random { .. } | Cast | Broadcast { .. } | Reshape | Slice { .. })
 }
 
 /// Has the term of an operation its attributes as the first child?

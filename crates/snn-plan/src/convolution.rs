@@ -1,17 +1,30 @@
-//! Convolutions over one or two axes.
+//! Convolutions over one or two axes, and their gradients.
 
-use snn_ir::{CompileError, Convolution, Graph, Node};
+use snn_ir::{CompileError, Convolution, Graph, Node, Type};
 
 /// A convolution over one or two axes.
 #[derive(Clone, Debug)]
 pub struct ConvolutionPlan {
+    /// What is computed.
+    pub direction: Direction,
     /// Which inputs each output meets.
     pub windows: Windows,
     /// The number of the packed weights that are kept of the first group; those of the others follow.
     pub packed: usize,
 }
 
-/// Which inputs each output meets.
+/// The convolution, or the gradient of one of its operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The operands are the input and the weights.
+    Forward,
+    /// The operands are the gradient of the result, and the weights.
+    InputGradient,
+    /// The operands are the input, and the gradient of the result.
+    WeightGradient,
+}
+
+/// Which inputs each output of a convolution meets.
 #[derive(Clone, Debug)]
 pub struct Windows {
     /// Into how many groups channels are divided.
@@ -35,14 +48,37 @@ pub struct Windows {
 }
 
 impl ConvolutionPlan {
-    /// Plans a convolution; over one axis it is one over two with a height of one.
-    pub(crate) fn new(graph: &Graph, node: &Node, c: &Convolution, packed: &mut usize) -> Result<ConvolutionPlan, CompileError> {
-        let (x, w) = (graph.ty(node.operands[0]).sizes()?, graph.ty(node.operands[1]).sizes()?);
-        let out = node.types[0].sizes()?;
+    /// Plans a convolution or a gradient; over one axis it is one over two with a height of one.
+    pub(crate) fn new(
+        graph: &Graph,
+        node: &Node,
+        direction: Direction,
+        c: &Convolution,
+        packed: &mut usize,
+    ) -> Result<ConvolutionPlan, CompileError> {
+        let operand = |i: usize| -> &Type { graph.ty(node.operands[i]) };
+        let result = &node.types[0];
+        let (x, w, out) = match direction {
+            Direction::Forward => (operand(0), operand(1), result),
+            Direction::InputGradient => (result, operand(1), operand(0)),
+            Direction::WeightGradient => (operand(0), result, operand(1)),
+        };
+        let windows = Windows::new(c, &x.sizes()?, &w.sizes()?, &out.sizes()?);
+        let first = *packed;
+        if direction == Direction::Forward {
+            *packed += windows.groups;
+        }
+        Ok(ConvolutionPlan { direction, windows, packed: first })
+    }
+}
+
+impl Windows {
+    /// The windows of a convolution of an input of shape `x` by weights of shape `w`, which gives `out`.
+    pub fn new(c: &Convolution, x: &[usize], w: &[usize], out: &[usize]) -> Windows {
         let n = c.stride.len();
         let two = |v: &[usize], one: usize| if n == 1 { [one, v[0]] } else { [v[0], v[1]] };
         let numbers = |v: &[i64]| v.iter().map(|x| *x as usize).collect::<Vec<_>>();
-        let windows = Windows {
+        Windows {
             groups: c.groups as usize,
             channels: x[x.len() - n - 1],
             out_channels: w[0],
@@ -52,14 +88,9 @@ impl ConvolutionPlan {
             stride: two(&numbers(&c.stride), 1),
             padding: two(&numbers(&c.padding), 0),
             dilation: two(&numbers(&c.dilation), 1),
-        };
-        let first = *packed;
-        *packed += windows.groups;
-        Ok(ConvolutionPlan { windows, packed: first })
+        }
     }
-}
 
-impl Windows {
     /// Channels of a group, before and after.
     pub fn per_group(&self) -> (usize, usize) {
         (self.channels / self.groups, self.out_channels / self.groups)

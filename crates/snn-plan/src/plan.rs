@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use snn_ir::tensor::row_major_strides;
-use snn_ir::{CompileError, DType, Dims, Graph, Loop, NodeId, Op, Value};
+use snn_ir::{CompileError, Convolution, DType, Dims, Graph, Loop, NodeId, Op, Value};
 
 use snn_ir::lanes::{supports, supports_graph};
 
-use crate::convolution::ConvolutionPlan;
+use crate::convolution::{ConvolutionPlan, Direction};
 use crate::max_pool::MaxPoolGradient;
 use crate::partition::partition_batch;
 use crate::product::ProductPlan;
@@ -473,10 +473,10 @@ impl Planner<'_> {
             Kernel::Alias
         } else if let Op::Contract(c) = &node.op {
             Kernel::Product(ProductPlan::new(self.graph, node, c, &mut counts.packed)?)
-        } else if let Op::Conv(c) = &node.op
+        } else if let Some((direction, c)) = convolution(&node.op)
             && c.stride.len() <= 2
         {
-            Kernel::Convolution(ConvolutionPlan::new(self.graph, node, c, &mut counts.packed)?)
+            Kernel::Convolution(ConvolutionPlan::new(self.graph, node, direction, c, &mut counts.packed)?)
         } else if let Op::Delay { steps } = &node.op {
             Kernel::Delay(*steps)
         } else if let (Op::Reduce { kind, axes }, true) = (&node.op, is_float) {
@@ -565,16 +565,34 @@ impl Planner<'_> {
     }
 }
 
+/// Is it a convolution, or a gradient of one?
+fn convolution(op: &Op) -> Option<(Direction, &Convolution)> {
+    if let Op::Conv(c) = op {
+        Some((Direction::Forward, c))
+    } else if let Op::ConvInputGradient(c) = op {
+        Some((Direction::InputGradient, c))
+    } else if let Op::ConvWeightGradient(c) = op {
+        Some((Direction::WeightGradient, c))
+    } else {
+        None
+    }
+}
+
 /// Operations on numbers that a task does: each operation of a step on each element, two for each product and sum.
 pub fn operations(graph: &Graph, task: &Task) -> usize {
     let elements = |v: Value| graph.ty(v).sizes().map_or(0, |s| s.iter().product::<usize>());
     match &task.kernel {
         Kernel::Step(s) => s.scalar_operations(graph) * s.elements() * s.steps,
         Kernel::Product(p) => 2 * p.k * elements(Value { node: task.node, result: 0 }),
-        Kernel::Convolution(_) => {
-            let weight = graph.node(task.node).operands[1];
-            let taps: usize = graph.ty(weight).sizes().map_or(0, |s| s[1..].iter().product());
-            2 * taps * elements(Value { node: task.node, result: 0 })
+        Kernel::Convolution(c) => {
+            let result = Value { node: task.node, result: 0 };
+            let output = match c.direction {
+                Direction::Forward => result,
+                Direction::InputGradient => graph.node(task.node).operands[0],
+                Direction::WeightGradient => graph.node(task.node).operands[1],
+            };
+            let windows = &c.windows;
+            2 * windows.per_group().0 * windows.kernel.iter().product::<usize>() * elements(output)
         }
         Kernel::Reduction(f) => elements(f.source),
         Kernel::MaxPoolGradient(u) => elements(u.x),
@@ -592,7 +610,11 @@ pub fn describe_task(graph: &Graph, task: &Task) -> String {
         Kernel::Step(s) => format!("step kernel{} ({} operations)", s.function, s.operations),
         Kernel::Alias => "alias".into(),
         Kernel::Product(p) => format!("product {} x {} x {}", p.m, p.n, p.k),
-        Kernel::Convolution(_) => "convolution".into(),
+        Kernel::Convolution(c) => match c.direction {
+            Direction::Forward => "convolution".into(),
+            Direction::InputGradient => "convolution, input gradient".into(),
+            Direction::WeightGradient => "convolution, weight gradient".into(),
+        },
         Kernel::Reduction(f) => format!("reduction {:?}", f.kind).to_lowercase(),
         Kernel::MaxPoolGradient(_) => "max-pool backward".into(),
         Kernel::Delay(d) => format!("delay {d}"),

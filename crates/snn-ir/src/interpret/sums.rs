@@ -141,38 +141,132 @@ pub(super) fn contract(a: &Tensor, b: &Tensor, c: &Contraction, shape: &[usize])
     Tensor::f32(shape, result)
 }
 
+/// The places of a convolution: which element of an image each output meets with each element of the kernel.
+struct Places {
+    groups: usize,
+    channels: usize,
+    out_channels: usize,
+    plane: usize,
+    out_plane: usize,
+    /// For each output, for each element of the kernel in row-major order: where in a plane, unless it is padding.
+    met: Vec<Vec<Option<usize>>>,
+}
+
+impl Places {
+    /// Of the shapes of the input, the weights and the result.
+    fn new(c: &Convolution, x: &[usize], w: &[usize], y: &[usize]) -> Places {
+        let n = c.stride.len();
+        let (space, out_space, kernel) = (&x[x.len() - n..], &y[y.len() - n..], &w[2..]);
+        let size = |s: &[usize]| s.iter().product::<usize>();
+        let coordinates =
+            |i: usize, space: &[usize]| -> Vec<usize> { row_major_strides(space).iter().zip(space).map(|(s, n)| i / s % n).collect() };
+        let taps: Vec<Vec<usize>> = (0..size(kernel)).map(|k| coordinates(k, kernel)).collect();
+        let strides = row_major_strides(space);
+        let place = |at: &[usize], tap: &[usize]| {
+            (0..n).try_fold(0usize, |offset, d| {
+                let p = at[d] as i64 * c.stride[d] + tap[d] as i64 * c.dilation[d] - c.padding[d];
+                (p >= 0 && (p as usize) < space[d]).then(|| offset + p as usize * strides[d])
+            })
+        };
+        let met = (0..size(out_space)).map(|q| {
+            let at = coordinates(q, out_space);
+            taps.iter().map(|tap| place(&at, tap)).collect()
+        });
+        Places {
+            groups: c.groups as usize,
+            channels: x[x.len() - n - 1],
+            out_channels: w[0],
+            plane: size(space),
+            out_plane: size(out_space),
+            met: met.collect(),
+        }
+    }
+
+    /// Input channels of a group.
+    fn per_group(&self) -> usize {
+        self.channels / self.groups
+    }
+
+    /// The input channels that an output channel meets.
+    fn meets(&self, o: usize) -> std::ops::Range<usize> {
+        let first = o / (self.out_channels / self.groups) * self.per_group();
+        first..first + self.per_group()
+    }
+
+    fn taps(&self) -> usize {
+        self.met.first().map_or(0, Vec::len)
+    }
+}
+
 /// Adds channel by channel, and in each the kernel in row-major order, in f32.
 pub(super) fn convolve(x: &Tensor, w: &Tensor, c: &Convolution, shape: &[usize]) -> Tensor {
-    let n = c.stride.len();
-    let lead = x.shape().len() - n - 1;
-    let batch: usize = x.shape()[..lead].iter().product();
-    let (channels, out_channels) = (x.shape()[lead], w.shape()[0]);
-    let (in_space, out_space, kernel) = (&x.shape()[lead + 1..], &shape[lead + 1..], &w.shape()[2..]);
-    let size = |s: &[usize]| s.iter().product::<usize>();
-    let coordinates =
-        |i: usize, space: &[usize]| -> Vec<usize> { row_major_strides(space).iter().zip(space).map(|(s, n)| i / s % n).collect() };
-    let taps: Vec<Vec<usize>> = (0..size(kernel)).map(|k| coordinates(k, kernel)).collect();
-    let in_strides = row_major_strides(in_space);
+    let p = Places::new(c, x.shape(), w.shape(), shape);
     let (xs, ws) = (x.as_f32(), w.as_f32());
-    let per_group = w.shape()[1];
-    let mut result = Vec::with_capacity(element_count(shape).unwrap_or(0));
-    for b in 0..batch {
-        for o in 0..out_channels {
-            let group = o / (out_channels / c.groups as usize);
-            for at in 0..size(out_space) {
-                let place = coordinates(at, out_space);
+    let n = element_count(shape).unwrap_or(0);
+    let mut result = Vec::with_capacity(n);
+    for b in 0..n.checked_div(p.out_channels * p.out_plane).unwrap_or(0) {
+        for o in 0..p.out_channels {
+            for met in &p.met {
                 let mut sum = 0f32;
-                for i in 0..per_group {
-                    let plane = (b * channels + group * per_group + i) * size(in_space);
-                    for (k, tap) in taps.iter().enumerate() {
-                        let source = (0..n).try_fold(0usize, |offset, d| {
-                            let p = (place[d] as i64 * c.stride[d] + tap[d] as i64 * c.dilation[d]) - c.padding[d];
-                            (p >= 0 && (p as usize) < in_space[d]).then(|| offset + p as usize * in_strides[d])
-                        });
+                for (i, channel) in p.meets(o).enumerate() {
+                    let plane = (b * p.channels + channel) * p.plane;
+                    for (k, source) in met.iter().enumerate() {
                         // Padding is zeros, which are multiplied like all else.
                         let x = source.map_or(0.0, |source| xs[plane + source]);
-                        sum += x * ws[(o * per_group + i) * taps.len() + k];
+                        sum += x * ws[(o * p.per_group() + i) * met.len() + k];
                     }
+                }
+                result.push(sum);
+            }
+        }
+    }
+    Tensor::f32(shape, result)
+}
+
+/// See [`crate::Op::ConvInputGradient`].
+pub(super) fn convolution_input_gradient(g: &Tensor, w: &Tensor, c: &Convolution, shape: &[usize]) -> Tensor {
+    let p = Places::new(c, shape, w.shape(), g.shape());
+    let (gs, ws) = (g.as_f32(), w.as_f32());
+    // What meets an element of a plane, kernel element by kernel element.
+    let mut meeting: Vec<Vec<(usize, usize)>> = vec![Vec::new(); p.plane];
+    for k in 0..p.taps() {
+        for (q, met) in p.met.iter().enumerate() {
+            if let Some(place) = met[k] {
+                meeting[place].push((k, q));
+            }
+        }
+    }
+    let mut result = vec![0f32; element_count(shape).unwrap_or(0)];
+    for (image, out) in result.chunks_exact_mut((p.channels * p.plane).max(1)).enumerate() {
+        for o in 0..p.out_channels {
+            let gradient = &gs[(image * p.out_channels + o) * p.out_plane..][..p.out_plane];
+            for (i, channel) in p.meets(o).enumerate() {
+                let kernel = &ws[(o * p.per_group() + i) * p.taps()..][..p.taps()];
+                for (out, meeting) in out[channel * p.plane..][..p.plane].iter_mut().zip(&meeting) {
+                    *out = meeting.iter().fold(*out, |sum, (k, q)| sum + gradient[*q] * kernel[*k]);
+                }
+            }
+        }
+    }
+    Tensor::f32(shape, result)
+}
+
+/// See [`crate::Op::ConvWeightGradient`].
+pub(super) fn convolution_weight_gradient(x: &Tensor, g: &Tensor, c: &Convolution, shape: &[usize]) -> Tensor {
+    let p = Places::new(c, x.shape(), shape, g.shape());
+    let (xs, gs) = (x.as_f32(), g.as_f32());
+    let taps: usize = shape[2..].iter().product();
+    let images = gs.len().checked_div(p.out_channels * p.out_plane).unwrap_or(0);
+    let mut result = Vec::with_capacity(element_count(shape).unwrap_or(0));
+    for o in 0..p.out_channels {
+        for channel in p.meets(o) {
+            for k in 0..taps {
+                let mut sum = 0f32;
+                for b in 0..images {
+                    let plane = (b * p.channels + channel) * p.plane;
+                    let gradient = &gs[(b * p.out_channels + o) * p.out_plane..][..p.out_plane];
+                    let places = p.met.iter().zip(gradient).filter_map(|(met, g)| Some((met[k]?, g)));
+                    sum = places.fold(sum, |sum, (place, g)| sum + xs[plane + place] * g);
                 }
                 result.push(sum);
             }
