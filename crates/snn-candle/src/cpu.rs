@@ -93,11 +93,12 @@ impl Run<'_> {
             (Some(t), _) if let Data::F32(v) = t.data() => Identity::Shared(v.clone()),
             (_, t) => Identity::Named(format!("{:?}", t.as_ref().map(CandleTensor::id))),
         };
+        let buffers = &self.runnable.buffers;
         let packed = self.runnable.kernels.machine().map_or(&[] as &[Kept], Machine::packed);
         let done = match &task.kernel {
-            Kernel::Product(plan) => Product { plan, packed }.execute_spikes(a, b, identity, &mut out),
+            Kernel::Product(plan) => Product { plan, packed, buffers }.execute_spikes(a, b, identity, &mut out),
             Kernel::Convolution(c) => {
-                convolve(c, packed, a, b, identity, &mut out);
+                convolve(c, packed, buffers, [a, b], identity, &mut out);
                 true
             }
             Kernel::Delay(steps) => {

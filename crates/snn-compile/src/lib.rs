@@ -177,7 +177,7 @@ const fn graph(name: &'static str, does: &'static str, wanted: fn(&Options) -> b
 }
 
 /// All passes, in order.
-pub const PASSES: [Pass; 11] = [
+pub const PASSES: [Pass; 12] = [
     Pass { name: "parse", does: "text to syntax tree", kind: Kind::Text },
     graph("lower", "syntax tree to graph, with symbolic dimensions", |_| true, lower),
     graph("bind", "sizes are put in for dimensions", |_| true, bind),
@@ -188,6 +188,7 @@ pub const PASSES: [Pass; 11] = [
         |o| matches!(o.gradients, Gradients::Outputs(_)),
         seed,
     ),
+    graph("hoist", "what is the same at every step moves out of neurons and loops", is_hoisted, hoist),
     graph("checkpoint", "neurons keep their states every few steps only", |o| checkpoint_steps(o).is_some(), checkpoint),
     graph("differentiate", "gradients of the scalar are computed too", |o| o.gradients != Gradients::None, differentiate),
     graph("update", "parameters follow their gradients: the optimiser step", |o| o.update.is_some(), update),
@@ -309,6 +310,16 @@ fn draw(c: &mut Compilation, _: &Input<'_>, options: &Options) -> Result<(), Err
 
 fn seed(c: &mut Compilation, _: &Input<'_>, _: &Options) -> Result<(), Error> {
     c.graph = inputs::with_cotangents(std::mem::take(&mut c.graph));
+    Ok(())
+}
+
+/// A rule that is looked at alone sees neurons as they were written, and so does who wants nothing to be optimised.
+fn is_hoisted(options: &Options) -> bool {
+    options.rule.is_none() && options.optimise != Optimise::Off
+}
+
+fn hoist(c: &mut Compilation, _: &Input<'_>, _: &Options) -> Result<(), Error> {
+    c.graph = c.graph.hoisted();
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use gemm::Parallelism;
 use rayon::prelude::*;
+use snn_plan::buffers::Buffers;
 use snn_plan::convolution::{ConvolutionPlan, Direction, Windows};
 
 use crate::line_products;
@@ -31,7 +32,15 @@ const WORTH_A_THREAD: usize = 1 << 18;
 
 /// Computes a convolution, or one of its gradients, into `out`. `a` and `b` are the operands of the operation; weights of a known
 /// identity are packed once, into `packed`.
-pub fn convolve(plan: &ConvolutionPlan, packed: &[Kept], a: &[f32], b: &[f32], identity: impl FnOnce() -> Identity, out: &mut [f32]) {
+/// Other memory comes from `buffers`.
+pub fn convolve(
+    plan: &ConvolutionPlan,
+    packed: &[Kept],
+    buffers: &Buffers,
+    [a, b]: [&[f32]; 2],
+    identity: impl FnOnce() -> Identity,
+    out: &mut [f32],
+) {
     let windows = &plan.windows;
     match plan.direction {
         Direction::Forward => {
@@ -45,8 +54,9 @@ pub fn convolve(plan: &ConvolutionPlan, packed: &[Kept], a: &[f32], b: &[f32], i
             if line_products::fits(windows) && !a.is_empty() && !b.is_empty() {
                 return line_products::weight_gradient(windows, a, b, out);
             }
-            let rows = gradient_rows(windows, b);
-            if !weight_gradient_of_spikes(windows, a, &rows, out) {
+            let mut rows = buffers.scratch(b.len());
+            gradient_rows(windows, b, &mut rows);
+            if !weight_gradient_of_spikes(windows, buffers, a, &rows, out) {
                 Unrolled(windows).weight_gradient(a, &rows, out);
             }
         }
@@ -54,11 +64,10 @@ pub fn convolve(plan: &ConvolutionPlan, packed: &[Kept], a: &[f32], b: &[f32], i
 }
 
 /// The gradient of results as `[places, channels]`.
-fn gradient_rows(windows: &Windows, g: &[f32]) -> Vec<f32> {
+fn gradient_rows(windows: &Windows, g: &[f32], rows: &mut [f32]) {
     let (plane, channels) = (Unrolled(windows).out_plane(), windows.out_channels);
-    let mut rows = vec![0f32; g.len()];
     if g.is_empty() {
-        return rows;
+        return;
     }
     rows.par_chunks_mut(plane * channels).zip(g.par_chunks(plane * channels)).for_each(|(rows, image)| {
         // Squares, so that both sides stay in the L1 cache.
@@ -71,12 +80,11 @@ fn gradient_rows(windows: &Windows, g: &[f32]) -> Vec<f32> {
             }
         }
     });
-    rows
 }
 
 /// The gradient of weights from the places of spikes; `false` where the input holds many of them, or other values, or a gradient is
 /// not finite.
-fn weight_gradient_of_spikes(windows: &Windows, x: &[f32], g_rows: &[f32], out: &mut [f32]) -> bool {
+fn weight_gradient_of_spikes(windows: &Windows, buffers: &Buffers, x: &[f32], g_rows: &[f32], out: &mut [f32]) -> bool {
     let outs = windows.out_channels;
     let places = g_rows.len() / outs.max(1);
     if windows.groups != 1 || outs < 8 || g_rows.len() < 1 << 12 || out.is_empty() {
@@ -84,8 +92,10 @@ fn weight_gradient_of_spikes(windows: &Windows, x: &[f32], g_rows: &[f32], out: 
     }
     // The rows of the gradient that a spike meets are added.
     let Some(spikes) = spikes_of_windows(windows, x) else { return false };
-    let Some(packed) = Packed::new(g_rows, places, WORD, outs, outs, 1) else { return false };
+    let rows = Matrix { values: g_rows, row: outs, column: 1 };
+    let Some(packed) = Packed::new(rows, [places, outs], WORD, |n| buffers.take(n)) else { return false };
     product(&spikes, &packed, true, out);
+    buffers.give(packed.into_memory());
     true
 }
 
@@ -519,7 +529,7 @@ mod tests {
                     let [a, b] = operands.map(Tensor::as_f32);
                     let run = || {
                         let mut out = vec![f32::NAN; shape.iter().product()];
-                        convolve(&plan, &kept, a, b, || Identity::Named("w".into()), &mut out);
+                        convolve(&plan, &kept, &Buffers::new(0), [a, b], || Identity::Named("w".into()), &mut out);
                         out
                     };
                     let found = run();

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
+use crate::products::Matrix;
 use crate::shared::{Shared, threads};
 use crate::simd::simd_dispatch;
 use crate::spikes::{Spikes, WORD};
@@ -62,8 +63,8 @@ impl Kept {
 /// Weights in panels.
 #[derive(Debug)]
 pub struct Packed {
-    /// `[panel][word][WORD inputs][lanes]`, filled up with zeros.
-    data: Vec<[f32; LANES]>,
+    /// `[panel][word][WORD inputs][lanes][LANES]`, filled up with zeros.
+    data: Vec<f32>,
     words: usize,
     /// How many columns there are.
     pub columns: usize,
@@ -72,17 +73,21 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Packs `w[input, column]` with the given strides, `per_word` inputs to a word; `None` where a weight is not finite.
-    pub fn new(w: &[f32], inputs: usize, per_word: usize, columns: usize, input_stride: usize, column_stride: usize) -> Option<Packed> {
+    /// Packs a matrix `[inputs, columns]`, `per_word` inputs to a word, into memory of a size that `memory` gives; `None` where a
+    /// weight is not finite.
+    pub fn new(w: Matrix<'_>, [inputs, columns]: [usize; 2], per_word: usize, memory: impl FnOnce(usize) -> Vec<f32>) -> Option<Packed> {
+        let (input_stride, column_stride, w) = (w.row, w.column, w.values);
         let cost = |lanes: usize| columns.div_ceil(lanes * LANES) * (2 * lanes + 1);
         let lanes = (1..=WIDEST / LANES).rev().min_by_key(|lanes| cost(*lanes)).unwrap_or(1);
         let (width, words) = (lanes * LANES, inputs.div_ceil(per_word));
         let panels = columns.div_ceil(width);
-        let mut data = vec![[0f32; LANES]; panels * words * WORD * lanes];
-        let finite = data.par_chunks_mut(WORD * lanes).enumerate().map(|(i, panel)| {
+        let mut data = memory(panels * words * WORD * width);
+        let finite = data.par_chunks_mut(WORD * width).enumerate().map(|(i, panel)| {
             let (first_column, first_input) = (i / words * width, i % words * per_word);
-            let panel = panel.as_flattened_mut();
             let (across, down) = (width.min(columns - first_column), per_word.min(inputs - first_input));
+            if across < width || down < WORD {
+                panel.fill(0.0);
+            }
             let mut finite = true;
             if column_stride == 1 {
                 for (i, row) in panel.chunks_exact_mut(width).enumerate().take(down) {
@@ -106,6 +111,11 @@ impl Packed {
             finite
         });
         finite.reduce(|| true, |a, b| a && b).then_some(Packed { data, words, columns, lanes })
+    }
+
+    /// The memory, for something else.
+    pub fn into_memory(self) -> Vec<f32> {
+        self.data
     }
 
     /// The columns of a panel.
@@ -186,7 +196,7 @@ pub fn sums_of(spikes: &Spikes, group: usize, w: &Packed, panel: usize, sums: &m
     for first in (0..w.words).step_by(span) {
         let end = (first + span).min(w.words);
         let bits = &spikes.bits[(group * spikes.words + first) * spikes.group..(group * spikes.words + end) * spikes.group];
-        let weights = &w.data[(panel * w.words + first) * per..(panel * w.words + end) * per];
+        let weights = &w.data.as_chunks::<LANES>().0[(panel * w.words + first) * per..(panel * w.words + end) * per];
         match w.lanes {
             1 => add::<1>(bits, weights, sums),
             2 => add::<2>(bits, weights, sums),
@@ -226,6 +236,11 @@ mod tests {
     use super::*;
     use crate::testing::numbers;
 
+    /// Packs into memory that held something else.
+    fn packed(w: &[f32], sizes: [usize; 2], row: usize, column: usize) -> Option<Packed> {
+        Packed::new(Matrix { values: w, row, column }, sizes, WORD, |n| vec![7.0; n])
+    }
+
     /// Random spikes `[rows, inputs]`, weights `[columns, inputs]`, and their product in the plain order.
     fn example(rows: usize, inputs: usize, columns: usize, density: f32) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
         let mut next = numbers((rows * inputs + columns) as u64);
@@ -241,16 +256,16 @@ mod tests {
         for density in [0.0, 0.01, 0.04, 0.1, 0.5] {
             for (rows, inputs, columns) in [(1, 40, 10), (5, 300, 96), (3, 2500, 200), (7, 1024, 97), (130, 64, 33), (257, 65, 17)] {
                 let (x, w, want) = example(rows, inputs, columns, density);
-                let packed = Packed::new(&w, inputs, WORD, columns, 1, inputs).unwrap();
+                let weights = packed(&w, [inputs, columns], 1, inputs).unwrap();
                 let spikes = Spikes::find(&x, inputs).unwrap();
                 let mut out = vec![f32::NAN; rows * columns];
-                product(&spikes, &packed, false, &mut out);
+                product(&spikes, &weights, false, &mut out);
                 let same = out.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same, "{rows} {inputs} {columns} {density}");
                 // The same weights the other way round, and the result too.
                 let w: Vec<f32> = (0..w.len()).map(|i| w[i % columns * inputs + i / columns]).collect();
-                let packed = Packed::new(&w, inputs, WORD, columns, columns, 1).unwrap();
-                product(&spikes, &packed, true, &mut out);
+                let weights = packed(&w, [inputs, columns], columns, 1).unwrap();
+                product(&spikes, &weights, true, &mut out);
                 let same = out.iter().enumerate().all(|(i, a)| a.to_bits() == want[i % rows * columns + i / rows].to_bits());
                 assert!(same, "{rows} {inputs} {columns} {density}, turned");
             }
@@ -262,11 +277,11 @@ mod tests {
         for lanes in 1..=WIDEST / LANES {
             let (x, w, _) = example(9, 128, lanes * LANES, 0.3);
             let spikes = Spikes::find(&x, 128).unwrap();
-            let packed = Packed::new(&w, 128, WORD, lanes * LANES, 1, 128).unwrap();
-            assert_eq!(packed.lanes, lanes);
+            let weights = packed(&w, [128, lanes * LANES], 1, 128).unwrap();
+            assert_eq!(weights.lanes, lanes);
             let sums = crate::simd::of_every_width(|| {
                 let mut sums = Vec::new();
-                sums_of(&spikes, 0, &packed, 0, &mut sums);
+                sums_of(&spikes, 0, &weights, 0, &mut sums);
                 sums
             });
             assert!(sums.iter().all(|s| *s == sums[0]));
@@ -275,7 +290,7 @@ mod tests {
 
     #[test]
     fn weights_that_are_not_finite_are_refused() {
-        assert!(Packed::new(&[1.0, f32::INFINITY], 2, WORD, 1, 1, 2).is_none());
-        assert!(Packed::new(&[1.0, f32::NAN], 2, WORD, 1, 1, 2).is_none());
+        assert!(packed(&[1.0, f32::INFINITY], [2, 1], 1, 2).is_none());
+        assert!(packed(&[1.0, f32::NAN], [2, 1], 1, 2).is_none());
     }
 }

@@ -4,6 +4,7 @@
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use snn_plan::buffers::Buffers;
 use snn_plan::product::{ProductPlan, Side};
 
 use crate::panels::{Identity, Kept, Packed, product};
@@ -15,6 +16,8 @@ pub struct Product<'a> {
     pub plan: &'a ProductPlan,
     /// The packed weights of the last run, by [`ProductPlan::packed`].
     pub packed: &'a [Kept],
+    /// Where memory for a product comes from.
+    pub buffers: &'a Buffers,
 }
 
 impl std::ops::Deref for Product<'_> {
@@ -49,15 +52,22 @@ impl Product<'_> {
             return false;
         }
         let Some(spikes) = Spikes::find(lhs, k).filter(|s| s.density() < 0.05) else { return false };
-        let Some(packed) = Packed::new(rhs, k, WORD, n, n, 1) else { return false };
-        product(&spikes, &packed, false, out);
+        self.times(&spikes, Matrix { values: rhs, row: n, column: 1 }, [k, n], false, out)
+    }
+
+    /// Spikes times values that are packed for this product only; `false` where one is not finite.
+    fn times(&self, spikes: &Spikes, values: Matrix<'_>, sizes: [usize; 2], turned: bool, out: &mut [f32]) -> bool {
+        let Some(packed) = Packed::new(values, sizes, WORD, |n| self.buffers.take(n)) else { return false };
+        product(spikes, &packed, turned, out);
+        self.buffers.give(packed.into_memory());
         true
     }
 
     fn spikes_times_weights(&self, lhs: &[f32], weights: &[f32], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
         let Some(kept) = self.plan.packed.and_then(|i| self.packed.get(i)) else { return false };
         let Some(spikes) = Spikes::find(&lhs[..self.m * self.k], self.k) else { return false };
-        let pack = || Packed::new(weights, self.k, WORD, self.n, self.rhs.sum, self.rhs.free);
+        let weights = Matrix { values: weights, row: self.rhs.sum, column: self.rhs.free };
+        let pack = || Packed::new(weights, [self.k, self.n], WORD, |n| vec![0.0; n]);
         let Some(packed) = kept.packed(identity(), pack) else { return false };
         product(&spikes, &packed, false, out);
         true
@@ -76,14 +86,10 @@ impl Product<'_> {
         }
         // Weights have the spikes' layer as the last axis more often than as the first.
         if let Some(spikes) = Spikes::find(&rhs[..k * n], n).filter(|s| worth_adding(s, k)) {
-            let Some(packed) = Packed::new(lhs, k, WORD, m, m, 1) else { return false };
-            product(&spikes.transposed(n), &packed, true, out);
-            return true;
+            return self.times(&spikes.transposed(n), Matrix { values: lhs, row: m, column: 1 }, [k, m], true, out);
         }
         let Some(spikes) = Spikes::find(&lhs[..k * m], m).filter(|s| worth_adding(s, k)) else { return false };
-        let Some(packed) = Packed::new(rhs, k, WORD, n, n, 1) else { return false };
-        product(&spikes.transposed(m), &packed, false, out);
-        true
+        self.times(&spikes.transposed(m), Matrix { values: rhs, row: n, column: 1 }, [k, n], false, out)
     }
 
     /// Computes the product into `out`.
@@ -119,7 +125,7 @@ impl Product<'_> {
 
 /// A matrix: elements, and the distances of its rows and of its columns.
 #[derive(Clone, Copy)]
-pub(crate) struct Matrix<'a> {
+pub struct Matrix<'a> {
     /// From the first element on.
     pub values: &'a [f32],
     /// From a row to the next.
@@ -136,7 +142,7 @@ impl Matrix<'_> {
 }
 
 /// A matrix that is written: rows of elements side by side, which may be part of longer ones.
-pub(crate) struct MatrixMut<'a> {
+pub struct MatrixMut<'a> {
     values: *mut f32,
     rows: usize,
     columns: usize,

@@ -7,8 +7,12 @@ use snn_plan::reduction::{ReductionPlan, ReductionShape};
 
 use crate::simd::simd_dispatch;
 
-/// Elements that are reduced side by side.
-const LANES: usize = 16;
+/// Columns that are reduced together: their sums stay in the L1 cache.
+const COLUMNS: usize = 512;
+/// Fewer columns than this are reduced one by one.
+const FEWEST_COLUMNS: usize = 8;
+/// Fewer elements than this are not worth a second thread.
+const WORTH_A_THREAD: usize = 1 << 15;
 
 /// A reduction that is computed.
 pub struct Reduce<'a>(pub &'a ReductionPlan);
@@ -25,7 +29,16 @@ impl Reduce<'_> {
     /// Reduces `x` into `out`. Sums are accumulated in f64 in the order of the elements.
     pub fn execute(&self, x: &[f32], out: &mut [f32]) {
         match &self.shape {
-            ReductionShape::Block { reduced, inner } => self.block(x, out, *reduced, *inner),
+            ReductionShape::Block { reduced, inner } => {
+                let outer = out.len().checked_div(*inner).unwrap_or(0);
+                if out.is_empty() || *reduced == 0 {
+                    out.fill(0.0);
+                } else if *inner == 1 && self.kind == Reduction::Sum {
+                    rows_summed(x, out, *reduced);
+                } else {
+                    self.axes(x, out, &[(outer, reduced * inner), (*inner, 1)], &[(*reduced, *inner)]);
+                }
+            }
             ReductionShape::Axes { kept, reduced } => self.axes(x, out, kept, reduced),
             ReductionShape::Windows { input, output, size, stride } => {
                 let (plane, out_plane) = (input[0] * input[1], output[0] * output[1]);
@@ -52,14 +65,11 @@ impl Reduce<'_> {
     }
 
     fn axes(&self, x: &[f32], out: &mut [f32], kept: &[(usize, usize)], reduced: &[(usize, usize)]) {
-        let place = |axes: &[(usize, usize)], mut i: usize| {
-            let mut at = 0;
-            for (n, stride) in axes.iter().rev() {
-                at += i % n * stride;
-                i /= n;
-            }
-            at
-        };
+        if let Some(((width, 1), outer)) = kept.split_last()
+            && *width >= FEWEST_COLUMNS
+        {
+            return self.columns(x, out, outer, *width, reduced);
+        }
         let Some(((inner, step), outer)) = reduced.split_last() else { return };
         let rows: usize = outer.iter().map(|(n, _)| n).product();
         let one = |(i, value): (usize, &mut f32)| {
@@ -77,7 +87,7 @@ impl Reduce<'_> {
             }
             *value = fold.value();
         };
-        if x.len() < 1 << 15 {
+        if x.len() < WORTH_A_THREAD {
             out.iter_mut().enumerate().for_each(one);
         } else {
             out.par_iter_mut().enumerate().for_each(one);
@@ -104,43 +114,95 @@ impl Reduce<'_> {
         }
     }
 
-    fn block(&self, x: &[f32], out: &mut [f32], reduced: usize, inner: usize) {
-        if out.is_empty() || inner == 0 {
-            return;
-        }
-        if reduced == 0 {
-            out.fill(0.0);
-            return;
-        }
-        if inner == 1 && self.kind == Reduction::Sum {
-            return rows_summed(x, out, reduced);
-        }
-        let chunk = inner.min(LANES);
-        let per_outer = inner.div_ceil(chunk);
-        // Each task reduces a few neighbouring elements, row by row.
-        let task = |o: usize, c: usize, out: &mut [f32]| {
-            let mut folds = [Accumulator::new(self.kind); LANES];
-            for r in 0..reduced {
-                let start = (o * reduced + r) * inner + c * chunk;
-                for (fold, v) in folds.iter_mut().zip(&x[start..start + out.len()]) {
-                    fold.add(*v);
-                }
-            }
-            for (value, fold) in out.iter_mut().zip(&folds) {
-                *value = fold.value();
+    /// The last axis is kept: rows of `width` elements side by side are reduced element by element, in order.
+    fn columns(&self, x: &[f32], out: &mut [f32], outer: &[(usize, usize)], width: usize, reduced: &[(usize, usize)]) {
+        let rows: usize = reduced.iter().map(|(n, _)| n).product();
+        let few = out.len() / width < 8;
+        let block = if few { width.div_ceil(4).next_multiple_of(16).min(COLUMNS) } else { width.min(COLUMNS) };
+        let blocks = |(o, row): (usize, _)| {
+            let row: &mut [f32] = row;
+            row.chunks_mut(block).enumerate().map(move |(c, out)| (o, c * block, out))
+        };
+        let tasks: Vec<(usize, usize, &mut [f32])> = out.chunks_mut(width).enumerate().flat_map(blocks).collect();
+        let one = |(o, column, out): (usize, usize, &mut [f32])| {
+            let first = place(outer, o) + column;
+            let starts = Starts { first, reduced, rows };
+            match self.kind {
+                Reduction::Sum => sum_columns(x, starts, out),
+                Reduction::Max => largest_of_columns(x, starts, out),
+                Reduction::Min => smallest_of_columns(x, starts, out),
             }
         };
-        let run = |(o, row): (usize, &mut [f32])| {
-            for (c, out) in row.chunks_mut(chunk).enumerate() {
-                task(o, c, out);
-            }
-        };
-        if x.len() < 1 << 15 {
-            out.chunks_mut(inner).enumerate().for_each(run);
-        } else if per_outer > 1 && out.len() / inner < 2 {
-            out.par_chunks_mut(chunk).enumerate().for_each(|(c, out)| task(0, c, out));
+        if x.len() < WORTH_A_THREAD {
+            tasks.into_iter().for_each(one);
         } else {
-            out.par_chunks_mut(inner).enumerate().for_each(run);
+            tasks.into_par_iter().for_each(one);
+        }
+    }
+}
+
+/// How far the element of number `i` is from the first, for axes with sizes and strides.
+fn place(axes: &[(usize, usize)], mut i: usize) -> usize {
+    let mut at = 0;
+    for (n, stride) in axes.iter().rev() {
+        at += i % n * stride;
+        i /= n;
+    }
+    at
+}
+
+/// Where the rows begin that are reduced.
+#[derive(Clone, Copy)]
+struct Starts<'a> {
+    first: usize,
+    reduced: &'a [(usize, usize)],
+    rows: usize,
+}
+
+impl Starts<'_> {
+    #[inline(always)]
+    fn row<'x>(&self, x: &'x [f32], i: usize, width: usize) -> &'x [f32] {
+        &x[self.first + place(self.reduced, i)..][..width]
+    }
+}
+
+simd_dispatch! {
+    fn sum_columns(x: &[f32], starts: Starts<'_>, out: &mut [f32]) {
+        let mut sums = [0f64; COLUMNS];
+        let (sums, width) = (&mut sums[..out.len()], out.len());
+        let mut i = 0;
+        // Four rows for each time that sums are read and written; each sum adds them in order.
+        while i + 4 <= starts.rows {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|k| starts.row(x, i + k, width));
+            for ((((sum, a), b), c), d) in sums.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+                *sum = *sum + f64::from(*a) + f64::from(*b) + f64::from(*c) + f64::from(*d);
+            }
+            i += 4;
+        }
+        while i < starts.rows {
+            sums.iter_mut().zip(starts.row(x, i, width)).for_each(|(sum, x)| *sum += f64::from(*x));
+            i += 1;
+        }
+        out.iter_mut().zip(sums).for_each(|(value, sum)| *value = *sum as f32);
+    }
+}
+
+simd_dispatch! {
+    fn largest_of_columns(x: &[f32], starts: Starts<'_>, out: &mut [f32]) {
+        out.fill(f32::NEG_INFINITY);
+        for i in 0..starts.rows {
+            let width = out.len();
+            out.iter_mut().zip(starts.row(x, i, width)).for_each(|(best, x)| *best = Scalar.max(*best, *x));
+        }
+    }
+}
+
+simd_dispatch! {
+    fn smallest_of_columns(x: &[f32], starts: Starts<'_>, out: &mut [f32]) {
+        out.fill(f32::INFINITY);
+        for i in 0..starts.rows {
+            let width = out.len();
+            out.iter_mut().zip(starts.row(x, i, width)).for_each(|(best, x)| *best = Scalar.min(*best, *x));
         }
     }
 }
@@ -209,22 +271,41 @@ fn rows_summed(x: &[f32], out: &mut [f32], reduced: usize) {
             *value = pieces.iter().sum::<f64>() as f32;
         }
     } else if x.len() < PIECE {
-        out.iter_mut().zip(x.chunks_exact(reduced)).for_each(|(value, row)| *value = sum_of(row) as f32);
+        sum_rows(x, reduced, out);
     } else {
-        out.par_iter_mut().zip(x.par_chunks_exact(reduced)).for_each(|(value, row)| *value = sum_of(row) as f32);
+        let some = (PIECE / 2 / reduced).max(1);
+        out.par_chunks_mut(some).zip(x.par_chunks(some * reduced)).for_each(|(out, x)| sum_rows(x, reduced, out));
+    }
+}
+
+simd_dispatch! {
+    fn sum_rows(x: &[f32], reduced: usize, out: &mut [f32]) {
+        for (value, row) in out.iter_mut().zip(x.chunks_exact(reduced)) {
+            let (blocks, rest) = row.as_chunks::<8>();
+            let mut sums = [0f64; 8];
+            for block in blocks {
+                sums.iter_mut().zip(block).for_each(|(sum, x)| *sum += f64::from(*x));
+            }
+            *value = (sums.iter().sum::<f64>() + rest.iter().map(|x| f64::from(*x)).sum::<f64>()) as f32;
+        }
     }
 }
 
 /// The sum of a row in f64, eight elements side by side: integers are exact, others within a rounding of f64.
 fn sum_of(row: &[f32]) -> f64 {
-    let (blocks, rest) = row.as_chunks::<8>();
     let mut sums = [0f64; 8];
-    for block in blocks {
-        for (sum, x) in sums.iter_mut().zip(block) {
-            *sum += f64::from(*x);
+    add_blocks(row.as_chunks::<8>().0, &mut sums);
+    sums.iter().sum::<f64>() + row.as_chunks::<8>().1.iter().map(|x| f64::from(*x)).sum::<f64>()
+}
+
+simd_dispatch! {
+    fn add_blocks(blocks: &[[f32; 8]], sums: &mut [f64; 8]) {
+        let mut now = *sums;
+        for block in blocks {
+            now.iter_mut().zip(block).for_each(|(sum, x)| *sum += f64::from(*x));
         }
+        *sums = now;
     }
-    sums.iter().sum::<f64>() + rest.iter().map(|x| f64::from(*x)).sum::<f64>()
 }
 
 #[derive(Clone, Copy)]

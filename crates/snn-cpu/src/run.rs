@@ -188,7 +188,7 @@ impl Run<'_> {
                 let (lhs, rhs) = (self.side(graph, &p.lhs, values)?, self.side(graph, &p.rhs, values)?);
                 let mut out = self.floats(count(&shape));
                 let (Data::F32(x), Data::F32(w)) = (lhs.data(), rhs.data()) else { unreachable!("products are of floats") };
-                let p = Product { plan: p, packed: self.runnable.machine.packed() };
+                let p = Product { plan: p, packed: self.runnable.machine.packed(), buffers: &self.runnable.spare };
                 if !p.execute_spikes(x, w, || Identity::Shared(w.clone()), &mut out) {
                     p.execute(x, w, &mut out);
                 }
@@ -198,7 +198,8 @@ impl Run<'_> {
                 let shape = node.types[0].sizes()?;
                 let mut out = self.floats(count(&shape));
                 let Data::F32(w) = operand(1)?.data() else { unreachable!("convolutions are of floats") };
-                convolve(c, self.runnable.machine.packed(), operand(0)?.as_f32(), w, || Identity::Shared(w.clone()), &mut out);
+                let operands = [operand(0)?.as_f32(), w];
+                convolve(c, self.runnable.machine.packed(), &self.runnable.spare, operands, || Identity::Shared(w.clone()), &mut out);
                 values.insert(result, Tensor::f32(shape, out));
             }
             Kernel::Reduction(f) => {

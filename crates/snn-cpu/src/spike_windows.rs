@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use snn_plan::convolution::Windows;
 
 use crate::panels::{Identity, Kept, LANES, Packed, sums_of, write_transposed};
+use crate::products::Matrix;
 use crate::shared::threads;
 use crate::simd::simd_dispatch;
 use crate::spikes::{Looker, Spikes, WORD, are_few};
@@ -69,7 +70,9 @@ impl BySpikes<'_> {
         let identity = identity();
         let pack = |g: usize| {
             let w = &w[g * out_channels * rows..(g + 1) * out_channels * rows];
-            kept[g].packed(identity.clone(), || Packed::new(w, rows, runs.bits * runs.per_word, out_channels, 1, rows))
+            let w = Matrix { values: w, row: 1, column: rows };
+            let per_word = runs.bits * runs.per_word;
+            kept[g].packed(identity.clone(), || Packed::new(w, [rows, out_channels], per_word, |n| vec![0.0; n]))
         };
         let Some(packed) = (0..self.groups).map(pack).collect::<Option<Vec<_>>>() else { return false };
         let share = (out.len() / out_image).div_ceil(threads().max(1));

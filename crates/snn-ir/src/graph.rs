@@ -303,6 +303,11 @@ impl Graph {
         (t.dtype() == DType::F32 && t.len() == 1).then(|| t.as_f32()[0])
     }
 
+    /// Computes what is the same at all steps of a scan or a loop once, outside of it, where that saves a costly operation.
+    pub fn hoisted(&self) -> Graph {
+        crate::hoist::hoist(self)
+    }
+
     /// Removes nodes that no root needs, and outputs of scans and loops that nobody uses with the states that only they need.
     pub fn pruned(&self) -> Graph {
         crate::prune::prune(self)

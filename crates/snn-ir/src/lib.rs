@@ -30,6 +30,7 @@ pub mod dim;
 pub mod dot;
 pub mod expand;
 pub mod graph;
+mod hoist;
 pub mod infer;
 pub mod interpret;
 pub mod interrupt;

@@ -1,5 +1,6 @@
 //! What kernels read and write while a plan runs, and the memory that earlier kernels and runs have left.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use snn_ir::{Data, Tensor};
@@ -41,15 +42,20 @@ impl OutputBuffer {
     }
 }
 
-/// More buffers than this are given back to the system.
-const KEPT_BUFFERS: usize = 64;
-
-/// Buffers of floats that nobody holds, the oldest first.
+/// Buffers of floats that nobody holds.
 #[derive(Debug)]
 pub struct Buffers {
-    spare: Mutex<Vec<Vec<f32>>>,
+    spare: Mutex<Spare>,
     /// Bytes that are kept at most.
     most: usize,
+}
+
+#[derive(Debug, Default)]
+struct Spare {
+    /// By size, and then by when they were given.
+    buffers: BTreeMap<(usize, u64), Vec<f32>>,
+    bytes: usize,
+    given: u64,
 }
 
 impl Buffers {
@@ -61,14 +67,18 @@ impl Buffers {
     /// A buffer of that many floats. What it holds does not matter: every kernel writes its whole result.
     pub fn take(&self, n: usize) -> Vec<f32> {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = spare.iter().position(|v| v.capacity() >= n && v.capacity() <= n.saturating_mul(2).max(64));
-        match fits.map(|i| spare.swap_remove(i)) {
-            Some(mut v) => {
-                v.resize(n, 0.0);
-                v
-            }
-            None => vec![0.0; n],
-        }
+        let fits = (n, 0)..=(n.saturating_mul(2).max(64), u64::MAX);
+        let found = spare.buffers.range(fits).next().map(|(key, _)| *key);
+        let Some(mut v) = found.and_then(|key| spare.buffers.remove(&key)) else { return vec![0.0; n] };
+        spare.bytes -= size_of::<f32>() * v.capacity();
+        drop(spare);
+        v.resize(n, 0.0);
+        v
+    }
+
+    /// Memory for as long as a kernel runs.
+    pub fn scratch(&self, n: usize) -> Scratch<'_> {
+        Scratch { data: self.take(n), of: self }
     }
 
     /// Keeps the memory of a tensor that nobody else holds.
@@ -77,14 +87,72 @@ impl Buffers {
             let v = v.clone();
             drop(tensor);
             if let Ok(v) = Arc::try_unwrap(v) {
-                let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-                spare.push(v);
-                // What is kept and never fits must not fill the memory.
-                let bytes = |spare: &[Vec<f32>]| spare.iter().map(|v| v.capacity() * 4).sum::<usize>();
-                while spare.len() > KEPT_BUFFERS || bytes(&spare) > self.most {
-                    spare.remove(0);
-                }
+                self.give(v);
             }
         }
+    }
+
+    /// Keeps a buffer.
+    pub fn give(&self, v: Vec<f32>) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.given += 1;
+        spare.bytes += size_of::<f32>() * v.capacity();
+        let key = (v.capacity(), spare.given);
+        spare.buffers.insert(key, v);
+        // What is kept and never fits must not fill the memory: the oldest goes.
+        while spare.bytes > self.most {
+            let Some(oldest) = spare.buffers.keys().min_by_key(|(_, given)| *given).copied() else { return };
+            spare.buffers.remove(&oldest);
+            spare.bytes -= size_of::<f32>() * oldest.0;
+        }
+    }
+}
+
+/// Floats that are given back when they are dropped.
+#[derive(Debug)]
+pub struct Scratch<'a> {
+    data: Vec<f32>,
+    of: &'a Buffers,
+}
+
+impl std::ops::Deref for Scratch<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.data
+    }
+}
+
+impl std::ops::DerefMut for Scratch<'_> {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.data
+    }
+}
+
+impl Drop for Scratch<'_> {
+    fn drop(&mut self) {
+        self.of.give(std::mem::take(&mut self.data));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_buffer_that_fits_is_taken_and_the_oldest_is_given_up() {
+        let buffers = Buffers::new(1 << 16);
+        for n in [4000, 2000, 3000] {
+            buffers.give(Vec::with_capacity(n));
+        }
+        assert_eq!(buffers.take(1900).capacity(), 2000);
+        assert_eq!(buffers.take(1900).capacity(), 3000);
+        assert_eq!(buffers.take(1900).capacity(), 1900, "one of more than twice the size is left alone");
+        drop(buffers.scratch(2500));
+        assert_eq!(buffers.take(2500).capacity(), 4000, "scratch comes back");
+        for n in [10_000, 20_000, 8000] {
+            buffers.give(Vec::with_capacity(n));
+        }
+        assert_eq!(buffers.take(10_000).capacity(), 20_000, "the oldest went when twice the peak was exceeded");
     }
 }
