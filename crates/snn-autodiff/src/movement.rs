@@ -31,12 +31,12 @@ impl Reverse {
             Op::Reshape => self.build().reshape(g, from.shape),
             Op::Transpose { permutation } => self.build().untranspose(g, permutation),
             Op::Slice { axis, start, step } => {
-                let count = self.graph.ty(g).shape[*axis].clone();
-                let mut build = self.build();
                 if *step == 1 {
-                    let high = from.shape[*axis].minus(start).minus(&count);
-                    build.pad(g, *axis, start.clone(), high)
+                    self.add_part(x, *axis, start, g);
+                    return Ok(());
                 } else {
+                    let count = self.graph.ty(g).shape[*axis].clone();
+                    let mut build = self.build();
                     let steps = build.iota(count.clone());
                     let steps = build.scaled(steps, *step);
                     let start = build.0.add(Op::Size(start.clone()), &[], None);
@@ -116,7 +116,9 @@ impl Reverse {
             Op::MaxPoolGradient(_) => return Err("the gradient of a pool"),
             Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => return Ok(()),
             Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => unreachable!("done by `elementwise`"),
-            Op::Contract(_) | Op::Conv(_) | Op::ConvInputGradient(_) | Op::ConvWeightGradient(_) | Op::Scan(_) | Op::Loop(_) => unreachable!("each is done by a function of its own"),
+            Op::Contract(_) | Op::Conv(_) | Op::ConvInputGradient(_) | Op::ConvWeightGradient(_) | Op::Scan(_) | Op::Loop(_) => {
+                unreachable!("each is done by a function of its own")
+            }
         };
         self.add(x, d);
         Ok(())

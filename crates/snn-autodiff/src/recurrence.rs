@@ -151,10 +151,10 @@ impl Parts {
 
 impl Reverse {
     /// Adjoints of outputs and of final states.
-    fn results(&self, id: NodeId, p: &Parts) -> (Vec<Option<Value>>, Vec<Option<Value>>) {
-        let of = |i: usize| self.adjoint(Value { node: id, result: i as u16 });
+    fn results(&mut self, id: NodeId, p: &Parts) -> (Vec<Option<Value>>, Vec<Option<Value>>) {
+        let mut of = |i: usize| self.adjoint(Value { node: id, result: i as u16 });
         let last = p.outputs + p.states;
-        ((0..p.outputs).map(of).collect(), (last..last + p.states).map(of).collect())
+        ((0..p.outputs).map(&mut of).collect(), (last..last + p.states).map(of).collect())
     }
 
     fn before(id: NodeId, p: &Parts, state: usize) -> Value {

@@ -2,15 +2,26 @@
 
 use std::collections::{HashMap, HashSet};
 
-use snn_ir::{Build, Class, DType, Graph, Node, NodeId, Op, Value};
+use snn_ir::{Build, Class, DType, Dim, Graph, Node, NodeId, Op, Value};
 
 use crate::recurrence::Hoisted;
+
+/// The adjoint of a part of a value along one axis.
+#[derive(Clone, Copy)]
+struct Part {
+    axis: usize,
+    start: i64,
+    count: i64,
+    gradient: Value,
+}
 
 /// A graph with the adjoints of its values, the derivatives of the loss with respect to them.
 pub struct Reverse {
     /// The graph: the original nodes first, under their ids, then what gradients need.
     pub graph: Graph,
     adjoints: HashMap<Value, Value>,
+    /// Adjoints of slices that are still to be put together: they are zero elsewhere.
+    parts: HashMap<Value, Vec<Part>>,
     /// Nodes that depend on what is differentiated with respect to.
     active: Vec<bool>,
     /// Inside a loop: values that are the same in every step, and products with them that are left to the outside.
@@ -31,7 +42,7 @@ impl Reverse {
         for (id, node) in graph.nodes() {
             active[id.index()] |= node.operands.iter().any(|v| active[v.node.index()] && graph.ty(*v).dtype == DType::F32);
         }
-        Reverse { graph, adjoints: HashMap::new(), active, fixed: HashSet::new(), hoisted: vec![], refused: None }
+        Reverse { graph, adjoints: HashMap::new(), parts: HashMap::new(), active, fixed: HashSet::new(), hoisted: vec![], refused: None }
     }
 
     /// Does the gradient of a value matter?
@@ -40,8 +51,54 @@ impl Reverse {
     }
 
     /// The adjoint of a value, if anything depends on it.
-    pub fn adjoint(&self, v: Value) -> Option<Value> {
+    pub fn adjoint(&mut self, v: Value) -> Option<Value> {
+        if let Some(parts) = self.parts.remove(&v) {
+            self.join(v, parts);
+        }
         self.adjoints.get(&v).copied()
+    }
+
+    /// Adds to the adjoint of the elements of a value from `start` on along an axis.
+    pub(crate) fn add_part(&mut self, v: Value, axis: usize, start: &Dim, gradient: Value) {
+        let (ty, count) = (self.graph.ty(v), &self.graph.ty(gradient).shape[axis]);
+        if let (Some(start), Some(count), Some(_)) = (start.as_constant(), count.as_constant(), ty.shape[axis].as_constant()) {
+            self.parts.entry(v).or_default().push(Part { axis, start, count, gradient });
+            return;
+        }
+        let high = ty.shape[axis].minus(start).minus(count);
+        let d = self.build().pad(gradient, axis, start.clone(), high);
+        self.add(v, d);
+    }
+
+    /// Adds parts to an adjoint: those that do not overlap side by side, so that a value that is cut into many slices is not
+    /// written and added for each of them.
+    fn join(&mut self, v: Value, mut parts: Vec<Part>) {
+        parts.sort_by_key(|p| (p.axis, p.start));
+        while let Some(first) = parts.first().copied() {
+            let ty = self.graph.ty(v).clone();
+            let (mut end, mut pieces, mut later) = (0, Vec::new(), Vec::new());
+            let gap = |build: &mut Build<'_>, pieces: &mut Vec<Value>, from: i64, to: i64| {
+                if from < to {
+                    let mut ty = ty.clone();
+                    ty.shape[first.axis] = Dim::constant(to - from);
+                    pieces.push(build.full(0.0, &ty));
+                }
+            };
+            for part in parts {
+                if part.axis == first.axis && part.start >= end {
+                    gap(&mut self.build(), &mut pieces, end, part.start);
+                    pieces.push(part.gradient);
+                    end = part.start + part.count;
+                } else {
+                    later.push(part);
+                }
+            }
+            let size = ty.shape[first.axis].as_constant().unwrap_or(end);
+            gap(&mut self.build(), &mut pieces, end, size);
+            let whole = if let [whole] = pieces[..] { whole } else { self.graph.add(Op::Concat { axis: first.axis }, &pieces, None) };
+            self.add(v, whole);
+            parts = later;
+        }
     }
 
     /// Adds to the adjoint of a value.
@@ -50,7 +107,7 @@ impl Reverse {
             return;
         }
         debug_assert_eq!(self.graph.ty(v), self.graph.ty(gradient), "the gradient of {:?}", self.graph.op(v));
-        let sum = match self.adjoint(v) {
+        let sum = match self.adjoints.get(&v).copied() {
             Some(before) => Build(&mut self.graph).add(before, gradient),
             None => gradient,
         };
@@ -66,7 +123,7 @@ impl Reverse {
     pub fn run(&mut self) {
         for i in (0..self.active.len()).rev() {
             let id = NodeId(i as u32);
-            if !self.active[i] || !self.graph.results(id).any(|v| self.adjoints.contains_key(&v)) {
+            if !self.active[i] || !self.graph.results(id).any(|v| self.adjoints.contains_key(&v) || self.parts.contains_key(&v)) {
                 continue;
             }
             let node = self.graph.node(id).clone();

@@ -57,7 +57,8 @@ fn tasks(graph: &Graph, plan: &Plan, device: &str, depth: usize, out: &mut Strin
             Kernel::Reduction(f) => if f.kind == Reduction::Sum { "sum" } else { "max, min" }.into(),
             Kernel::MaxPoolGradient(_) => "max-pool backward".into(),
             Kernel::FirstSpike(_) if device == "cpu" => "first spike".into(),
-            // Loops of candle keep whole states.
+            // Only plans for threads have the next two.
+            Kernel::Selection(_) => "selection".into(),
             Kernel::Ring(_) => "ring buffer".into(),
             Kernel::Loop(_) => "a loop of".into(),
             Kernel::Delay(_) | Kernel::Move | Kernel::FirstSpike(_) | Kernel::Reference => {

@@ -334,10 +334,13 @@ impl Unrolled<'_> {
         let channels = (UNROLLED_COLUMNS / self.taps()).clamp(1, per_group.0);
         let outs = if per_group.0.div_ceil(channels) * self.groups < 4 { per_group.1.div_ceil(2) } else { per_group.1 };
         let mut tasks = Vec::new();
-        for (i, part) in out.chunks_mut(outs * rows).enumerate() {
-            let height = part.len() / rows;
-            let columns = MatrixMut::new(part, height, rows, rows).column_blocks(channels * self.taps());
-            tasks.extend(columns.into_iter().enumerate().map(|(c, columns)| (i * outs, c * channels, columns)));
+        for (group, part) in out.chunks_mut(per_group.1 * rows).enumerate() {
+            for (i, part) in part.chunks_mut(outs * rows).enumerate() {
+                let height = part.len() / rows;
+                let columns = MatrixMut::new(part, height, rows, rows).column_blocks(channels * self.taps());
+                let first_out = group * per_group.1 + i * outs;
+                tasks.extend(columns.into_iter().enumerate().map(|(c, columns)| (first_out, c * channels, columns)));
+            }
         }
         let task = |scratch: &mut Scratch, (first_out, first_channel, mut out): (usize, usize, MatrixMut<'_>)| {
             let group = first_out / per_group.1;
@@ -473,7 +476,7 @@ mod tests {
     /// Images, groups, channels, output channels, input, kernel, stride, padding, dilation.
     type Case = (usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], [usize; 2]);
 
-    const CASES: [Case; 15] = [
+    const CASES: [Case; 16] = [
         (3, 1, 4, 8, [12, 12], [3, 3], [1, 1], [1, 1], [1, 1]),
         (1, 1, 7, 70, [28, 28], [3, 3], [1, 1], [1, 1], [1, 1]),
         (2, 2, 8, 32, [9, 11], [5, 4], [2, 3], [2, 0], [1, 1]),
@@ -484,6 +487,7 @@ mod tests {
         (2, 1, 70, 24, [8, 8], [1, 1], [1, 1], [0, 0], [1, 1]),
         (4, 1, 3, 10, [8, 7], [1, 1], [2, 2], [0, 0], [1, 1]),
         (17, 1, 20, 12, [2, 2], [3, 3], [1, 1], [1, 1], [1, 1]),
+        (3, 2, 6, 6, [5, 5], [3, 3], [1, 1], [1, 1], [1, 1]),
         (9, 4, 4, 8, [4, 4], [3, 3], [2, 2], [1, 1], [1, 1]),
         (2, 1, 4, 16, [7, 64], [7, 7], [1, 1], [3, 64], [1, 1]),
         (1, 1, 3, 8, [40, 40], [5, 5], [2, 2], [2, 2], [1, 1]),

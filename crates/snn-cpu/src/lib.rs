@@ -18,6 +18,7 @@ pub mod products;
 pub mod reductions;
 pub mod ring;
 mod run;
+pub mod selection;
 mod shared;
 mod simd;
 mod spike_windows;

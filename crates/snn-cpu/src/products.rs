@@ -43,16 +43,18 @@ impl Product<'_> {
                 || self.few_times_values(lhs, rhs, out))
     }
 
-    /// Rows of few spikes with values that are new at each run, as one-hot rows of a graph are: packing them must pay too.
+    /// Rows of few spikes with values that are new at each run, as delayed weights and one-hot rows of a graph are: packing them
+    /// must pay too.
     fn few_times_values(&self, lhs: &[f32], rhs: &[f32], out: &mut [f32]) -> bool {
         let (m, n, k) = (self.m, self.n, self.k);
         let rows = self.batch.is_empty() && self.plan.packed.is_none() && self.lhs.sum == 1 && self.lhs.free == k && m * k == lhs.len();
-        let whole = self.rhs.free == 1 && self.rhs.sum == n && k * n == rhs.len();
-        if !rows || !whole || n < 32 || m < 64 || k < 64 {
+        if !rows || n < 16 || m < 64 || k < 64 {
             return false;
         }
-        let Some(spikes) = Spikes::find(lhs, k).filter(|s| s.density() < 0.05) else { return false };
-        self.times(&spikes, Matrix { values: rhs, row: n, column: 1 }, [k, n], false, out)
+        // Packing an element costs about as much as twenty products.
+        let most = crate::spikes::DENSEST - 20.0 / m as f64;
+        let Some(spikes) = Spikes::find(lhs, k).filter(|s| s.density() < most) else { return false };
+        self.times(&spikes, Matrix { values: rhs, row: self.rhs.sum, column: self.rhs.free }, [k, n], false, out)
     }
 
     /// Spikes times values that are packed for this product only; `false` where one is not finite.

@@ -10,6 +10,7 @@ use snn_ir::{CompileError, DType, Data, Executable, Graph, KernelTime, Loop, Op,
 
 use snn_plan::buffers::{Buffers, InputSlice, OutputBuffer};
 use snn_plan::ring::RingPart;
+use snn_plan::selection::SelectionKind;
 use snn_plan::{Kernel, LoopPlan, Plan, Task};
 
 use crate::convolution::convolve;
@@ -21,6 +22,7 @@ use crate::ring::Rows;
 use crate::shared::alone;
 
 use crate::max_pool::MaxPoolBackward;
+use crate::selection::Select;
 use crate::step::Step;
 
 /// A plan with its machine code.
@@ -212,6 +214,16 @@ impl Run<'_> {
                 let mut out = self.floats(count(&node.types[0].sizes()?));
                 let [x, y, gradient] = [u.x, u.y, u.gradient].map(|v| values.get(graph, v));
                 MaxPoolBackward(u).execute(x?.as_f32(), y?.as_f32(), gradient?.as_f32(), &mut out);
+                values.insert(result, Tensor::f32(node.types[0].sizes()?, out));
+            }
+            Kernel::Selection(s) => {
+                let mut out = self.floats(count(&node.types[0].sizes()?));
+                let x = match s.kind {
+                    SelectionKind::Counts => &[],
+                    SelectionKind::Product { x, .. } => values.get(graph, x)?.as_f32(),
+                };
+                let Data::I64(labels) = values.get(graph, s.labels)?.data() else { unreachable!("labels are integers") };
+                Select(s).execute(labels, x, &mut out)?;
                 values.insert(result, Tensor::f32(node.types[0].sizes()?, out));
             }
             Kernel::Delay(steps) if node.types[0].dtype == DType::F32 => {

@@ -23,6 +23,7 @@ pub mod plan;
 pub mod product;
 pub mod reduction;
 pub mod ring;
+pub mod selection;
 pub mod step;
 mod verify;
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use snn_ir::tensor::row_major_strides;
-use snn_ir::{CompileError, Convolution, DType, Dims, Graph, Loop, NodeId, Op, Value};
+use snn_ir::{CompileError, Convolution, DType, Dims, Graph, Loop, Node, NodeId, Op, Value};
 
 use snn_ir::lanes::{supports, supports_graph};
 
@@ -13,6 +13,7 @@ use crate::partition::partition_batch;
 use crate::product::ProductPlan;
 use crate::reduction::{ReductionPlan, ReductionShape};
 use crate::ring::{Ring, RingPart};
+use crate::selection::{Selection, SelectionKind};
 use crate::step::{StepKernel, build};
 
 /// What one task does.
@@ -30,6 +31,8 @@ pub enum Kernel {
     Reduction(ReductionPlan),
     /// The gradient of a max pool.
     MaxPoolGradient(MaxPoolGradient),
+    /// A product with one-hot rows that are never written. Only plans for threads have it.
+    Selection(Selection),
     /// A copy of whole steps.
     Delay(i64),
     /// A strided copy.
@@ -316,9 +319,16 @@ impl Planner<'_> {
         false
     }
 
+    fn selection(&self, node: &Node) -> Option<Selection> {
+        self.divides.then(|| Selection::new(self.graph, node).ok().flatten()).flatten()
+    }
+
     /// What a node reads as a whole tensor.
     fn reads(&self, id: NodeId) -> Vec<Value> {
         let node = self.graph.node(id);
+        if let Some(selection) = self.selection(node) {
+            return selection.reads();
+        }
         if let Op::Reduce { .. } = &node.op
             && let Some((source, _)) = ReductionShape::windows(self.graph, id)
         {
@@ -469,6 +479,8 @@ impl Planner<'_> {
             || matches!(node.op, Op::Pad { .. } | Op::Concat { .. });
         let kernel = if moves {
             Kernel::Move
+        } else if let Some(selection) = self.selection(node) {
+            Kernel::Selection(selection)
         } else if let Op::Reshape = &node.op {
             Kernel::Alias
         } else if let Op::Contract(c) = &node.op {
@@ -596,6 +608,10 @@ pub fn operations(graph: &Graph, task: &Task) -> usize {
         }
         Kernel::Reduction(f) => elements(f.source),
         Kernel::MaxPoolGradient(u) => elements(u.x),
+        Kernel::Selection(s) => match s.kind {
+            SelectionKind::Counts => s.count,
+            SelectionKind::Product { outer, inner, .. } => s.count * outer * inner,
+        },
         // What moves elements, and what is told by the kernels inside.
         Kernel::Alias | Kernel::Delay(_) | Kernel::Move | Kernel::FirstSpike(_) => 0,
         Kernel::Loop(_) | Kernel::Ring(_) | Kernel::Reference => 0,
@@ -617,6 +633,7 @@ pub fn describe_task(graph: &Graph, task: &Task) -> String {
         },
         Kernel::Reduction(f) => format!("reduction {:?}", f.kind).to_lowercase(),
         Kernel::MaxPoolGradient(_) => "max-pool backward".into(),
+        Kernel::Selection(s) => format!("selection by {} labels of {} classes", s.count, s.classes),
         Kernel::Delay(d) => format!("delay {d}"),
         Kernel::Move => "move".into(),
         Kernel::FirstSpike(_) => "first spike".into(),
