@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use snn_plan::buffers::Buffers;
 use snn_plan::convolution::{ConvolutionPlan, Direction, Windows};
 
-use crate::line_products;
+use crate::lines;
 use crate::panels::{Identity, Kept, Packed, product};
 use crate::products::{Matrix, MatrixMut, multiply};
 use crate::shared::threads;
@@ -45,14 +45,25 @@ pub fn convolve(
     match plan.direction {
         Direction::Forward => {
             let packed = &packed[plan.packed..plan.packed + windows.groups];
-            if !BySpikes(windows).compute(a, b, packed, identity, out) {
+            if BySpikes(windows).compute(a, b, packed, identity, out) {
+                return;
+            }
+            if lines::fits_forward(windows) && !a.is_empty() && !out.is_empty() {
+                lines::forward(windows, a, b, out);
+            } else {
                 Unrolled(windows).forward(a, b, out);
             }
         }
-        Direction::InputGradient => Unrolled(windows).input_gradient(a, b, out),
+        Direction::InputGradient => {
+            if lines::fits_input_gradient(windows) && !a.is_empty() && !out.is_empty() {
+                lines::input_gradient(windows, a, b, out);
+            } else {
+                Unrolled(windows).input_gradient(a, b, out);
+            }
+        }
         Direction::WeightGradient => {
-            if line_products::fits(windows) && !a.is_empty() && !b.is_empty() {
-                return line_products::weight_gradient(windows, a, b, out);
+            if lines::fits_weight_gradient(windows) && !a.is_empty() && !b.is_empty() {
+                return lines::weight_gradient(windows, a, b, out);
             }
             let mut rows = buffers.scratch(b.len());
             gradient_rows(windows, b, &mut rows);
@@ -94,7 +105,7 @@ fn weight_gradient_of_spikes(windows: &Windows, buffers: &Buffers, x: &[f32], g_
     let Some(spikes) = spikes_of_windows(windows, x) else { return false };
     let rows = Matrix { values: g_rows, row: outs, column: 1 };
     let Some(packed) = Packed::new(rows, [places, outs], WORD, |n| buffers.take(n)) else { return false };
-    product(&spikes, &packed, true, out);
+    product(&spikes, x, &packed, true, out);
     buffers.give(packed.into_memory());
     true
 }
@@ -183,7 +194,7 @@ impl Unrolled<'_> {
     fn divided(&self, blocks: usize, products: usize) -> (bool, Parallelism) {
         let threads = threads();
         let worth = threads > 1 && products > WORTH_A_THREAD;
-        let whole = worth && blocks >= 2 * threads;
+        let whole = worth && (blocks >= 2 * threads || blocks.is_multiple_of(threads));
         (whole, if worth && !whole { Parallelism::Rayon(threads) } else { Parallelism::None })
     }
 

@@ -10,7 +10,7 @@
 
 pub mod convolution;
 mod emit;
-mod line_products;
+mod lines;
 pub mod max_pool;
 pub mod moves;
 mod panels;

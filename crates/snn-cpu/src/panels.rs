@@ -124,15 +124,15 @@ impl Packed {
     }
 }
 
-/// Spikes times weights: `out[rows, columns]`, or, `turned`, `out[columns, rows]`.
-pub fn product(spikes: &Spikes, w: &Packed, turned: bool, out: &mut [f32]) {
+/// Spikes times weights: `out[rows, columns]`, or, `turned`, `out[columns, rows]`. `x` is the tensor that the spikes were found in.
+pub fn product(spikes: &Spikes, x: &[f32], w: &Packed, turned: bool, out: &mut [f32]) {
     assert_eq!(out.len(), spikes.rows * w.columns, "the output has a place for every sum");
     let panels = w.columns.div_ceil(w.width());
     let groups = spikes.rows.div_ceil(spikes.group);
     let target = Shared(out.as_mut_ptr());
     let task = |sums: &mut Vec<[f32; LANES]>, t: usize| {
         let (p, g) = (t / groups, t % groups);
-        sums_of(spikes, g, w, p, sums);
+        sums_of(spikes, x, g, w, p, sums);
         let (first_row, first_column) = (g * spikes.group, p * w.width());
         let rows = spikes.group.min(spikes.rows - first_row);
         let (row, column) = if turned { (1, spikes.rows) } else { (w.columns, 1) };
@@ -182,7 +182,7 @@ pub fn write_transposed(sums: &[[f32; LANES]], lanes: usize, width: usize, dista
 }
 
 /// The sums of a group of rows in a panel, `[row][lanes]`.
-pub fn sums_of(spikes: &Spikes, group: usize, w: &Packed, panel: usize, sums: &mut Vec<[f32; LANES]>) {
+pub fn sums_of(spikes: &Spikes, x: &[f32], group: usize, w: &Packed, panel: usize, sums: &mut Vec<[f32; LANES]>) {
     assert_eq!(spikes.words, w.words, "spikes and weights have the same inputs");
     sums.clear();
     sums.resize(spikes.group * w.lanes, [0.0; LANES]);
@@ -197,14 +197,66 @@ pub fn sums_of(spikes: &Spikes, group: usize, w: &Packed, panel: usize, sums: &m
         let end = (first + span).min(w.words);
         let bits = &spikes.bits[(group * spikes.words + first) * spikes.group..(group * spikes.words + end) * spikes.group];
         let weights = &w.data.as_chunks::<LANES>().0[(panel * w.words + first) * per..(panel * w.words + end) * per];
+        let Some(values) = &spikes.values else {
+            match w.lanes {
+                1 => add::<1>(bits, weights, sums),
+                2 => add::<2>(bits, weights, sums),
+                3 => add::<3>(bits, weights, sums),
+                _ => add::<4>(bits, weights, sums),
+            }
+            continue;
+        };
+        // Rows that are missing in the last group have no bits.
+        let rows = &values.rows[group * spikes.group..];
+        let (rows, inputs) = (&rows[..spikes.group.min(rows.len())], &values.inputs[first * WORD..end * WORD]);
         match w.lanes {
-            1 => add::<1>(bits, weights, sums),
-            2 => add::<2>(bits, weights, sums),
-            3 => add::<3>(bits, weights, sums),
-            _ => add::<4>(bits, weights, sums),
+            1 => add_values_1(bits, weights, x, rows, inputs, sums),
+            2 => add_values_2(bits, weights, x, rows, inputs, sums),
+            3 => add_values_3(bits, weights, x, rows, inputs, sums),
+            _ => add_values_4(bits, weights, x, rows, inputs, sums),
         }
     }
 }
+
+/// A sum in each lane with a product added. Arrays that are made whole, and have names of their own, stay in registers.
+#[inline(always)]
+fn added(sum: [f32; LANES], value: f32, w: &[f32; LANES]) -> [f32; LANES] {
+    std::array::from_fn(|i| sum[i] + value * w[i])
+}
+
+/// Makes the function for panels of so many lanes.
+macro_rules! add_values {
+    ($name:ident: $($sum:ident $lane:literal),*) => {
+        simd_dispatch! {
+            /// As [`add`], with weights multiplied by the values of the spikes. These are the elements of `x` of number
+            /// `rows[row] + inputs[input]`.
+            fn $name(bits: &[u64], weights: &[[f32; LANES]], x: &[f32], rows: &[i32], inputs: &[i32], sums: &mut [[f32; LANES]]) {
+                const N: usize = [$($lane),*].len();
+                let sums = sums.as_chunks_mut::<N>().0;
+                let words = weights.as_chunks::<N>().0.as_chunks::<WORD>().0;
+                let inputs = inputs.as_chunks::<WORD>().0;
+                let group = sums.len();
+                for ((r, line), row) in sums.iter_mut().enumerate().zip(rows) {
+                    let [$(mut $sum),*] = *line;
+                    for (w, (weights, inputs)) in words.iter().zip(inputs).enumerate() {
+                        let mut ones = bits[w * group + r];
+                        while ones != 0 {
+                            let i = ones.trailing_zeros() as usize % WORD;
+                            ones &= ones - 1;
+                            let value = x[(row + inputs[i]) as usize];
+                            $($sum = added($sum, value, &weights[i][$lane]);)*
+                        }
+                    }
+                    *line = [$($sum),*];
+                }
+            }
+        }
+    };
+}
+add_values!(add_values_1: a 0);
+add_values!(add_values_2: a 0, b 1);
+add_values!(add_values_3: a 0, b 1, c 2);
+add_values!(add_values_4: a 0, b 1, c 2, d 3);
 
 simd_dispatch! {
     /// Adds to the sums of each row, `[row][lanes]`, the weights, `[word][WORD inputs][lanes]`, of its spikes, `[word][row]`.
@@ -241,10 +293,19 @@ mod tests {
         Packed::new(Matrix { values: w, row, column }, sizes, WORD, |n| vec![7.0; n])
     }
 
-    /// Random spikes `[rows, inputs]`, weights `[columns, inputs]`, and their product in the plain order.
-    fn example(rows: usize, inputs: usize, columns: usize, density: f32) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    /// Random spikes `[rows, inputs]`, or values of few elements, weights `[columns, inputs]`, and their product in the plain order.
+    fn example(rows: usize, inputs: usize, columns: usize, density: f32, ones: bool) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
         let mut next = numbers((rows * inputs + columns) as u64);
-        let x: Vec<f32> = (0..rows * inputs).map(|_| f32::from(u8::from(next() < density))).collect();
+        let mut value = || {
+            if next() >= density {
+                0.0
+            } else if ones {
+                1.0
+            } else {
+                next() - 0.5
+            }
+        };
+        let x: Vec<f32> = (0..rows * inputs).map(|_| value()).collect();
         let w: Vec<f32> = (0..columns * inputs).map(|_| next() - 0.5).collect();
         let sum = |i: usize| (0..inputs).fold(0f32, |s, k| s + x[i / columns * inputs + k] * w[i % columns * inputs + k]);
         let product = (0..rows * columns).map(sum).collect();
@@ -253,19 +314,19 @@ mod tests {
 
     #[test]
     fn sums_are_those_of_the_plain_order_to_the_bit() {
-        for density in [0.0, 0.01, 0.04, 0.1, 0.5] {
+        for (density, ones) in [(0.0, true), (0.01, true), (0.04, true), (0.1, true), (0.5, true), (0.02, false), (0.3, false)] {
             for (rows, inputs, columns) in [(1, 40, 10), (5, 300, 96), (3, 2500, 200), (7, 1024, 97), (130, 64, 33), (257, 65, 17)] {
-                let (x, w, want) = example(rows, inputs, columns, density);
+                let (x, w, want) = example(rows, inputs, columns, density, ones);
                 let weights = packed(&w, [inputs, columns], 1, inputs).unwrap();
                 let spikes = Spikes::find(&x, inputs).unwrap();
                 let mut out = vec![f32::NAN; rows * columns];
-                product(&spikes, &weights, false, &mut out);
+                product(&spikes, &x, &weights, false, &mut out);
                 let same = out.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same, "{rows} {inputs} {columns} {density}");
                 // The same weights the other way round, and the result too.
                 let w: Vec<f32> = (0..w.len()).map(|i| w[i % columns * inputs + i / columns]).collect();
                 let weights = packed(&w, [inputs, columns], columns, 1).unwrap();
-                product(&spikes, &weights, true, &mut out);
+                product(&spikes, &x, &weights, true, &mut out);
                 let same = out.iter().enumerate().all(|(i, a)| a.to_bits() == want[i % rows * columns + i / rows].to_bits());
                 assert!(same, "{rows} {inputs} {columns} {density}, turned");
             }
@@ -275,13 +336,13 @@ mod tests {
     #[test]
     fn every_width_of_vectors_gives_the_same() {
         for lanes in 1..=WIDEST / LANES {
-            let (x, w, _) = example(9, 128, lanes * LANES, 0.3);
+            let (x, w, _) = example(9, 128, lanes * LANES, 0.3, lanes % 2 == 0);
             let spikes = Spikes::find(&x, 128).unwrap();
             let weights = packed(&w, [128, lanes * LANES], 1, 128).unwrap();
             assert_eq!(weights.lanes, lanes);
             let sums = crate::simd::of_every_width(|| {
                 let mut sums = Vec::new();
-                sums_of(&spikes, 0, &weights, 0, &mut sums);
+                sums_of(&spikes, &x, 0, &weights, 0, &mut sums);
                 sums
             });
             assert!(sums.iter().all(|s| *s == sums[0]));

@@ -54,13 +54,13 @@ impl Product<'_> {
         // Packing an element costs about as much as twenty products.
         let most = crate::spikes::DENSEST - 20.0 / m as f64;
         let Some(spikes) = Spikes::find(lhs, k).filter(|s| s.density() < most) else { return false };
-        self.times(&spikes, Matrix { values: rhs, row: self.rhs.sum, column: self.rhs.free }, [k, n], false, out)
+        self.times(&spikes, lhs, Matrix { values: rhs, row: self.rhs.sum, column: self.rhs.free }, [k, n], false, out)
     }
 
     /// Spikes times values that are packed for this product only; `false` where one is not finite.
-    fn times(&self, spikes: &Spikes, values: Matrix<'_>, sizes: [usize; 2], turned: bool, out: &mut [f32]) -> bool {
+    fn times(&self, spikes: &Spikes, x: &[f32], values: Matrix<'_>, sizes: [usize; 2], turned: bool, out: &mut [f32]) -> bool {
         let Some(packed) = Packed::new(values, sizes, WORD, |n| self.buffers.take(n)) else { return false };
-        product(spikes, &packed, turned, out);
+        product(spikes, x, &packed, turned, out);
         self.buffers.give(packed.into_memory());
         true
     }
@@ -71,7 +71,7 @@ impl Product<'_> {
         let weights = Matrix { values: weights, row: self.rhs.sum, column: self.rhs.free };
         let pack = || Packed::new(weights, [self.k, self.n], WORD, |n| vec![0.0; n]);
         let Some(packed) = kept.packed(identity(), pack) else { return false };
-        product(&spikes, &packed, false, out);
+        product(&spikes, lhs, &packed, false, out);
         true
     }
 
@@ -88,10 +88,10 @@ impl Product<'_> {
         }
         // Weights have the spikes' layer as the last axis more often than as the first.
         if let Some(spikes) = Spikes::find(&rhs[..k * n], n).filter(|s| worth_adding(s, k)) {
-            return self.times(&spikes.transposed(n), Matrix { values: lhs, row: m, column: 1 }, [k, m], true, out);
+            return self.times(&spikes.transposed(n), rhs, Matrix { values: lhs, row: m, column: 1 }, [k, m], true, out);
         }
         let Some(spikes) = Spikes::find(&lhs[..k * m], m).filter(|s| worth_adding(s, k)) else { return false };
-        self.times(&spikes.transposed(m), Matrix { values: rhs, row: n, column: 1 }, [k, n], false, out)
+        self.times(&spikes.transposed(m), lhs, Matrix { values: rhs, row: n, column: 1 }, [k, n], false, out)
     }
 
     /// Computes the product into `out`.

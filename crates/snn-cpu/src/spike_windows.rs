@@ -1,4 +1,5 @@
-//! Convolutions of spikes: the windows of an image as bits, the weights of whose spikes are added.
+//! Convolutions of spikes, and of other images of few elements that are not zero: their windows as bits, the weights of whose
+//! spikes are added.
 //!
 //! The rows of an image are words of bits. What an output meets in a row of the kernel is a run of such a word; runs are put side by
 //! side into words in the order channel, row, column, as [`crate::products`] has the inputs of a layer. So a convolution is a
@@ -13,7 +14,7 @@ use crate::panels::{Identity, Kept, LANES, Packed, sums_of, write_transposed};
 use crate::products::Matrix;
 use crate::shared::threads;
 use crate::simd::simd_dispatch;
-use crate::spikes::{Looker, Spikes, WORD, are_few};
+use crate::spikes::{Found, Looker, Spikes, Values, WORD, are_few};
 
 /// Outputs that are computed together, of one image or of several small ones: their sums stay in the L2 cache.
 const OUTPUTS: usize = 256;
@@ -38,6 +39,8 @@ struct Runs {
 struct Scratch {
     /// The spikes of one channel of one image.
     plane: Vec<u64>,
+    /// Are all elements that are not zero 1?
+    are_ones: bool,
     /// The padded rows of images, an integer number of words each: `[image][channel][row]`.
     lines: Vec<u64>,
     spikes: Spikes,
@@ -56,8 +59,7 @@ impl std::ops::Deref for BySpikes<'_> {
 }
 
 impl BySpikes<'_> {
-    /// Computes the convolution by the places of spikes; `false` where the input holds many of them, or other values, or a weight
-    /// is not finite.
+    /// Computes the convolution by the places of spikes; `false` where the input holds many of them, or a weight is not finite.
     pub fn compute(&self, x: &[f32], w: &[f32], kept: &[Kept], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
         let Some(runs) = self.runs() else { return false };
         let (channels, out_channels) = self.per_group();
@@ -77,7 +79,11 @@ impl BySpikes<'_> {
         let Some(packed) = (0..self.groups).map(pack).collect::<Option<Vec<_>>>() else { return false };
         let share = (out.len() / out_image).div_ceil(threads().max(1));
         let together = (OUTPUTS / out_plane).clamp(1, share);
-        let some = |scratch: &mut Scratch, (x, out): (&[f32], &mut [f32])| self.images(runs, x, &packed, out, scratch).is_some();
+        if together * image > 1 << 30 {
+            return false;
+        }
+        let inputs = self.inputs(runs);
+        let some = |scratch: &mut Scratch, (x, out): (&[f32], &mut [f32])| self.images(runs, &inputs, x, &packed, out, scratch).is_some();
         x.par_chunks(together * image).zip(out.par_chunks_mut(together * out_image)).map_init(Scratch::default, some).all(|done| done)
     }
 
@@ -86,8 +92,32 @@ impl BySpikes<'_> {
         (1..=WORD).contains(&bits).then(|| Runs { bits, per_row, per_word: WORD / bits })
     }
 
-    /// The convolution of a few images; `None` where a value is not a spike.
-    fn images(&self, runs: Runs, x: &[f32], packed: &[Arc<Packed>], out: &mut [f32], scratch: &mut Scratch) -> Option<()> {
+    /// How far from the first element that a window meets, in the first channel of its group, the input of each bit is.
+    fn inputs(&self, runs: Runs) -> Vec<i32> {
+        let channels = self.per_group().0;
+        let count = channels * self.kernel[0] * runs.per_row;
+        let mut inputs = vec![0; count.div_ceil(runs.per_word) * WORD];
+        for run in 0..count {
+            let (channel, ky) = (run / (runs.per_row * self.kernel[0]), run / runs.per_row % self.kernel[0] * self.dilation[0]);
+            let first = (channel * self.input[0] + ky) * self.input[1] + run % runs.per_row * self.dilation[1];
+            let bits = &mut inputs[run / runs.per_word * WORD + run % runs.per_word * runs.bits..][..runs.bits];
+            bits.iter_mut().enumerate().for_each(|(kx, to)| *to = (first + kx) as i32);
+        }
+        inputs
+    }
+
+    /// Where the first element that each place of some lines meets is, in the images that are computed together.
+    fn rows(&self, images: usize, group: usize, lines: std::ops::Range<usize>) -> Vec<i32> {
+        let first = |i: usize| (i * self.channels + group * self.per_group().0) * self.input[0] * self.input[1];
+        let place = |i: usize, y: usize, x: usize| {
+            let at = |axis: usize, i: usize| (i * self.stride[axis]) as i32 - self.padding[axis] as i32;
+            first(i) as i32 + at(0, y) * self.input[1] as i32 + at(1, x)
+        };
+        (0..images).flat_map(|i| lines.clone().flat_map(move |y| (0..self.output[1]).map(move |x| place(i, y, x)))).collect()
+    }
+
+    /// The convolution of a few images; `None` where too much of it is not zero.
+    fn images(&self, runs: Runs, inputs: &[i32], x: &[f32], packed: &[Arc<Packed>], out: &mut [f32], scratch: &mut Scratch) -> Option<()> {
         let looker = Looker::new();
         let [height, width] = self.output;
         let count = out.len() / (self.out_channels * height * width);
@@ -105,8 +135,11 @@ impl BySpikes<'_> {
                     unroll(self, runs, i, lines.clone(), &scratch.lines, &mut scratch.spikes);
                 }
                 scratch.spikes.recount();
+                if !scratch.are_ones {
+                    scratch.spikes.values = Some(Values { rows: self.rows(count, g, lines.clone()), inputs: inputs.to_vec() });
+                }
                 for p in 0..packed.columns.div_ceil(packed.width()) {
-                    sums_of(&scratch.spikes, 0, packed, p, &mut scratch.sums);
+                    sums_of(&scratch.spikes, x, 0, packed, p, &mut scratch.sums);
                     let first_channel = g * packed.columns + p * packed.width();
                     let panel = packed.width().min(packed.columns - p * packed.width());
                     for (i, sums) in scratch.sums.chunks_exact(outputs * packed.lanes).enumerate() {
@@ -124,7 +157,7 @@ impl BySpikes<'_> {
         (self.input[1] + 2 * self.padding[1]).div_ceil(WORD) + 1
     }
 
-    /// The rows of a group's channels as bits.
+    /// The rows of a group's channels as bits; `None` where too much is not zero.
     fn lines(&self, looker: Looker, x: &[f32], group: usize, scratch: &mut Scratch) -> Option<()> {
         let [height, width] = self.input;
         let (plane, words) = (height * width, self.line_words());
@@ -132,12 +165,15 @@ impl BySpikes<'_> {
         let count = x.len() / (self.channels * plane);
         scratch.lines.clear();
         scratch.lines.resize(count * channels * height * words, 0);
+        let mut all = Found::default();
         for (i, lines) in scratch.lines.chunks_exact_mut(height * words).enumerate() {
             let channel = i / channels * self.channels + group * channels + i % channels;
             let values = &x[channel * plane..(channel + 1) * plane];
             scratch.plane.clear();
             for values in values.chunks(WORD) {
-                scratch.plane.push(looker.look(values)?);
+                let found = looker.look(values);
+                scratch.plane.push(found.places);
+                all = all.and(found);
             }
             scratch.plane.push(0);
             for (y, line) in lines.chunks_exact_mut(words).enumerate() {
@@ -149,7 +185,8 @@ impl BySpikes<'_> {
                 }
             }
         }
-        Some(())
+        scratch.are_ones = all.are_ones();
+        all.are_few(count * channels * plane).then_some(())
     }
 }
 
@@ -168,26 +205,29 @@ pub fn spikes_of_windows(windows: &Windows, x: &[f32]) -> Option<Spikes> {
     let per_line = stride * words;
     let mut lines = vec![0u64; windows.channels * images * height * per_line];
     let looker = Looker::new();
-    let found = lines.par_chunks_mut(images * height * per_line).enumerate().map(|(c, lines)| {
-        let mut line = 0;
+    let of_channel = |(c, lines): (usize, &mut [u64])| {
+        let (mut line, mut all) = (0, Found::default());
         for i in 0..images {
             for values in x[(i * windows.channels + c) * plane..][..plane].chunks_exact(width) {
                 let target = &mut lines[line * per_line..][..per_line];
                 line += 1;
                 for (n, values) in values.chunks(WORD).enumerate() {
-                    let mut ones = looker.look(values)?;
+                    let found = looker.look(values);
+                    let mut ones = found.places;
                     while ones != 0 {
                         let at = windows.padding[1] + n * WORD + ones.trailing_zeros() as usize;
                         ones &= ones - 1;
                         let (phase, at) = (at % stride, at / stride);
                         target[phase * words + at / WORD] |= 1 << (at % WORD);
                     }
+                    all = all.and(found);
                 }
             }
         }
-        Some(())
-    });
-    if !found.all(|f| f.is_some()) {
+        all
+    };
+    let found = lines.par_chunks_mut(images * height * per_line).enumerate().map(of_channel).reduce(Found::default, Found::and);
+    if !found.are_few(x.len()) || x.len() > 1 << 30 {
         return None;
     }
     let mut spikes = Spikes::none(windows.channels * taps, (images * out_height * out_width).div_ceil(WORD));
@@ -217,6 +257,18 @@ pub fn spikes_of_windows(windows: &Windows, x: &[f32]) -> Option<Spikes> {
         }
     });
     spikes.recount();
+    if !found.are_ones() {
+        let tap = |tap: usize| tap / windows.kernel[1] * windows.dilation[0] * width + tap % windows.kernel[1] * windows.dilation[1];
+        let place = |p: usize| {
+            let (image, y, x) = (p / (out_height * out_width), p / out_width % out_height, p % out_width);
+            let at = |axis: usize, i: usize| (i * windows.stride[axis]) as i32 - windows.padding[axis] as i32;
+            (image * windows.channels * plane) as i32 + at(0, y) * width as i32 + at(1, x)
+        };
+        spikes.values = Some(Values {
+            rows: (0..windows.channels * taps).map(|r| (r / taps * plane + tap(r % taps)) as i32).collect(),
+            inputs: (0..own_words * WORD).map(place).collect(),
+        });
+    }
     Some(spikes)
 }
 
@@ -313,10 +365,14 @@ mod tests {
                 let want = plain(&windows, &x, &w, i, o, [at / output[1], at % output[1]]);
                 assert_eq!(value.to_bits(), want.to_bits(), "{windows:?}, image {i}, channel {o}, output {at}");
             }
-            // One value that is no spike, and one weight that is not finite.
-            let mut other = x.clone();
-            other[x.len() / 2] = 0.5;
-            assert!(!c.compute(&other, &w, &kept, || Identity::Named("w".into()), &mut out));
+            // Values that are no spikes, and one weight that is not finite.
+            let other: Vec<f32> = x.iter().map(|x| x * (next() - 0.5)).collect();
+            assert!(c.compute(&other, &w, &kept, || Identity::Named("w".into()), &mut out));
+            for (at, value) in out.iter().enumerate() {
+                let (i, o, at) = (at / plane / out_channels, at / plane % out_channels, at % plane);
+                let want = plain(&windows, &other, &w, i, o, [at / output[1], at % output[1]]);
+                assert_eq!(value.to_bits(), want.to_bits(), "values, {windows:?}, image {i}, channel {o}, output {at}");
+            }
             let mut infinite = w.clone();
             infinite[0] = f32::INFINITY;
             assert!(!c.compute(&x, &infinite, &kept, || Identity::Named("other".into()), &mut out));

@@ -1,4 +1,5 @@
-//! Spikes as bits: found in a tensor of zeros and ones, a word for sixty-four inputs.
+//! Spikes as bits: what is not zero in a tensor of few such elements, a word for sixty-four inputs. Where these are not all 1, as
+//! sums and means of spikes are not, [`Values`] says where each is.
 #![allow(unsafe_code)]
 
 use rayon::prelude::*;
@@ -10,12 +11,23 @@ use crate::simd::Width;
 pub const WORD: usize = u64::BITS as usize;
 /// Rows that are handled together.
 const GROUP: usize = 128;
-/// Above this density the dense product is faster.
+/// Above this density of ones the dense product is faster.
 pub const DENSEST: f64 = 0.6;
+/// The same where elements have other values, by which weights are multiplied.
+const DENSEST_OF_VALUES: f64 = 0.4;
 /// Elements that are looked at before the density is believed.
 const SAMPLE: usize = 1 << 13;
 /// Fewer elements than this are not worth a second thread.
 const WORTH_A_THREAD: usize = 1 << 16;
+
+/// Where the elements of a matrix are: that of a row and an input is the one of number `rows[row] + inputs[input]` of a tensor.
+#[derive(Clone, Debug, Default)]
+pub struct Values {
+    /// For each row.
+    pub rows: Vec<i32>,
+    /// For each bit of each word of a row.
+    pub inputs: Vec<i32>,
+}
 
 /// Which elements of a matrix `[rows, inputs]` are spikes.
 #[derive(Debug, Default)]
@@ -30,10 +42,12 @@ pub struct Spikes {
     pub words: usize,
     /// How many spikes there are.
     pub count: usize,
+    /// Where the elements are, if they are not all 1.
+    pub values: Option<Values>,
 }
 
 impl Spikes {
-    /// Finds the spikes of `x[rows, inputs]`; `None` where they are many, or a value is neither 0 nor 1.
+    /// Finds what is not zero in `x[rows, inputs]`; `None` where that is much.
     pub fn find(x: &[f32], inputs: usize) -> Option<Spikes> {
         if !are_few(x, inputs) {
             return None;
@@ -42,37 +56,42 @@ impl Spikes {
         let (group, words) = (rows.min(GROUP), inputs.div_ceil(WORD));
         let mut bits = vec![0u64; rows.div_ceil(group) * words * group];
         let looker = Looker::new();
-        let part = |(x, bits): (&[f32], &mut [u64])| -> Option<usize> {
-            let mut count = 0;
+        let part = |(x, bits): (&[f32], &mut [u64])| {
+            let mut all = Found::default();
             for (r, row) in x.chunks_exact(inputs).enumerate() {
                 for (w, values) in row.chunks(WORD).enumerate() {
-                    let word = looker.look(values)?;
-                    bits[w * group + r] = word;
-                    count += word.count_ones() as usize;
+                    let found = looker.look(values);
+                    bits[w * group + r] = found.places;
+                    all = all.and(found);
                 }
             }
-            Some(count)
+            all
         };
         let per = words * group;
-        let count = if x.len() < WORTH_A_THREAD {
-            x.chunks(group * inputs).zip(bits.chunks_mut(per)).map(part).try_fold(0, |sum, n| Some(sum + n?))
+        let found = if x.len() < WORTH_A_THREAD {
+            x.chunks(group * inputs).zip(bits.chunks_mut(per)).map(part).fold(Found::default(), Found::and)
         } else {
-            x.par_chunks(group * inputs).zip(bits.par_chunks_mut(per)).map(part).try_reduce(|| 0, |a, b| Some(a + b))
-        }?;
-        (count as f64 <= 1.2 * DENSEST * x.len() as f64).then_some(Spikes { bits, rows, group, words, count })
+            x.par_chunks(group * inputs).zip(bits.par_chunks_mut(per)).map(part).reduce(Found::default, Found::and)
+        };
+        let values = (!found.are_ones()).then(|| Values {
+            rows: (0..rows).map(|r| (r * inputs) as i32).collect(),
+            inputs: (0..words * WORD).map(|i| i as i32).collect(),
+        });
+        let fits = x.len() < 1 << 30 && found.are_few(x.len());
+        fits.then_some(Spikes { bits, rows, group, words, count: found.count, values })
     }
 
     /// A matrix without spikes; their places are to be set, and then counted.
     pub fn none(rows: usize, words: usize) -> Spikes {
         let group = rows.clamp(1, GROUP);
-        Spikes { bits: vec![0; rows.div_ceil(group) * words * group], rows, group, words, count: 0 }
+        Spikes { bits: vec![0; rows.div_ceil(group) * words * group], rows, group, words, count: 0, values: None }
     }
 
     /// Takes all spikes away; their places, in one group of rows, are to be set, and then counted.
     pub fn clear(&mut self, rows: usize, words: usize) {
         self.bits.clear();
         self.bits.resize(rows * words, 0);
-        (self.rows, self.group, self.words, self.count) = (rows, rows, words, 0);
+        (self.rows, self.group, self.words, self.count, self.values) = (rows, rows, words, 0, None);
     }
 
     /// Counts the spikes.
@@ -108,16 +127,22 @@ impl Spikes {
                 }
             }
         });
-        Spikes { bits, rows: inputs, group, words, count: self.count }
+        let values = self.values.as_ref().map(|v| {
+            let mut rows = v.rows.clone();
+            rows.resize(words * WORD, 0);
+            Values { rows: v.inputs[..inputs].to_vec(), inputs: rows }
+        });
+        Spikes { bits, rows: inputs, group, words, count: self.count, values }
     }
 }
 
-/// Do a few rows from all over hold few enough spikes that it is worth looking at all of them?
+/// Is little of a few rows from all over not zero, so that it is worth looking at all of them?
 pub fn are_few(x: &[f32], inputs: usize) -> bool {
     let rows = x.len() / inputs;
     let looked = (SAMPLE / inputs).clamp(1, rows);
-    let active: usize = (0..looked).map(|i| x[i * rows / looked * inputs..][..inputs].iter().filter(|v| **v != 0.0).count()).sum();
-    active as f64 <= DENSEST * (looked * inputs) as f64
+    let sample = (0..looked).flat_map(|i| &x[i * rows / looked * inputs..][..inputs]);
+    let (active, others) = sample.fold((0, false), |(n, others), v| (n + usize::from(*v != 0.0), others | (*v != 0.0 && *v != 1.0)));
+    active as f64 <= if others { DENSEST_OF_VALUES } else { DENSEST } * (looked * inputs) as f64
 }
 
 /// Exchanges bit `j` of word `i` and bit `i` of word `j`: squares of half the size are exchanged, down to single bits.
@@ -136,15 +161,47 @@ fn transpose(block: &mut [u64; WORD]) {
     }
 }
 
-/// Which of up to sixty-four values are 1; `None` where one is neither 1 nor +0.
-type Look = unsafe fn(&[f32]) -> Option<u64>;
+/// What was seen in some values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Bits of the values that are not zero; of the last that were looked at.
+    pub places: u64,
+    /// How many are not zero.
+    count: usize,
+    /// How many are 1.
+    ones: usize,
+}
+
+impl Found {
+    /// What was seen in both.
+    pub fn and(self, other: Found) -> Found {
+        Found { places: other.places, count: self.count + other.count, ones: self.ones + other.ones }
+    }
+
+    /// Is everything that is not zero 1?
+    pub fn are_ones(self) -> bool {
+        self.count == self.ones
+    }
+
+    /// Are they few of so many that the dense product is not faster?
+    pub fn are_few(self, of: usize) -> bool {
+        self.count as f64 <= 1.2 * if self.are_ones() { DENSEST } else { DENSEST_OF_VALUES } * of as f64
+    }
+
+    fn new(places: u64, ones: u64) -> Found {
+        Found { places, count: places.count_ones() as usize, ones: ones.count_ones() as usize }
+    }
+}
+
+/// Looks at up to sixty-four values.
+type Look = unsafe fn(&[f32]) -> Found;
 
 /// The fastest [`Look`] of this processor.
 #[derive(Clone, Copy)]
 pub struct Looker(Look);
 
 impl Looker {
-    /// For the simd_dispatch vectors of this processor.
+    /// For the widest vectors of this processor.
     pub fn new() -> Looker {
         #[cfg(target_arch = "x86_64")]
         match Width::of_this_processor() {
@@ -157,57 +214,62 @@ impl Looker {
 
     /// Looks at up to sixty-four values.
     #[inline]
-    pub fn look(self, values: &[f32]) -> Option<u64> {
+    pub fn look(self, values: &[f32]) -> Found {
         // SAFETY: `new` takes what the processor has.
         unsafe { (self.0)(values) }
     }
 }
 
-fn look(values: &[f32]) -> Option<u64> {
-    let one = 1f32.to_bits();
-    let flags = values.iter().enumerate().map(|(j, v)| (u64::from(v.to_bits() == one) << j, v.to_bits() != one && v.to_bits() != 0));
-    let (ones, others) = flags.fold((0, false), |(ones, others), (bit, other)| (ones | bit, others | other));
-    (!others).then_some(ones)
+fn look(values: &[f32]) -> Found {
+    let bits = |is: fn(f32) -> bool| values.iter().enumerate().fold(0, |bits, (j, v)| bits | u64::from(is(*v)) << j);
+    Found::new(bits(|v| v != 0.0), bits(|v| v == 1.0))
 }
 
-/// Looks at as many values at a time as a register holds: `ones` and `others` of these. Those that are left over are looked at one by one.
+/// Looks at as many values at a time as a register holds: which of these are not zero and which are 1. Those that are left over are
+/// looked at one by one.
 macro_rules! look_with {
-    ($values:expr, $lanes:literal, $v:ident => $ones:expr, $others:expr) => {{
+    ($values:expr, $lanes:literal, $v:ident => $places:expr, $ones:expr) => {{
         let (whole, rest) = $values.as_chunks::<$lanes>();
-        let (mut ones, mut others) = (0u64, 0u32);
+        let (mut places, mut ones) = (0u64, 0u64);
         for (k, $v) in whole.iter().enumerate() {
-            let found = $ones;
-            ones |= u64::from(found as u32) << ($lanes * k);
-            others |= $others ^ (found as u32);
+            places |= u64::from($places as u32) << ($lanes * k);
+            ones |= u64::from($ones as u32) << ($lanes * k);
         }
-        let left = look(rest)?;
-        (others == 0).then_some(if rest.is_empty() { ones } else { ones | left << ($lanes * whole.len()) })
+        let found = Found::new(places, ones);
+        if rest.is_empty() {
+            return found;
+        }
+        let left = look(rest);
+        Found { places: places | left.places << ($lanes * whole.len()), ..found.and(left) }
     }};
 }
 
 /// As [`look`].
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn look_avx512(values: &[f32]) -> Option<u64> {
-    use std::arch::x86_64::{_mm512_cmpeq_epi32_mask, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_test_epi32_mask};
-    let one = _mm512_set1_epi32(1f32.to_bits() as i32);
+#[target_feature(enable = "avx512f,popcnt")]
+fn look_avx512(values: &[f32]) -> Found {
+    use std::arch::x86_64::{_CMP_EQ_OQ, _CMP_NEQ_UQ, _mm512_cmp_ps_mask, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps};
+    let (one, zero) = (_mm512_set1_ps(1.0), _mm512_setzero_ps());
     // SAFETY: sixteen floats are read from an array of sixteen.
-    let load = |v: &[f32; 16]| unsafe { _mm512_loadu_si512(v.as_ptr().cast()) };
-    look_with!(values, 16, v => _mm512_cmpeq_epi32_mask(load(v), one), u32::from(_mm512_test_epi32_mask(load(v), load(v))))
+    let load = |v: &[f32; 16]| unsafe { _mm512_loadu_ps(v.as_ptr()) };
+    look_with!(values, 16, v => _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(load(v), zero), _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(load(v), one))
 }
 
 /// As [`look`].
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn look_avx2(values: &[f32]) -> Option<u64> {
+#[target_feature(enable = "avx2,popcnt")]
+fn look_avx2(values: &[f32]) -> Found {
     use std::arch::x86_64::{
-        _mm256_castsi256_ps, _mm256_cmpeq_epi32, _mm256_loadu_si256, _mm256_movemask_ps, _mm256_set1_epi32, _mm256_setzero_si256,
+        _CMP_EQ_OQ, _CMP_NEQ_UQ, _mm256_cmp_ps, _mm256_loadu_ps, _mm256_movemask_ps, _mm256_set1_ps, _mm256_setzero_ps,
     };
-    let (one, zero) = (_mm256_set1_epi32(1f32.to_bits() as i32), _mm256_setzero_si256());
+    let (one, zero) = (_mm256_set1_ps(1.0), _mm256_setzero_ps());
     // SAFETY: eight floats are read from an array of eight.
-    let load = |v: &[f32; 8]| unsafe { _mm256_loadu_si256(v.as_ptr().cast()) };
-    let equal = |v, to| _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(load(v), to))) as u32;
-    look_with!(values, 8, v => equal(v, one), !equal(v, zero) & 0xff)
+    let load = |v: &[f32; 8]| unsafe { _mm256_loadu_ps(v.as_ptr()) };
+    look_with!(
+        values, 8,
+        v => _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_NEQ_UQ>(load(v), zero)),
+        _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(load(v), one))
+    )
 }
 
 #[cfg(test)]
@@ -231,7 +293,7 @@ mod tests {
                     *last = other;
                 }
                 let want = look(&values);
-                assert_eq!(want.is_none(), other.is_some() && n > 0);
+                assert_eq!(want.are_ones(), n == 0 || other.is_none_or(|x| x == 0.0));
                 for found in crate::simd::of_every_width(|| Looker::new().look(&values)) {
                     assert_eq!(found, want);
                 }
@@ -255,8 +317,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_sparse_or_not_spikes_is_refused() {
+    fn what_is_not_sparse_is_refused_and_values_are_found() {
         assert!(Spikes::find(&[1.0; 64], 32).is_none());
-        assert!(Spikes::find(&[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5], 8).is_none());
+        let found = Spikes::find(&[0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5], 4).unwrap();
+        assert_eq!((found.count, &found.bits[..]), (2, &[0b10, 0b1000][..]));
+        let place = |values: &Values, row: usize, input: usize| values.rows[row] + values.inputs[input];
+        assert_eq!(place(&found.values.as_ref().unwrap().clone(), 1, 3), 7);
+        assert_eq!(place(&found.transposed(4).values.unwrap(), 3, 1), 7);
+        assert!(Spikes::find(&[0.0, 1.0, 0.0, 0.0], 2).unwrap().values.is_none());
     }
 }

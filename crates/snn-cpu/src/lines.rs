@@ -1,0 +1,307 @@
+//! Convolutions of few channels and long lines, and their gradients: line by line, where they are, so that nothing is unrolled for
+//! products that are too few to pay for it.
+//!
+//! What bounds them: [`OUTS`] products for each load of a line, and as many for each load of a line of the gradient in that of
+//! weights, which is near the speed of multiplication while lines stay in cache. Sums of a convolution and of the gradient of its
+//! input are added in the interpreter's order.
+
+use rayon::prelude::*;
+use snn_plan::convolution::Windows;
+
+use crate::panels::LANES;
+use crate::shared::threads;
+use crate::simd::simd_dispatch;
+
+/// Output channels whose sums are in registers together.
+const OUTS: usize = 4;
+/// Tasks that a gradient is divided into at least, if it has enough channels.
+const FEWEST_TASKS: usize = 8;
+/// Shorter lines than this leave too much of a register empty.
+const SHORTEST: usize = LANES;
+/// Fewer products than this are not worth a second thread.
+const WORTH_A_THREAD: usize = 1 << 18;
+
+/// More output channels than this are worth unrolling windows for `gemm`.
+const MOST_OUTS: usize = 16;
+
+/// Sums of one block of output channels: for each element of the kernel and output channel, a sum in each lane.
+type Sums = [[f32; LANES]; OUTS];
+
+/// Is this faster than to unroll windows for `gemm`? There each element that is unrolled is worth as many products as there are
+/// output channels, and each of the gradient, which is transposed, as many as there are channels and elements of the kernel.
+pub fn fits_weight_gradient(windows: &Windows) -> bool {
+    let (channels, outs) = windows.per_group();
+    windows.output[1] >= SHORTEST && (outs <= MOST_OUTS || channels * windows.kernel[0] * windows.kernel[1] < 64)
+}
+
+/// The gradient of weights into `out[output channel, channel of a group, kernel]`, from the input and the gradient of the result.
+pub fn weight_gradient(windows: &Windows, x: &[f32], g: &[f32], out: &mut [f32]) {
+    let (per_group, taps) = (windows.per_group(), windows.kernel[0] * windows.kernel[1]);
+    // A task has one channel, and some of the output channels that meet it.
+    let parts = FEWEST_TASKS.div_ceil(windows.channels).min(per_group.1.div_ceil(OUTS));
+    let outs = per_group.1.div_ceil(parts).next_multiple_of(OUTS);
+    let of_channel = |c: usize| {
+        let first = c / per_group.0 * per_group.1;
+        (first..first + per_group.1).step_by(outs).map(move |o| (c, o..(o + outs).min(first + per_group.1)))
+    };
+    let tasks: Vec<_> = (0..windows.channels).flat_map(of_channel).collect();
+    let one = |(c, outs): &(usize, std::ops::Range<usize>)| Lines { windows, x, g }.sums(*c, outs.clone());
+    let sums: Vec<Vec<f32>> = if threads() > 1 && g.len() * per_group.0 * taps > WORTH_A_THREAD {
+        tasks.par_iter().with_max_len(1).map(one).collect()
+    } else {
+        tasks.iter().map(one).collect()
+    };
+    for ((c, outs), sums) in tasks.into_iter().zip(sums) {
+        for (o, sums) in outs.zip(sums.chunks_exact(taps)) {
+            out[(o * per_group.0 + c % per_group.0) * taps..][..taps].copy_from_slice(sums);
+        }
+    }
+}
+
+/// Is the convolution faster line by line?
+pub fn fits_forward(windows: &Windows) -> bool {
+    windows.output[1] >= SHORTEST && windows.stride[1] == 1 && windows.per_group().1 <= MOST_OUTS
+}
+
+/// Is the gradient of its input?
+pub fn fits_input_gradient(windows: &Windows) -> bool {
+    let reach = |a: usize| windows.dilation[a] * (windows.kernel[a] - 1);
+    let fits = windows.stride == [1, 1] && windows.input[1] >= SHORTEST && windows.per_group().0 <= MOST_OUTS;
+    fits && [0, 1].iter().all(|a| windows.padding[*a] <= reach(*a))
+}
+
+/// A convolution of `x` by `w` into `out`.
+pub fn forward(windows: &Windows, x: &[f32], w: &[f32], out: &mut [f32]) {
+    let (channels, taps) = (windows.per_group().0, windows.kernel[0] * windows.kernel[1]);
+    let sums = LineSums {
+        groups: windows.groups,
+        channels,
+        outs: windows.per_group().1,
+        input: windows.input,
+        output: windows.output,
+        padding: windows.padding,
+        step: windows.stride[0],
+        reach: [0, 1].map(|a| windows.dilation[a] * (windows.kernel[a] - 1)),
+        terms: (0..channels * taps)
+            .map(|i| {
+                let (ky, kx) = (i % taps / windows.kernel[1], i % windows.kernel[1]);
+                (i / taps, [ky * windows.dilation[0], kx * windows.dilation[1]])
+            })
+            .collect(),
+    };
+    sums.compute(x, |o, i| w[o * channels * taps + i], out);
+}
+
+/// The gradient of a convolution's input, from that of its result.
+pub fn input_gradient(windows: &Windows, g: &[f32], w: &[f32], out: &mut [f32]) {
+    let (channels, outs) = windows.per_group();
+    let taps = windows.kernel[0] * windows.kernel[1];
+    let reach = [0, 1].map(|a| windows.dilation[a] * (windows.kernel[a] - 1));
+    let sums = LineSums {
+        groups: windows.groups,
+        channels: outs,
+        outs: channels,
+        input: windows.output,
+        output: windows.input,
+        padding: [0, 1].map(|a| reach[a] - windows.padding[a]),
+        step: 1,
+        reach,
+        // An element of the kernel that comes later meets an earlier place.
+        terms: (0..outs * taps)
+            .map(|i| {
+                let (ky, kx) = (i % taps / windows.kernel[1], i % windows.kernel[1]);
+                (i / taps, [reach[0] - ky * windows.dilation[0], reach[1] - kx * windows.dilation[1]])
+            })
+            .collect(),
+    };
+    // Output channel `o` of the sums is an input channel of the convolution, whose group it shares with the terms.
+    sums.compute(g, |o, i| w[((o / channels * outs + i / taps) * channels + o % channels) * taps + i % taps], out);
+}
+
+/// Sums of lines times weights.
+struct LineSums {
+    groups: usize,
+    /// Of a group, of what is summed.
+    channels: usize,
+    /// Of a group, of the result.
+    outs: usize,
+    input: [usize; 2],
+    output: [usize; 2],
+    /// Zeros before and after.
+    padding: [usize; 2],
+    /// Lines between two of the result.
+    step: usize,
+    /// How much further than the place of a result its terms reach.
+    reach: [usize; 2],
+    /// What is summed: a channel, and how far from the place of the result, in padded lines.
+    terms: Vec<(usize, [usize; 2])>,
+}
+
+impl LineSums {
+    /// `weight` gives that of an output channel, of all, for a term.
+    fn compute(&self, x: &[f32], weight: impl Fn(usize, usize) -> f32, out: &mut [f32]) {
+        let ([height, width], [out_height, out_width]) = (self.input, self.output);
+        let (plane, out_plane) = (height * width, out_height * out_width);
+        let padded = [(out_height - 1) * self.step + self.reach[0] + 1, out_width + self.reach[1]];
+        let size = padded[0] * padded[1];
+        let offsets: Vec<usize> = self.terms.iter().map(|(c, [y, x])| c * size + y * padded[1] + x).collect();
+        // For each block of output channels, the weights of all terms side by side.
+        let blocks = self.outs.div_ceil(OUTS);
+        let of_block = |b: usize, i: usize| {
+            let (group, first) = (b / blocks, b % blocks * OUTS);
+            std::array::from_fn(|o| if first + o < self.outs { weight(group * self.outs + first + o, i) } else { 0.0 })
+        };
+        let weights: Vec<Vec<[f32; OUTS]>> =
+            (0..self.groups * blocks).map(|b| (0..self.terms.len()).map(|i| of_block(b, i)).collect()).collect();
+        let one = |lines: &mut Vec<f32>, (part, out): (usize, &mut [f32])| {
+            lines.clear();
+            lines.resize(self.channels * size, 0.0);
+            for (c, lines) in lines.chunks_exact_mut(size).enumerate() {
+                let source = &x[(part * self.channels + c) * plane..][..plane];
+                for (y, line) in lines.chunks_exact_mut(padded[1]).enumerate() {
+                    if let Some(y) = y.checked_sub(self.padding[0]).filter(|y| *y < height) {
+                        let n = width.min(padded[1] - self.padding[1]);
+                        line[self.padding[1]..][..n].copy_from_slice(&source[y * width..][..n]);
+                    }
+                }
+            }
+            for (b, out) in out.chunks_mut(OUTS * out_plane).enumerate() {
+                let weights = &weights[part % self.groups * blocks + b];
+                sum_lines(lines, self.step * padded[1], &offsets, weights, out_width, out_plane, out);
+            }
+        };
+        let of_part = self.outs * out_plane;
+        if threads() > 1 && out.len() * self.terms.len() > WORTH_A_THREAD {
+            out.par_chunks_mut(of_part).enumerate().for_each_init(Vec::new, one);
+        } else {
+            let mut lines = Vec::new();
+            out.chunks_mut(of_part).enumerate().for_each(|part| one(&mut lines, part));
+        }
+    }
+}
+
+simd_dispatch! {
+    /// For each place of up to [`OUTS`] planes the sum of weights times elements, which are `offsets` from the place in lines that are
+    /// `step` apart.
+    fn sum_lines(x: &[f32], step: usize, offsets: &[usize], weights: &[[f32; OUTS]], width: usize, plane: usize, out: &mut [f32]) {
+        for line in 0..plane / width {
+            let mut column = 0;
+            while column < width {
+                // The last lanes of a line are computed again where it is no multiple of them.
+                let first = column.min(width - LANES);
+                let x = &x[line * step + first..];
+                let [mut a, mut b, mut c, mut d] = [[0f32; LANES]; OUTS];
+                for (offset, w) in offsets.iter().zip(weights) {
+                    let Some(x) = x[*offset..].first_chunk::<LANES>() else { break };
+                    a = added(a, x, &[w[0]; LANES]);
+                    b = added(b, x, &[w[1]; LANES]);
+                    c = added(c, x, &[w[2]; LANES]);
+                    d = added(d, x, &[w[3]; LANES]);
+                }
+                for (out, sum) in out.chunks_exact_mut(plane).zip([a, b, c, d]) {
+                    out[line * width + first..][..LANES].copy_from_slice(&sum);
+                }
+                column += LANES;
+            }
+        }
+    }
+}
+
+struct Lines<'a> {
+    windows: &'a Windows,
+    x: &'a [f32],
+    g: &'a [f32],
+}
+
+impl Lines<'_> {
+    /// The sums of one channel and some output channels over all images, `[output channel, kernel]`.
+    fn sums(&self, channel: usize, outs: std::ops::Range<usize>) -> Vec<f32> {
+        let w = self.windows;
+        let ([height, width], [out_height, out_width]) = (w.input, w.output);
+        let (plane, out_plane, taps) = (height * width, out_height * out_width, w.kernel[0] * w.kernel[1]);
+        let padded_width = width + 2 * w.padding[1];
+        let blocks = outs.len().div_ceil(OUTS);
+        let mut sums: Vec<Sums> = vec![[[0.0; LANES]; OUTS]; blocks * taps];
+        let mut padded = vec![0f32; ((out_height - 1) * w.stride[0] + (w.kernel[0] - 1) * w.dilation[0] + 1) * padded_width];
+        let mut picked = Vec::new();
+        for image in 0..self.x.len() / (w.channels * plane) {
+            let source = &self.x[(image * w.channels + channel) * plane..][..plane];
+            for (y, line) in padded.chunks_exact_mut(padded_width).enumerate() {
+                if let Some(y) = y.checked_sub(w.padding[0]).filter(|y| *y < height) {
+                    line[w.padding[1]..][..width].copy_from_slice(&source[y * width..][..width]);
+                }
+            }
+            let gradient = &self.g[(image * w.out_channels + outs.start) * out_plane..][..outs.len() * out_plane];
+            for ky in 0..w.kernel[0] {
+                let lines = &padded[ky * w.dilation[0] * padded_width..];
+                let step = w.stride[0] * padded_width;
+                for kx in 0..w.kernel[1] {
+                    let from = &lines[kx * w.dilation[1]..];
+                    // Where windows are apart, what one element of the kernel meets is put side by side.
+                    let (from, step) = if w.stride[1] == 1 {
+                        (from, step)
+                    } else {
+                        picked.clear();
+                        for line in 0..out_height {
+                            picked.extend(from[line * step..].iter().step_by(w.stride[1]).take(out_width));
+                        }
+                        (&picked[..], out_width)
+                    };
+                    for (b, gradient) in gradient.chunks(OUTS * out_plane).enumerate() {
+                        // Where output channels are missing, one is summed again, for nobody.
+                        let last = gradient.len() / out_plane - 1;
+                        let of: [&[f32]; OUTS] = std::array::from_fn(|o| &gradient[o.min(last) * out_plane..][..out_plane]);
+                        add_products(of, out_width, from, step, &mut sums[b * taps + ky * w.kernel[1] + kx]);
+                    }
+                }
+            }
+        }
+        let sum = |o: usize, k: usize| sums[o / OUTS * taps + k][o % OUTS].iter().sum::<f32>();
+        (0..outs.len()).flat_map(|o| (0..taps).map(move |k| (o, k))).map(|(o, k)| sum(o, k)).collect()
+    }
+}
+
+simd_dispatch! {
+    /// Adds to the sums of an element of the kernel the products of the lines of [`OUTS`] gradients, `width` long, with lines of `x`
+    /// that are `step` apart.
+    fn add_products(g: [&[f32]; OUTS], width: usize, x: &[f32], step: usize, sums: &mut Sums) {
+        let [mut a, mut b, mut c, mut d] = *sums;
+        for line in 0..g[0].len() / width {
+            let (x, x_rest) = x[line * step..][..width].as_chunks::<LANES>();
+            // Said one by one, without a call, so that the sums stay in registers.
+            let at = line * width;
+            let (ga, a_rest) = g[0][at..][..width].as_chunks::<LANES>();
+            let (gb, b_rest) = g[1][at..][..width].as_chunks::<LANES>();
+            let (gc, c_rest) = g[2][at..][..width].as_chunks::<LANES>();
+            let (gd, d_rest) = g[3][at..][..width].as_chunks::<LANES>();
+            for ((((x, ga), gb), gc), gd) in x.iter().zip(ga).zip(gb).zip(gc).zip(gd) {
+                a = added(a, x, ga);
+                b = added(b, x, gb);
+                c = added(c, x, gc);
+                d = added(d, x, gd);
+            }
+            if !x_rest.is_empty() {
+                let x = filled(x_rest);
+                a = added(a, &x, &filled(a_rest));
+                b = added(b, &x, &filled(b_rest));
+                c = added(c, &x, &filled(c_rest));
+                d = added(d, &x, &filled(d_rest));
+            }
+        }
+        *sums = [a, b, c, d];
+    }
+}
+
+/// A sum in each lane with a product added. Arrays that are made whole stay in registers.
+#[inline(always)]
+fn added(sum: [f32; LANES], x: &[f32; LANES], g: &[f32; LANES]) -> [f32; LANES] {
+    std::array::from_fn(|i| sum[i] + x[i] * g[i])
+}
+
+/// A few elements, and zeros.
+#[inline(always)]
+fn filled(values: &[f32]) -> [f32; LANES] {
+    let mut all = [0.0; LANES];
+    all[..values.len()].copy_from_slice(values);
+    all
+}
