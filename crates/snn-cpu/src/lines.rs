@@ -266,26 +266,28 @@ simd_dispatch! {
     /// that are `step` apart.
     fn add_products(g: [&[f32]; OUTS], width: usize, x: &[f32], step: usize, sums: &mut Sums) {
         let [mut a, mut b, mut c, mut d] = *sums;
+        // The last lanes of a line that is no multiple of them begin before those that were added.
+        let done = width / LANES * LANES;
+        let again = (LANES + done).saturating_sub(width);
         for line in 0..g[0].len() / width {
-            let (x, x_rest) = x[line * step..][..width].as_chunks::<LANES>();
             // Said one by one, without a call, so that the sums stay in registers.
-            let at = line * width;
-            let (ga, a_rest) = g[0][at..][..width].as_chunks::<LANES>();
-            let (gb, b_rest) = g[1][at..][..width].as_chunks::<LANES>();
-            let (gc, c_rest) = g[2][at..][..width].as_chunks::<LANES>();
-            let (gd, d_rest) = g[3][at..][..width].as_chunks::<LANES>();
-            for ((((x, ga), gb), gc), gd) in x.iter().zip(ga).zip(gb).zip(gc).zip(gd) {
+            let (at, x) = (line * width, &x[line * step..][..width]);
+            let (ga, gb, gc, gd) = (&g[0][at..][..width], &g[1][at..][..width], &g[2][at..][..width], &g[3][at..][..width]);
+            for ((((x, ga), gb), gc), gd) in chunks(x).zip(chunks(ga)).zip(chunks(gb)).zip(chunks(gc)).zip(chunks(gd)) {
                 a = added(a, x, ga);
                 b = added(b, x, gb);
                 c = added(c, x, gc);
                 d = added(d, x, gd);
             }
-            if !x_rest.is_empty() {
-                let x = filled(x_rest);
-                a = added(a, &x, &filled(a_rest));
-                b = added(b, &x, &filled(b_rest));
-                c = added(c, &x, &filled(c_rest));
-                d = added(d, &x, &filled(d_rest));
+            if done < width
+                && let Some(x) = x.last_chunk()
+                && let (Some(ga), Some(gb), Some(gc), Some(gd)) = (ga.last_chunk(), gb.last_chunk(), gc.last_chunk(), gd.last_chunk())
+            {
+                let x = without_first(x, again);
+                a = added(a, &x, &without_first(ga, again));
+                b = added(b, &x, &without_first(gb, again));
+                c = added(c, &x, &without_first(gc, again));
+                d = added(d, &x, &without_first(gd, again));
             }
         }
         *sums = [a, b, c, d];
@@ -298,10 +300,14 @@ fn added(sum: [f32; LANES], x: &[f32; LANES], g: &[f32; LANES]) -> [f32; LANES] 
     std::array::from_fn(|i| sum[i] + x[i] * g[i])
 }
 
-/// A few elements, and zeros.
+/// The whole registers of a line.
 #[inline(always)]
-fn filled(values: &[f32]) -> [f32; LANES] {
-    let mut all = [0.0; LANES];
-    all[..values.len()].copy_from_slice(values);
-    all
+fn chunks(line: &[f32]) -> impl Iterator<Item = &[f32; LANES]> {
+    line.as_chunks::<LANES>().0.iter()
+}
+
+/// The elements with zeros for the first ones.
+#[inline(always)]
+fn without_first(values: &[f32; LANES], n: usize) -> [f32; LANES] {
+    std::array::from_fn(|i| if i < n { 0.0 } else { values[i] })
 }

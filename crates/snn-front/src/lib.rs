@@ -287,6 +287,11 @@ impl Module {
         self.ast.items.iter().filter(|i| i.kind == ItemKind::Net).map(|i| i.name.text.as_str()).collect()
     }
 
+    /// Is it the name of an input of some net in the file?
+    pub fn is_input(&self, name: &str) -> bool {
+        self.ast.items.iter().any(|i| i.kind == ItemKind::Net && i.inputs.iter().any(|input| input.name.text == name))
+    }
+
     /// The net that is meant where none is named: the only one, else `main`.
     ///
     /// # Errors

@@ -508,7 +508,7 @@ impl Compiled {
         let weights = &without_bookkeeping(weights, graph, layers)?;
         let weight_names: Vec<&str> = weights.iter().map(|(n, _)| n.as_str()).collect();
         let data_names: Vec<&str> = data.iter().map(|(n, _)| n.as_str()).collect();
-        check_names(graph, &weight_names, &data_names)?;
+        check_names(graph, &weight_names, |n| !n.contains('.') && (data_names.contains(&n) || self.program.module.is_input(n)))?;
         if !weights.is_empty() && !self.options.partial {
             check_complete(graph, &weight_names, &data_names)?;
         }

@@ -51,13 +51,12 @@ pub(crate) fn parameters(graph: &Graph, given: &HashMap<&str, &Tensor>, seed: u6
 }
 
 /// Names in the weights that a net lacks are an error that lists both. Counters that PyTorch saves beside batch norms, and
-/// tensors that are data of the same run, are not weights.
+/// tensors that are data of a net of the program, because one file holds both, are not weights.
 ///
 /// # Errors
 /// The names that are in one and not in the other.
-pub(crate) fn check_names(graph: &Graph, given: &[&str], data: &[&str]) -> Result<(), Error> {
+pub(crate) fn check_names(graph: &Graph, given: &[&str], is_data: impl Fn(&str) -> bool) -> Result<(), Error> {
     let has = |n: &str| graph.parameters.iter().any(|p| p.name == n);
-    let is_data = |n: &str| !n.contains('.') && data.contains(&n);
     let unknown: Vec<&str> = given.iter().filter(|n| !has(n) && !n.ends_with(".num_batches_tracked") && !is_data(n)).copied().collect();
     if unknown.is_empty() {
         return Ok(());
