@@ -30,6 +30,7 @@ pub fn with_states_before(graph: &Graph) -> Graph {
         let (first, n) = (roles.first_state(), roles.outputs);
         if let Op::Scan(s) = &mut node.op {
             let before: Vec<_> = (0..s.states).map(|k| (format!("before.{k}"), s.body.inputs[first + k])).collect();
+            let s = std::sync::Arc::make_mut(s);
             s.body.outputs.splice(n..n, before);
             s.outputs += s.states;
         } else if let Op::Loop(l) = &mut node.op {
@@ -102,7 +103,7 @@ fn segments(new: &mut Graph, s: &Scan, node: &Node, length: i64) -> Vec<Value> {
         }
     }
     let types: Vec<Type> = inner.iter().map(|v| body.ty(*v).clone()).collect();
-    let op = Op::Scan(Box::new(s.clone()));
+    let op = Op::Scan(std::sync::Arc::new(s.clone()));
     let types = match snn_ir::infer(&op, &types.iter().collect::<Vec<_>>(), None) {
         Ok(types) => types,
         Err(e) => unreachable!("a segment is typed as the whole: {e}"),
@@ -194,7 +195,7 @@ impl Reverse {
         };
         let zero = self.build().full(0.0, &Type::scalar(DType::F32));
         let given = self.given(id, &p, operands, &wanted, &from_outputs, &from_states, |_, _| zero);
-        self.take_back(Op::Scan(Box::new(backward)), &given, &p, operands, &wanted, &new_sequences);
+        self.take_back(Op::Scan(std::sync::Arc::new(backward)), &given, &p, operands, &wanted, &new_sequences);
     }
 
     /// The operands of the backward scan or loop, in the order of [`Inputs::in_order`]; `zero` gives a state that starts at zero,

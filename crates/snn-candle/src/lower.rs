@@ -78,7 +78,7 @@ fn scanned(graph: &mut Graph, x: Value, axis: usize, scan: &Scan) -> Value {
     let x = if axis == 0 { x } else { Build(graph).transpose(x, order.clone()) };
     let zero = graph.add_f32(0.0);
     let operands: Vec<Value> = std::iter::once(x).chain(std::iter::repeat_n(zero, scan.states)).collect();
-    let result = graph.try_add(Op::Scan(Box::new(scan.clone())), &operands, None);
+    let result = graph.try_add(Op::Scan(std::sync::Arc::new(scan.clone())), &operands, None);
     let y = match result {
         Ok(node) => Value { node, result: 0 },
         Err(e) => unreachable!("a scan of one sequence fits every sequence: {e}"),

@@ -5,8 +5,11 @@
 //! follows for the rest. Arithmetic is exactly that of [`snn_ir::math`]: nothing is contracted or re-associated.
 #![allow(unsafe_code)]
 
+use std::collections::HashMap;
+
 use cranelift_codegen::Context;
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
+use cranelift_codegen::ir::function::FunctionStencil;
 use cranelift_codegen::ir::{AbiParam, BlockArg, InstBuilder, MemFlagsData, Signature, Type as ClifType, Value as ClifValue, types};
 use cranelift_codegen::isa::CallConv;
 use cranelift_codegen::settings::{self, Configurable};
@@ -35,12 +38,19 @@ pub type Lane = snn_ir::lanes::Lane<ClifValue, ClifValue, ClifValue>;
 /// Emits the body of a step: loads and states to next states and stores.
 pub type StepBody<'a> = dyn Fn(&mut Emitter<'_, '_>, &[Lane], &[Lane]) -> (Vec<Lane>, Vec<Lane>) + 'a;
 
+/// What a function does, without its name. Its floats are compared by their bits.
+#[derive(PartialEq, Hash)]
+struct Stencil(FunctionStencil);
+
+impl Eq for Stencil {}
+
 /// A module that is being filled with kernels.
 pub struct Code {
     module: JITModule,
     context: Context,
     builder: FunctionBuilderContext,
     functions: Vec<FuncId>,
+    known: HashMap<Stencil, FuncId>,
     listing: Option<Listing>,
     text: String,
 }
@@ -90,7 +100,15 @@ impl Code {
         let isa = cranelift_native::builder().map_err(failed)?.finish(settings::Flags::new(flags)).map_err(failed)?;
         let module = JITModule::new(JITBuilder::with_isa(isa, default_libcall_names()));
         let context = module.make_context();
-        Ok(Code { module, context, builder: FunctionBuilderContext::new(), functions: vec![], listing: None, text: String::new() })
+        Ok(Code {
+            module,
+            context,
+            builder: FunctionBuilderContext::new(),
+            functions: vec![],
+            known: HashMap::new(),
+            listing: None,
+            text: String::new(),
+        })
     }
 
     /// Keeps the text of what is generated.
@@ -130,9 +148,16 @@ impl Code {
             let listing = self.context.func.display().to_string().replacen(&convention, " {", 1);
             self.text.push_str(&format!("\n; {name}\n{listing}"));
         }
+        // Equal kernels, as those of equal layers are, are one function.
+        let stencil = Stencil(self.context.func.stencil.clone());
+        if let Some(id) = self.known.get(&stencil) {
+            self.functions.push(*id);
+            self.module.clear_context(&mut self.context);
+            return Ok(());
+        }
         let id = self
             .module
-            .declare_function(&format!("kernel{}", self.functions.len()), Linkage::Export, &self.context.func.signature)
+            .declare_function(&format!("kernel{}", self.known.len()), Linkage::Export, &self.context.func.signature)
             .map_err(failed)?;
         self.context.set_disasm(self.listing == Some(Listing::Assembly));
         self.module.define_function(id, &mut self.context).map_err(|e| CompileError::CodeGeneration(format!("{e:?}")))?;
@@ -141,6 +166,7 @@ impl Code {
         }
         self.module.clear_context(&mut self.context);
         self.functions.push(id);
+        self.known.insert(stencil, id);
         Ok(())
     }
 

@@ -103,6 +103,11 @@ impl Lowerer<'_> {
     /// The item that a name means in a file, or in a file that it has chosen the name from.
     pub fn item_of_file(&self, file: u16, name: &str, kinds: &[ItemKind]) -> Option<ItemRef> {
         let items = &self.ast(file).items;
+        if file == 1 {
+            // The library uses no files.
+            let index = crate::library_items(name).iter().copied().find(|i| kinds.contains(&items[*i].kind))?;
+            return Some(ItemRef { file, index });
+        }
         if let Some(index) = items.iter().position(|i| i.name.text == name && kinds.contains(&i.kind)) {
             return Some(ItemRef { file, index });
         }

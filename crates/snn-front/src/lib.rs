@@ -18,7 +18,7 @@ mod shapes;
 mod trace;
 mod value;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -166,6 +166,19 @@ pub(crate) fn standard_library() -> &'static Ast {
         // A defect of this crate that every test meets.
         Err(d) => panic!("the standard library does not parse: {d:?}"),
     })
+}
+
+/// The numbers of the standard library's items of a name.
+pub(crate) fn library_items(name: &str) -> &'static [usize] {
+    static ITEMS: OnceLock<HashMap<&'static str, Vec<usize>>> = OnceLock::new();
+    let items = ITEMS.get_or_init(|| {
+        let mut all: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (i, item) in standard_library().items.iter().enumerate() {
+            all.entry(item.name.text.as_str()).or_default().push(i);
+        }
+        all
+    });
+    items.get(name).map_or(&[], Vec::as_slice)
 }
 
 /// Parses the standard library, if that has not been done: it takes some milliseconds, which the first program that needs it would wait.

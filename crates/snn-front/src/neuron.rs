@@ -135,7 +135,7 @@ impl Lowerer<'_> {
         body.outputs.extend(step.states.iter().map(|s| (s.name.clone(), s.next)));
         let (emitted, states) = (step.emitted.len(), step.states.len());
         let scan = Scan { sequences, invariants: context.captured.len(), states, outputs: emitted + states, reverse: false, body };
-        let id = self.emit_node(Op::Scan(Box::new(scan)), &operands, None, span)?;
+        let id = self.emit_node(Op::Scan(std::sync::Arc::new(scan)), &operands, None, span)?;
         let label = prefix.trim_end_matches('.');
         self.graph().node_mut(id).name = Some(if label.is_empty() { name } else { label.to_string() });
         let mut outputs: Vec<Val> = Vec::new();

@@ -275,7 +275,7 @@ impl Lowerer<'_> {
         let origin = (name.span, layer.map(|l| l.span));
         let frame = self.frame();
         let is_weight = frame.file == 1 && WEIGHTED.contains(&frame.item_name.as_str()) && name.text == "weight";
-        let info = ParameterInfo { name: full.clone(), ty, initial, drawn_first: false, learnable };
+        let info = ParameterInfo { name: full.clone(), ty, initial: initial.into(), drawn_first: false, learnable };
         match self.parameters.iter().find(|p| p.info.name == full) {
             Some(p) if p.origin == origin && p.info.ty == info.ty => {}
             Some(p) => {
@@ -334,7 +334,7 @@ impl Lowerer<'_> {
             if p.is_weight && p.info.name.starts_with(prefix) {
                 found = true;
                 p.info.drawn_first = true;
-                p.info.initial = kaiming_normal(&p.info.ty);
+                p.info.initial = kaiming_normal(&p.info.ty).into();
             }
         }
         if !found {

@@ -409,7 +409,7 @@ impl Given<'_> {
             "first_spike_index" => Op::FirstSpike { axis: self.axis("axis")? },
             "redundant_one_hot" => Op::RedundantOneHot { classes: self.int("classes")?, repeat: self.int("repeat")? },
             "set_threshold_margin" => Op::ThresholdMargin { off: self.float("off")?, on: self.float("on")? },
-            "scan" => Op::Scan(Box::new(Scan {
+            "scan" => Op::Scan(std::sync::Arc::new(Scan {
                 sequences: self.axis("sequences")?,
                 invariants: self.axis("invariants")?,
                 states: self.axis("states")?,

@@ -20,7 +20,9 @@ enum Atom {
 /// A dimension: a polynomial with integer coefficients over names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Dim {
-    /// Sorted factors of each monomial, with its coefficient (never zero).
+    /// The monomial without names. Most dimensions are nothing else, and cost no memory.
+    constant: i64,
+    /// Sorted factors, at least one, of each other monomial, with its coefficient (never zero).
     terms: BTreeMap<Vec<Atom>, i64>,
 }
 
@@ -73,31 +75,33 @@ pub fn floor_rem(a: i64, b: i64) -> Option<i64> {
 impl Dim {
     /// The number `n`.
     pub fn constant(n: i64) -> Dim {
-        let mut terms = BTreeMap::new();
-        if n != 0 {
-            terms.insert(Vec::new(), n);
-        }
-        Dim { terms }
+        Dim { constant: n, terms: BTreeMap::new() }
     }
 
     /// The dimension called `name`.
     pub fn name(name: impl Into<String>) -> Dim {
-        Dim { terms: BTreeMap::from([(vec![Atom::Name(name.into())], 1)]) }
+        Dim::atom(Atom::Name(name.into()))
+    }
+
+    fn atom(atom: Atom) -> Dim {
+        Dim { constant: 0, terms: BTreeMap::from([(vec![atom], 1)]) }
+    }
+
+    /// The factors and the coefficient of each monomial that is not zero.
+    fn monomials(&self) -> impl Iterator<Item = (&[Atom], i64)> {
+        let constant = (self.constant != 0).then_some((&[][..], self.constant));
+        constant.into_iter().chain(self.terms.iter().map(|(factors, c)| (factors.as_slice(), *c)))
     }
 
     /// The number that this is, if it has no names.
     pub fn as_constant(&self) -> Option<i64> {
-        match self.terms.len() {
-            0 => Some(0),
-            1 => self.terms.get(&Vec::new() as &Vec<Atom>).copied(),
-            _ => None,
-        }
+        self.terms.is_empty().then_some(self.constant)
     }
 
     /// The name that this is, if it is nothing but one name.
     pub fn as_name(&self) -> Option<&str> {
         match self.terms.iter().next() {
-            Some((factors, 1)) if self.terms.len() == 1 => match factors.as_slice() {
+            Some((factors, 1)) if self.terms.len() == 1 && self.constant == 0 => match factors.as_slice() {
                 [Atom::Name(name)] => Some(name),
                 _ => None,
             },
@@ -112,6 +116,10 @@ impl Dim {
 
     fn insert(&mut self, factors: Vec<Atom>, coefficient: i64) {
         use std::collections::btree_map::Entry;
+        if factors.is_empty() {
+            self.constant = noted(self.constant.checked_add(coefficient), self.constant);
+            return;
+        }
         match self.terms.entry(factors) {
             Entry::Vacant(e) if coefficient != 0 => {
                 e.insert(coefficient);
@@ -129,8 +137,8 @@ impl Dim {
     /// `self + other`. What does not fit 64 bits is noted, see [`take_overflow`].
     pub fn plus(&self, other: &Dim) -> Dim {
         let mut sum = self.clone();
-        for (factors, c) in &other.terms {
-            sum.insert(factors.clone(), *c);
+        for (factors, c) in other.monomials() {
+            sum.insert(factors.to_vec(), c);
         }
         sum
     }
@@ -146,11 +154,11 @@ impl Dim {
         if self.terms.len().saturating_mul(other.terms.len()) > MOST_TERMS {
             return noted(None, product);
         }
-        for (a, c) in &self.terms {
-            for (b, d) in &other.terms {
+        for (a, c) in self.monomials() {
+            for (b, d) in other.monomials() {
                 let mut factors: Vec<Atom> = a.iter().chain(b).cloned().collect();
                 factors.sort();
-                product.insert(factors, noted(c.checked_mul(*d), *c));
+                product.insert(factors, noted(c.checked_mul(d), c));
             }
         }
         product
@@ -158,21 +166,21 @@ impl Dim {
 
     /// `self / other` where that is exact for every value of the names.
     pub fn divided_exactly(&self, other: &Dim) -> Option<Dim> {
-        if other.terms.len() != 1 {
+        let mut monomials = other.monomials();
+        let (Some((divisor, d)), None) = (monomials.next(), monomials.next()) else {
             return (self == other).then(|| Dim::constant(1));
-        }
-        let (divisor, d) = other.terms.iter().next()?;
+        };
         let mut quotient = Dim::default();
-        for (factors, c) in &self.terms {
-            let mut rest = factors.clone();
+        for (factors, c) in self.monomials() {
+            let mut rest = factors.to_vec();
             for factor in divisor {
                 let at = rest.iter().position(|f| f == factor)?;
                 rest.remove(at);
             }
-            if *d == 0 || c.checked_rem(*d).is_some_and(|r| r != 0) {
+            if c.checked_rem(d).is_some_and(|r| r != 0) {
                 return None;
             }
-            quotient.insert(rest, noted(c.checked_div(*d), *c));
+            quotient.insert(rest, noted(c.checked_div(d), c));
         }
         Some(quotient)
     }
@@ -191,16 +199,16 @@ impl Dim {
         let mut rest = self.clone();
         if let Some(d) = other.as_constant().filter(|d| *d > 0) {
             rest = Dim::default();
-            for (factors, c) in &self.terms {
-                whole.insert(factors.clone(), c.div_euclid(d));
-                rest.insert(factors.clone(), c.rem_euclid(d));
+            for (factors, c) in self.monomials() {
+                whole.insert(factors.to_vec(), c.div_euclid(d));
+                rest.insert(factors.to_vec(), c.rem_euclid(d));
             }
             if rest.as_constant().is_some() {
                 return whole;
             }
         }
         let atom = Atom::FloorDiv(Box::new(rest), Box::new(other.clone()));
-        whole.plus(&Dim { terms: BTreeMap::from([(vec![atom], 1)]) })
+        whole.plus(&Dim::atom(atom))
     }
 
     /// The product of several dimensions.
@@ -229,8 +237,8 @@ impl Dim {
             return self.clone();
         }
         let mut sum = Dim::default();
-        for (factors, c) in &self.terms {
-            let mut product = Dim::constant(*c);
+        for (factors, c) in self.monomials() {
+            let mut product = Dim::constant(c);
             for factor in factors {
                 product = product.times(&match factor {
                     Atom::Name(n) => dims.get(n).map_or_else(|| Dim::name(n), |v| Dim::constant(*v)),
@@ -246,8 +254,8 @@ impl Dim {
     pub fn evaluate(&self, dims: &Dims) -> Result<i64, DimError> {
         let overflow = || DimError::Overflow(self.to_string());
         let mut sum = 0i64;
-        for (factors, c) in &self.terms {
-            let mut product = *c;
+        for (factors, c) in self.monomials() {
+            let mut product = c;
             for factor in factors {
                 let value = match factor {
                     Atom::Name(n) => *dims.get(n).ok_or_else(|| DimError::Unbound(n.clone()))?,
@@ -275,14 +283,14 @@ impl From<i64> for Dim {
 
 impl fmt::Display for Dim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.terms.is_empty() {
+        if *self == Dim::default() {
             return f.write_str("0");
         }
         // Monomials with names come first, the constant last.
-        let (named, constant): (Vec<_>, Vec<_>) = self.terms.iter().partition(|(k, _)| !k.is_empty());
+        let (named, constant): (Vec<_>, Vec<_>) = self.monomials().partition(|(k, _)| !k.is_empty());
         for (i, (factors, c)) in named.into_iter().chain(constant).enumerate() {
-            let sign = if *c < 0 { "-" } else { "+" };
-            match (i, *c < 0) {
+            let sign = if c < 0 { "-" } else { "+" };
+            match (i, c < 0) {
                 (0, false) => {}
                 (0, true) => f.write_str("-")?,
                 _ => write!(f, " {sign} ")?,

@@ -1,6 +1,7 @@
 //! Graphs: values in SSA form in an arena, addressed by small typed ids.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::dim::Dims;
 use crate::infer::{TypeError, infer};
@@ -61,7 +62,7 @@ pub struct ParameterInfo {
     /// Its type.
     pub ty: Type,
     /// Its value where no file gives one: a graph without inputs and with one output.
-    pub initial: Graph,
+    pub initial: Arc<Graph>,
     /// Is it drawn before all others (`kaiming_normal_conv_linear_weight`)?
     pub drawn_first: bool,
     /// Is it changed by training through its gradient? Buffers are not.
@@ -293,7 +294,7 @@ impl Graph {
         }
         for parameter in &mut self.parameters {
             parameter.ty = parameter.ty.bind(dims);
-            parameter.initial.bind_in_place(dims);
+            Arc::make_mut(&mut parameter.initial).bind_in_place(dims);
         }
     }
 

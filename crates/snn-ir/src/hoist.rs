@@ -2,6 +2,7 @@
 //! not for each element of each step; its derivative too.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::build::Build;
 use crate::describe::Class;
@@ -51,7 +52,7 @@ fn with_steady_invariants(graph: &mut Graph, s: &Scan, node: &Node) -> Option<No
     scan.invariants += count;
     scan.body.inputs = order.iter().map(|i| s.body.inputs[*i]).collect();
     let operands = order.iter().map(|i| steady.get(*i).copied().flatten().unwrap_or(node.operands[*i])).collect();
-    Some(Node { op: Op::Scan(Box::new(scan)), operands, ..node.clone() })
+    Some(Node { op: Op::Scan(Arc::new(scan)), operands, ..node.clone() })
 }
 
 /// The step that a sequence repeats at all times, aligned with the last axes of a step.
@@ -141,6 +142,7 @@ impl Fixed {
         let count = self.values.len();
         node.operands.splice(first..first, values);
         if let Op::Scan(s) = &mut node.op {
+            let s = Arc::make_mut(s);
             s.invariants += count;
             s.body = body;
         } else if let Op::Loop(l) = &mut node.op {

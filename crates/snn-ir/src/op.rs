@@ -165,7 +165,7 @@ pub enum Op {
     },
 
     /// A step function over time, elementwise: every neuron. See [`Scan`].
-    Scan(Box<Scan>),
+    Scan(std::sync::Arc<Scan>),
     /// A graph over time, step by step: recurrent connections. See [`Loop`].
     Loop(Box<Loop>),
 }
@@ -391,7 +391,7 @@ impl Op {
         if let Op::Spike { surrogate, .. } = self {
             vec![surrogate]
         } else if let Op::Scan(s) = self {
-            vec![&mut s.body]
+            vec![&mut std::sync::Arc::make_mut(s).body]
         } else if let Op::Loop(l) = self {
             vec![&mut l.body]
         } else {

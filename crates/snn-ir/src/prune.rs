@@ -5,7 +5,7 @@ use crate::op::{Loop, Op, Roles};
 
 /// See [`Graph::pruned`].
 pub(crate) fn prune(graph: &Graph) -> Graph {
-    let mut current = graph.clone();
+    let mut current = std::borrow::Cow::Borrowed(graph);
     loop {
         let uses = current.use_counts();
         let mut changed = false;
@@ -27,18 +27,18 @@ pub(crate) fn prune(graph: &Graph) -> Graph {
             let body = kept.body(body);
             let mut op = node.op.clone();
             if let Op::Scan(s) = &mut op {
+                let s = std::sync::Arc::make_mut(s);
                 (s.invariants, s.states, s.outputs, s.body) = (invariants, states, outputs, body);
             } else if let Op::Loop(l) = &mut op {
                 (l.invariants, l.states, l.outputs, l.body) = (invariants, states, outputs, body);
             }
             kept.replace(new, node, op)
         });
-        current = next;
         if !changed {
-            break;
+            return next;
         }
+        current = std::borrow::Cow::Owned(next);
     }
-    current
 }
 
 fn copy(graph: &mut Graph, node: Node) -> Vec<Value> {

@@ -25,10 +25,11 @@ pub mod rule;
 pub mod rules;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use egg::{Id, Rewrite, Runner, SimpleScheduler, StopReason};
+use snn_ir::describe::Structure;
 use snn_ir::{Graph, Node, NodeId, Op, Value};
 
 use crate::cost::term_cost;
@@ -245,11 +246,19 @@ impl<'a> State<'a> {
         let mut graph = out.finish(graph).pruned();
         // Step functions and loops, each as a graph by itself. They come after, because settings move into them.
         self.depth += 1;
+        // Equal layers have equal step functions, each of which is optimised once, unless somebody wants to hear of all.
+        let mut known: HashMap<Structure, Graph> = HashMap::new();
         for i in 0..graph.len() {
             // A derivative is not computed here.
             let op = &mut graph.node_mut(NodeId(i as u32)).op;
-            if let Op::Scan(s) = op {
-                s.body = self.graph(&s.body)?;
+            let structure = matches!(op, Op::Scan(_)).then(|| op.structure());
+            if let (Op::Scan(s), Some(structure)) = (&mut *op, structure) {
+                let body = match known.get(&structure).filter(|_| !self.options.explain) {
+                    Some(body) => body.clone(),
+                    None => self.graph(&s.body)?,
+                };
+                known.insert(structure, body.clone());
+                Arc::make_mut(s).body = body;
             } else if let Op::Loop(l) = op {
                 l.body = self.graph(&l.body)?;
             }

@@ -98,7 +98,13 @@ fn state(b: &mut Build<'_>, name: String, ty: &Type) -> Value {
     let mut initial = Graph::new(name.clone());
     let zero = Build(&mut initial).full(0.0, ty);
     initial.outputs.push(("out".into(), zero));
-    b.0.parameters.push(ParameterInfo { name: name.clone(), ty: ty.clone(), initial, drawn_first: false, learnable: false });
+    b.0.parameters.push(ParameterInfo {
+        name: name.clone(),
+        ty: ty.clone(),
+        initial: initial.into(),
+        drawn_first: false,
+        learnable: false,
+    });
     b.0.add(Op::Parameter(name), &[], Some(ty.clone()))
 }
 

@@ -405,7 +405,13 @@ impl<'a> Parser<'a> {
                 self.expect("=")?;
                 let inner = self.name("the name of the graph of its first value")?;
                 let initial = self.graph(inner)?;
-                open.graph.parameters.push(ParameterInfo { name, ty, initial, drawn_first, learnable: keyword == "parameter" });
+                open.graph.parameters.push(ParameterInfo {
+                    name,
+                    ty,
+                    initial: initial.into(),
+                    drawn_first,
+                    learnable: keyword == "parameter",
+                });
             }
             "inputs" => {
                 self.at += "inputs".len();

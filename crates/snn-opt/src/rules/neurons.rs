@@ -27,7 +27,7 @@ fn settings_into_step(c: &mut Context<'_>) -> Option<Id> {
     new.body = with_constants(&scan.body, &known);
     new.invariants -= known.iter().flatten().count();
     let rest: Vec<Id> = operands.iter().zip(&known).filter(|(_, k)| k.is_none()).map(|(v, _)| *v).collect();
-    Some(c.add(Op::Scan(Box::new(new)), &rest))
+    Some(c.add(Op::Scan(std::sync::Arc::new(new)), &rest))
 }
 
 /// A step function with constants for some of its inputs.
