@@ -563,7 +563,7 @@ impl Planner<'_> {
                 plan.peak = plan.peak.max(held.saturating_add(now).saturating_add(inner.plan.peak.saturating_mul(inner.parts)));
             }
             held = held.checked_add(now).ok_or(CompileError::TooLarge)?;
-            plan.peak = plan.peak.max(held);
+            plan.peak = plan.peak.max(held.saturating_add(scratch(self.graph, task)));
             let mut ended: Vec<Value> =
                 task.gives.iter().chain(&task.needs).filter(|v| last[*v] == i && !roots.contains(v) && !given(v)).copied().collect();
             ended.sort();
@@ -588,6 +588,27 @@ fn convolution(op: &Op) -> Option<(Direction, &Convolution)> {
     } else {
         None
     }
+}
+
+/// The most bytes that a kernel for threads needs while it runs, beside what it reads and writes: gradients with rows for places, and
+/// values that are packed for spikes to add.
+fn scratch(graph: &Graph, task: &Task) -> usize {
+    let floats = |v: Value| graph.ty(v).sizes().map_or(0, |s| s.iter().product::<usize>());
+    let packed = |rows: usize, columns: usize| rows.next_multiple_of(64).saturating_mul(columns.next_multiple_of(16));
+    let count = if let Kernel::Convolution(c) = &task.kernel
+        && c.direction == Direction::WeightGradient
+    {
+        let gradient = floats(graph.node(task.node).operands[1]);
+        gradient.saturating_add(packed(gradient / c.windows.out_channels.max(1), c.windows.out_channels))
+    } else if let Kernel::Product(p) = &task.kernel
+        && p.batch.is_empty()
+        && p.packed.is_none()
+    {
+        packed(p.k, p.m.max(p.n))
+    } else {
+        0
+    };
+    count.saturating_mul(size_of::<f32>())
 }
 
 /// Operations on numbers that a task does: each operation of a step on each element, two for each product and sum.
