@@ -173,6 +173,15 @@ fn nets_without_steps_are_the_interpreters_too() {
             }",
             false,
         ),
+        // Transposed convolutions, in groups and over two axes.
+        (
+            "net main(x: f32[T, B, 4]) -> (y: f32[T, B, 6], z: f32[T, 1, 4, 9]) {
+                layer up = conv_transpose1d(2, 4, 3, stride = 2, padding = 1, groups = 2)
+                layer plane = conv_transpose2d(1, 1, [2, 3], stride = 2, bias = false)
+                (reshape(up(x |> lif())[:, :, 0:3], [T, B, 6]), plane(reshape(x, [T, 1, B, 4])))
+            }",
+            true,
+        ),
         // Random numbers are those of the interpreter, by steps and as a whole.
         ("net main(x: f32[T, B, 4]) { lif(f32(x > rand([T, B, 4]))) }", true),
         ("net main(x: f32[T, B, 4]) { cumsum(x[::-1] + rand([T, B, 4]), axis = 0) }", false),

@@ -163,6 +163,7 @@ pub fn operation(
     match &node.op {
         Op::Contract(c) => contract(body, graph, node, c, x, y, integers),
         Op::Conv(c) => convolve(body, graph, node, c, &shape, x, y, integers),
+        Op::ConvInputGradient(c) => convolve_transposed(body, graph, node, c, &shape, x, y),
         Op::Reshape => {
             body.line(&format!("memcpy({y}, {}, {total} * sizeof({size}));", x[0]));
             Ok(())
@@ -398,7 +399,7 @@ pub fn operation(
         }
         Op::Random { .. } => Err(refuse(node, "it draws normal random numbers; `rand` can be written")),
         Op::Scan(_) => Err(refuse(node, "its step has operations on other elements than floats")),
-        Op::MaxPoolGradient(_) | Op::ConvInputGradient(_) | Op::ConvWeightGradient(_) => Err(refuse(node, "it is a gradient")),
+        Op::MaxPoolGradient(_) | Op::ConvWeightGradient(_) => Err(refuse(node, "it is a gradient")),
         _ => Err(refuse(node, "there is no text for it")),
     }
 }
@@ -552,6 +553,57 @@ fn contract(
     body.line(&format!("{row} += {columns};"));
     body.close(depth);
     body.close(1);
+    Ok(())
+}
+
+/// Each output gets its terms channel by channel and element by element of the kernel, in the interpreter's order.
+fn convolve_transposed(
+    body: &mut Body,
+    graph: &Graph,
+    node: &Node,
+    c: &Convolution,
+    shape: &[usize],
+    x: &[String],
+    y: &str,
+) -> Result<(), CError> {
+    let n = c.stride.len();
+    let (from, weight) = (dims(graph, node.operands[0])?, dims(graph, node.operands[1])?);
+    let lead = from.len() - n - 1;
+    let batch: usize = from[..lead].iter().product();
+    let (channels, outputs, per_group) = (from[lead], shape[lead], weight[1]);
+    let (space, out, kernel) = (&from[lead + 1..], &shape[lead + 1..], &weight[2..]);
+    let product = |s: &[usize]| s.iter().product::<usize>();
+    let (in_strides, out_strides, taps) = (row_major_strides(space), row_major_strides(out), row_major_strides(kernel));
+    let in_group = channels / c.groups as usize;
+    let b = body.open(batch);
+    let zero = body.open(outputs * product(out));
+    body.line(&format!("{y}[{b} * {} + {zero}] = 0.0f;", outputs * product(out)));
+    body.close(1);
+    let i = body.open(channels);
+    let o = body.open(per_group);
+    let k: Vec<String> = kernel.iter().map(|size| body.open(*size)).collect();
+    let p: Vec<String> = space.iter().map(|size| body.open(*size)).collect();
+    for d in 0..n {
+        body.line(&format!("const int a{d} = {} * {} + {} * {} - {};", p[d], c.stride[d], k[d], c.dilation[d], c.padding[d]));
+        body.line(&format!("if (a{d} < 0 || a{d} >= {}) continue;", out[d]));
+    }
+    let all = |names: &[String], strides: &[usize]| -> Vec<(String, usize)> { names.iter().cloned().zip(strides.iter().copied()).collect() };
+    let target: Vec<String> = (0..n).map(|d| format!("a{d}")).collect();
+    body.line(&format!(
+        "const float product = {}[({b} * {channels} + {i}) * {} + {}] * {}[({i} * {per_group} + {o}) * {} + {}];",
+        x[0],
+        product(space),
+        index(&all(&p, &in_strides), 0),
+        x[1],
+        product(kernel),
+        index(&all(&k, &taps), 0)
+    ));
+    body.line(&format!(
+        "{y}[({b} * {outputs} + {i} / {in_group} * {per_group} + {o}) * {} + {}] += product;",
+        product(out),
+        index(&all(&target, &out_strides), 0)
+    ));
+    body.close(2 * n + 3);
     Ok(())
 }
 

@@ -563,7 +563,8 @@ impl Planner<'_> {
                 plan.peak = plan.peak.max(held.saturating_add(now).saturating_add(inner.plan.peak.saturating_mul(inner.parts)));
             }
             held = held.checked_add(now).ok_or(CompileError::TooLarge)?;
-            plan.peak = plan.peak.max(held.saturating_add(scratch(self.graph, task)));
+            let meanwhile = if self.divides { scratch(self.graph, task) } else { 0 };
+            plan.peak = plan.peak.max(held.saturating_add(meanwhile));
             let mut ended: Vec<Value> =
                 task.gives.iter().chain(&task.needs).filter(|v| last[*v] == i && !roots.contains(v) && !given(v)).copied().collect();
             ended.sort();
@@ -603,6 +604,7 @@ fn scratch(graph: &Graph, task: &Task) -> usize {
     } else if let Kernel::Product(p) = &task.kernel
         && p.batch.is_empty()
         && p.packed.is_none()
+        && p.k.min(p.m).min(p.n) >= 16
     {
         packed(p.k, p.m.max(p.n))
     } else {

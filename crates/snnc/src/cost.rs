@@ -72,7 +72,7 @@ pub struct Cost {
 
 /// What is looked at while the net runs.
 enum Probe {
-    Product { layer: String, inside: Op, operands: [(usize, Type); 2] },
+    Product { layer: String, inside: Op, operands: [(usize, Type); 2], result: Type },
     Neuron { layer: String, at: usize, ty: Type },
 }
 
@@ -109,7 +109,7 @@ impl Compiled {
         };
         for probe in &probes.list {
             match probe {
-                Probe::Product { layer, inside, operands: [(a, ta), (b, tb)] } => {
+                Probe::Product { layer, inside, operands: [(a, ta), (b, tb)], result } => {
                     let (x, w) = (values[*a], values[*b]);
                     // A loop gives one step after the other.
                     let steps = |v: &Tensor, ty: &Type| -> Vec<Tensor> {
@@ -128,6 +128,7 @@ impl Compiled {
                         let (d, e) = match inside {
                             Op::Contract(c) => contraction(x, w, c),
                             Op::Conv(c) => convolution(x, w, c),
+                            Op::ConvInputGradient(c) => transposed_convolution(x, w, c, &result.sizes().unwrap_or_default()),
                             _ => (0.0, 0.0),
                         };
                         dense += d;
@@ -231,7 +232,7 @@ fn probed(graph: &Graph, probes: &mut Probes) -> Graph {
     let mut inner: HashMap<NodeId, (Graph, Vec<Value>)> = HashMap::new();
     for (id, node) in graph.nodes().filter(|(id, _)| live[id.index()]) {
         match &node.op {
-            Op::Contract(_) | Op::Conv(_) if depends[id.index()] => {
+            Op::Contract(_) | Op::Conv(_) | Op::ConvInputGradient(_) if depends[id.index()] => {
                 wanted.push((id, product(graph, node, &depends, None), operands(node, &depends)))
             }
             Op::Scan(s) if depends[id.index()] => {
@@ -250,7 +251,7 @@ fn probed(graph: &Graph, probes: &mut Probes) -> Graph {
                 let mut out = vec![];
                 for (inner_id, n) in body.nodes() {
                     match &n.op {
-                        Op::Contract(_) | Op::Conv(_) if moving[inner_id.index()] => {
+                        Op::Contract(_) | Op::Conv(_) | Op::ConvInputGradient(_) if moving[inner_id.index()] => {
                             let list = operands(n, &moving);
                             let name = n.operands.iter().find_map(|v| weight_name(body, *v, &outside));
                             wanted.push((id, product(body, n, &moving, name), vec![]));
@@ -376,7 +377,8 @@ fn product(graph: &Graph, node: &Node, depends: &[bool], name: Option<String>) -
     let weight = list[1];
     let own = (!depends[weight.node.index()]).then(|| layer_of(graph, weight)).flatten();
     let layer = name.or(own).or_else(|| node.name.clone()).unwrap_or_else(|| "matmul".into());
-    Probe::Product { layer, inside, operands: [(0, graph.ty(list[0]).clone()), (0, graph.ty(weight).clone())] }
+    let operands = [(0, graph.ty(list[0]).clone()), (0, graph.ty(weight).clone())];
+    Probe::Product { layer, inside, operands, result: node.types[0].clone() }
 }
 
 /// All products, and those of two numbers that are not zero.
@@ -397,6 +399,36 @@ fn contraction(x: &Tensor, w: &Tensor, c: &Contraction) -> (f64, f64) {
     };
     let ((a, many_a), (b, many_b)) = (sum_axes(x, &c.lhs_batch, &c.lhs_sum), sum_axes(w, &c.rhs_batch, &c.rhs_sum));
     (a.len() as f64 * many_a * many_b, a.iter().zip(&b).map(|(p, q)| p * q).sum())
+}
+
+/// As [`convolution`]: each element of `x` meets each element of the kernel that leads to a place of the result.
+fn transposed_convolution(x: &Tensor, w: &Tensor, c: &Convolution, result: &[usize]) -> (f64, f64) {
+    let n = c.stride.len();
+    let lead = x.shape().len() - n - 1;
+    let (channels, per_group) = (x.shape()[lead], w.shape()[1]);
+    let (space, kernel, out) = (&x.shape()[lead + 1..], &w.shape()[2..], &result[result.len().saturating_sub(n)..]);
+    let (strides, taps) = (snn_ir::tensor::row_major_strides(space), snn_ir::tensor::row_major_strides(kernel));
+    let (plane, all_taps) = (space.iter().product::<usize>(), kernel.iter().product::<usize>());
+    let leads = |p: usize, k: usize| {
+        (0..n).all(|d| {
+            let (at, tap) = ((p / strides[d] % space[d]) as i64, (k / taps[d] % kernel[d]) as i64);
+            let place = at * c.stride[d] + tap * c.dilation[d] - c.padding[d];
+            place >= 0 && (place as usize) < out[d]
+        })
+    };
+    let leading: Vec<Vec<usize>> = (0..plane).map(|p| (0..all_taps).filter(|k| leads(p, *k)).collect()).collect();
+    // For each input channel and element of the kernel: how many weights are not zero.
+    let weights = |i: usize, k: usize| (0..per_group).filter(|o| w.as_f32()[(i * per_group + o) * all_taps + k] != 0.0).count() as f64;
+    let counts: Vec<f64> = (0..channels * all_taps).map(|j| weights(j / all_taps, j % all_taps)).collect();
+    let (mut dense, mut effective) = (0.0, 0.0);
+    for (j, v) in x.as_f32().iter().enumerate() {
+        let (i, leading) = (j / plane % channels, &leading[j % plane]);
+        dense += (leading.len() * per_group) as f64;
+        if *v != 0.0 {
+            effective += leading.iter().map(|k| counts[i * all_taps + k]).sum::<f64>();
+        }
+    }
+    (dense, effective)
 }
 
 fn convolution(x: &Tensor, w: &Tensor, c: &Convolution) -> (f64, f64) {

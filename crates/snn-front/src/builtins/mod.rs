@@ -67,6 +67,11 @@ const BUILTINS: &[Builtin] = &[
     builtin("broadcast_to", "x,shape", Handler::Tensor(|l, a| l.broadcast_to(a))),
     builtin("concat", "parts;axis", Handler::Tensor(|l, a| l.joined(a))),
     builtin("conv", "x,weight;stride,padding,dilation,groups", Handler::Tensor(|l, a| l.convolution(a))),
+    builtin(
+        "conv_transpose",
+        "x,weight;stride,padding,output_padding,dilation,groups",
+        Handler::Tensor(|l, a| l.transposed_convolution(a)),
+    ),
     builtin("cos", "x", Handler::Unary(UnaryOp::Cos)).in_step(),
     builtin("count", "x;axis", Handler::Value(|l, a| l.count_of(a))),
     builtin("cumsum", "x;axis", Handler::Tensor(|l, a| l.running_sum(a))),

@@ -113,20 +113,82 @@ impl Lowerer<'_> {
         let x = self.lift(a.get(0), Some(DType::F32), a.span(0))?;
         let w = self.lift(a.get(1), Some(DType::F32), a.span(1))?;
         let n = self.ty(w).rank().saturating_sub(2);
-        let list = |l: &mut Self, i: usize, default: i64| -> Result<Vec<i64>> {
-            let v = if matches!(a.get(i), Val::Nothing) { vec![default] } else { l.known_integers(a.get(i), a.span(i))? };
-            match v.as_slice() {
-                [one] => Ok(vec![*one; n]),
-                v if v.len() == n => Ok(v.to_vec()),
-                v => l.fail(a.span(i), format!("one number or {n} are needed, not {}", v.len()), "here"),
-            }
-        };
         let c = Convolution {
-            stride: list(self, 2, 1)?,
-            padding: list(self, 3, 0)?,
-            dilation: list(self, 4, 1)?,
+            stride: self.for_each_axis(a, 2, n, 1)?,
+            padding: self.for_each_axis(a, 3, n, 0)?,
+            dilation: self.for_each_axis(a, 4, n, 1)?,
             groups: if matches!(a.get(5), Val::Nothing) { 1 } else { self.known(a, 5, "groups")? },
         };
         self.emit(Op::Conv(c), &[x, w], None, a.span)
+    }
+
+    /// A setting of a convolution over `n` axes: a number for all of them, or one for each.
+    fn for_each_axis(&mut self, a: &Arguments, i: usize, n: usize, default: i64) -> Result<Vec<i64>> {
+        let v = if matches!(a.get(i), Val::Nothing) { vec![default] } else { self.known_integers(a.get(i), a.span(i))? };
+        match v.as_slice() {
+            [one] => Ok(vec![*one; n]),
+            v if v.len() == n => Ok(v.to_vec()),
+            v => self.fail(a.span(i), format!("one number or {n} are needed, not {}", v.len()), "here"),
+        }
+    }
+
+    /// The transposed convolution of `x[..., C, spatial]` by `weight[C, O / groups, kernel]`: the gradient of the input of a
+    /// convolution by these weights.
+    pub(super) fn transposed_convolution(&mut self, a: &Arguments) -> Result<Value> {
+        let x = self.lift(a.get(0), Some(DType::F32), a.span(0))?;
+        let w = self.lift(a.get(1), Some(DType::F32), a.span(1))?;
+        let (from, weight) = (self.ty(x).clone(), self.ty(w).clone());
+        let n = weight.rank().saturating_sub(2);
+        let Some(channels) = from.rank().checked_sub(n + 1).filter(|_| n > 0) else {
+            return self.fail(a.span(1), format!("weights {weight} do not fit {from}"), "they are `[C, O / groups, kernel...]`");
+        };
+        if from.shape[channels] != weight.shape[0] {
+            let (takes, has) = (&weight.shape[0], &from.shape[channels]);
+            return self.fail(a.span(0), format!("the weights take {takes} channels, and {from} has {has}"), "here");
+        }
+        let mut c = Convolution {
+            stride: self.for_each_axis(a, 2, n, 1)?,
+            padding: self.for_each_axis(a, 3, n, 0)?,
+            dilation: self.for_each_axis(a, 5, n, 1)?,
+            groups: if matches!(a.get(6), Val::Nothing) { 1 } else { self.known(a, 6, "groups")? },
+        };
+        let more = self.for_each_axis(a, 4, n, 0)?;
+        let mut ty = from.clone();
+        ty.shape[channels] = weight.shape[1].times(&c.groups.into());
+        // Axes whose result is cut from one without padding.
+        let mut cuts = vec![];
+        for i in 0..n {
+            let (stride, dilation) = (c.stride[i].max(1), c.dilation[i].max(1));
+            if more[i] < 0 || more[i] >= stride.max(dilation) {
+                let message = format!("an output padding of {} is not below the stride {stride} or the dilation {dilation}", more[i]);
+                return self.fail(a.span(4), message, "here");
+            }
+            let Some(kernel) = weight.shape[2 + i].as_constant() else {
+                return self.fail(a.span(1), "the kernel of a convolution has a known size".to_string(), "here");
+            };
+            let axis = channels + 1 + i;
+            let whole = from.shape[axis].minus(&1.into()).times(&stride.into()).plus(&(dilation * (kernel - 1) + 1).into());
+            let size = whole.plus(&(more[i] - 2 * c.padding[i]).into());
+            if size.as_constant().is_some_and(|size| size < 1) {
+                return self.fail(a.span(0), format!("a padding of {} leaves nothing of {from}", c.padding[i]), "here");
+            }
+            ty.shape[axis] = size.clone();
+            if more[i] >= stride {
+                // More than the windows of a convolution leave over.
+                ty.shape[axis] = whole;
+                cuts.push((axis, std::mem::take(&mut c.padding[i]), more[i], size));
+            }
+        }
+        let mut y = self.emit(Op::ConvInputGradient(c), &[x, w], Some(ty), a.span)?;
+        for (axis, padding, more, size) in cuts {
+            // What no window reaches is zero.
+            let beyond = (more - padding).max(0);
+            let pad = Op::Pad { axis, low: 0.into(), high: beyond.into(), value: 0.0 };
+            let padded = self.emit(pad, &[y], None, a.span)?;
+            let mut ty = self.ty(padded).clone();
+            ty.shape[axis] = size;
+            y = self.emit(Op::Slice { axis, start: padding.into(), step: 1 }, &[padded], Some(ty), a.span)?;
+        }
+        Ok(y)
     }
 }
