@@ -41,6 +41,15 @@ fn a_convolution_by_hand() {
 }
 
 #[test]
+fn a_transposed_convolution_by_hand() {
+    let text = "net main(x: f32[T, B, 1, 3]) { layer c = conv_transpose1d(1, 2, 3, padding = 1, bias = false)\n x |> c |> if_node() }";
+    let weights = [("c.weight", Tensor::f32([1, 2, 3], vec![1.0, 1.0, 1.0, 0.0, 1.0, 1.0]))];
+    // The ends lead to two places each, the middle to three; the second channel's first weight is zero.
+    let c = cost(text, Tensor::f32([1, 1, 1, 3], vec![1.0, 1.0, 0.0]), &weights);
+    assert_eq!((c.layers[0].dense_macs, c.layers[0].effective_acs), (2.0 * 7.0, 4.0 + 5.0));
+}
+
+#[test]
 fn recurrent_weights_count_at_each_step() {
     let text = "net main(x: f32[T, B, 2]) {
         layer rec = linear(2, 2, bias = false)
