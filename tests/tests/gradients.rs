@@ -1,7 +1,7 @@
 //! Gradients against finite differences, machine code against the interpreter, and what has no gradient.
 
 use snn_tests::Dice;
-use snnc::{Backends, CompileOptions, Optimise, Program, Tensor};
+use snnc::{Backends, CompileOptions, Mode, Optimise, Program, Tensor};
 
 const INPUTS: &str = "x: f32[T, B, 4], y: f32[T, B, 4], k: f32[4], m: f32[4, 3], p: f32[B, 4, 7, 6], label: i64[B]";
 
@@ -264,5 +264,60 @@ fn checkpoints_change_memory_and_nothing_else() {
                 }
             }
         }
+    }
+}
+
+/// A net in two phases gives the outputs of a run, and then, from gradients of the outputs, those of the scalar `sum(output *
+/// gradient)`; from one run as often as they are asked for.
+#[test]
+fn outputs_come_first_and_gradients_when_they_are_asked_for() {
+    let text = "
+        net main(x: f32[T, B, 2, 6, 6]) -> (y: f32[T, B, 5], n: i64[T, B], v: f32[T, B, 4, 6, 6]) {
+            layer c = conv2d(2, 4, 3, padding = 1)
+            layer bn = batch_norm2d(4)
+            layer sn = plif()
+            layer drop = dropout(0.3)
+            layer fc = linear(36, 5)
+            let h = x |> c |> bn |> sn
+            let y = fc(drop(h |> max_pool2d(2) |> flatten(start = 2)))
+            (y, argmax(y, axis = -1), sn.v)
+        }
+        net loss(x: f32[T, B, 2, 6, 6], a: f32[T, B, 5], b: f32[T, B, 4, 6, 6]) -> f32[] {
+            let (y, n, v) = main(x)
+            sum(y * a) + sum(v * b)
+        }";
+    let program = Program::parse("phases.snn", text).unwrap();
+    let wrt: Vec<String> = ["x", "c.weight", "bn.weight", "sn.w", "fc.bias"].map(String::from).into();
+    let mut dice = Dice(7);
+    let mut random = |shape: &[usize]| {
+        let n = shape.iter().product();
+        Tensor::f32(shape.to_vec(), (0..n).map(|_| dice.tame()).collect())
+    };
+    let (x, a, b) = (random(&[3, 2, 2, 6, 6]), random(&[3, 2, 5]), random(&[3, 2, 4, 6, 6]));
+    for backend in [Backends::Interpreter, Backends::Cranelift] {
+        let options = CompileOptions { backend, mode: Mode::Train, ..CompileOptions::default() };
+        let data = [("x".to_string(), x.clone())];
+        let plain = program.compile(Some("main"), &options).unwrap().run(&data, &[]).unwrap();
+        let weights: Vec<(String, Tensor)> = plain.parameters.clone().into();
+        let scalar = CompileOptions { gradients: Some(wrt.clone()), ..options.clone() };
+        let given = [("x", &x), ("a", &a), ("b", &b)].map(|(n, t)| (n.to_string(), t.clone()));
+        let want = program.compile(Some("loss"), &scalar).unwrap().run(&given, &weights).unwrap().outputs;
+        let phases = CompileOptions { cotangents: Some(wrt.clone()), ..options };
+        let net = program.compile(Some("main"), &phases).unwrap().prepare(&data, &weights).unwrap();
+        let (run, tape) = net.forward(phases.seed).unwrap();
+        assert_eq!(run.outputs, plain.outputs);
+        assert_eq!(run.updates, plain.updates);
+        let cotangents = [("cotangent.y", &a), ("cotangent.v", &b)].map(|(n, t)| (n.to_string(), t.clone()));
+        for _ in 0..2 {
+            let found = tape.backward(&cotangents).unwrap();
+            for name in &wrt {
+                let name = format!("grad.{name}");
+                let (found, want) = (found.get(&name).unwrap(), want.get(&name).unwrap());
+                let largest = want.as_f32().iter().fold(1e-6f32, |m, v| m.max(v.abs()));
+                let off = found.as_f32().iter().zip(want.as_f32()).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+                assert!(off <= 1e-5 * largest, "{name}: {off} of {largest}");
+            }
+        }
+        assert!(tape.backward(&cotangents[..1]).unwrap_err().to_string().contains("cotangent.v"));
     }
 }

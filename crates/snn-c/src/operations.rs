@@ -587,7 +587,8 @@ fn convolve_transposed(
         body.line(&format!("const int a{d} = {} * {} + {} * {} - {};", p[d], c.stride[d], k[d], c.dilation[d], c.padding[d]));
         body.line(&format!("if (a{d} < 0 || a{d} >= {}) continue;", out[d]));
     }
-    let all = |names: &[String], strides: &[usize]| -> Vec<(String, usize)> { names.iter().cloned().zip(strides.iter().copied()).collect() };
+    let all =
+        |names: &[String], strides: &[usize]| -> Vec<(String, usize)> { names.iter().cloned().zip(strides.iter().copied()).collect() };
     let target: Vec<String> = (0..n).map(|d| format!("a{d}")).collect();
     body.line(&format!(
         "const float product = {}[({b} * {channels} + {i}) * {} + {}] * {}[({i} * {per_group} + {o}) * {} + {}];",

@@ -12,10 +12,14 @@ pub fn drawn_name(stream: u32) -> String {
     format!("random.{stream}")
 }
 
-/// The scalar `sum(output * cotangent)` over all outputs of floats, with the cotangents as inputs.
+/// What the names of a net's own outputs begin with, beside their gradients.
+pub const OUTPUT: &str = "output.";
+
+/// The scalar `sum(output * cotangent)` over all outputs of floats, with the cotangents as inputs, and after it the outputs.
 pub(crate) fn with_cotangents(mut graph: Graph) -> Graph {
     let mut total = None;
-    for (name, v) in graph.outputs.clone() {
+    let own = graph.outputs.clone();
+    for (name, v) in own.clone() {
         let ty = graph.ty(v).clone();
         if ty.dtype != DType::F32 {
             continue;
@@ -28,6 +32,7 @@ pub(crate) fn with_cotangents(mut graph: Graph) -> Graph {
     }
     let total = total.unwrap_or_else(|| graph.add_f32(0.0));
     graph.outputs = vec![("loss".into(), total)];
+    graph.outputs.extend(own.into_iter().map(|(name, v)| (format!("{OUTPUT}{name}"), v)));
     graph
 }
 

@@ -12,7 +12,7 @@ use snn_front::Module;
 use snn_ir::{CompileError, DimError, Graph, VerifyErrors};
 use snn_syntax::Diagnostic;
 
-pub use inputs::{COTANGENT, drawn_name};
+pub use inputs::{COTANGENT, OUTPUT, drawn_name};
 
 /// What the optimiser may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -35,7 +35,8 @@ pub enum Gradients {
     /// Those of the net's scalar, which is then called `loss`, with respect to these inputs and parameters, as outputs
     /// `grad.<name>`.
     Scalar(Vec<String>),
-    /// Those of `sum(output * cotangent)` over all outputs of floats, where the cotangents are inputs `cotangent.<output>`.
+    /// Those of `sum(output * cotangent)` over all outputs of floats, where the cotangents are inputs `cotangent.<output>`. The
+    /// outputs are `output.<name>`.
     Outputs(Vec<String>),
 }
 

@@ -38,6 +38,7 @@ pub mod lanes;
 pub mod math;
 pub mod op;
 pub mod pattern;
+pub mod phases;
 mod prune;
 pub mod random;
 pub mod recurrence;

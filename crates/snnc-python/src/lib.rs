@@ -111,6 +111,10 @@ fn setting(value: &Bound<'_, PyAny>) -> PyResult<Setting> {
     }
 }
 
+/// A module in training makes and drops the same tensors at every step; this allocator keeps their pages.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Kinds = Vec<(String, DType, Vec<usize>)>;
 
 /// A compiled net with its weights.
@@ -173,6 +177,61 @@ fn guarded<T>(f: impl FnOnce() -> Result<T, Error>) -> PyResult<T> {
             let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
             Err(PyRuntimeError::new_err(format!("a defect of snnc: {}", text.unwrap_or_default())))
         }
+    }
+}
+
+impl Net {
+    /// The weights; parameters among the inputs, those of a module, stand before them.
+    fn weights_with(&self, data: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
+        let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (name, slot) in &mut weights {
+            if let Some((_, given)) = data.iter().find(|(n, _)| n == name) {
+                *slot = given.clone();
+            }
+        }
+        weights
+    }
+
+    /// The net ready for some inputs, known from before where their types and shapes are; `None` where it runs in pieces.
+    fn prepared(&self, data: &[(String, Tensor)]) -> Result<Option<Prepared>, Error> {
+        let kinds: Kinds = data.iter().map(|(n, t)| (n.clone(), t.dtype(), t.shape().to_vec())).collect();
+        let cache = || self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = cache().get(&kinds).cloned();
+        if let Some(p) = known.and_then(|p| p.with_tensors(data)) {
+            return Ok(Some(p));
+        }
+        if self.options.batch.is_some() {
+            return Ok(None);
+        }
+        let weights = self.weights_with(data);
+        let (prepared, parameters) = self.compiled.prepare_with_parameters(data, &weights)?;
+        // Parameters that were drawn are drawn once.
+        if weights.is_empty() {
+            *self.weights.lock().unwrap_or_else(PoisonError::into_inner) = parameters;
+        }
+        let mut all = cache();
+        if all.len() > 64 {
+            all.clear();
+        }
+        if let Some(kept) = prepared.with_tensors(&[]) {
+            all.insert(kinds, std::sync::Arc::new(kept));
+        }
+        Ok(Some(prepared))
+    }
+}
+
+/// What a run of a net has left for its gradients.
+#[pyclass(frozen)]
+struct Tape(snnc::Tape);
+
+#[pymethods]
+impl Tape {
+    /// The gradients by name, from those of the outputs, `cotangent.<output>`.
+    fn backward<'py>(&self, py: Python<'py>, cotangents: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>> {
+        let given = tensors(cotangents)?;
+        let gradients = py.detach(|| guarded(|| self.0.backward(&given)))?;
+        py.check_signals()?;
+        dict(py, gradients.into())
     }
 }
 
@@ -284,48 +343,32 @@ impl Net {
     ) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
         let data = tensors(inputs)?;
         let run = py.detach(|| {
-            guarded(|| {
-                let kinds: Kinds = data.iter().map(|(n, t)| (n.clone(), t.dtype(), t.shape().to_vec())).collect();
-                let cache = || self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-                let known = cache().get(&kinds).cloned();
-                // Parameters among the inputs (those of a module) stand before the net's own.
-                let weights = || {
-                    let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                    for (name, slot) in &mut weights {
-                        if let Some((_, given)) = data.iter().find(|(n, _)| n == name) {
-                            *slot = given.clone();
-                        }
-                    }
-                    weights
-                };
-                let prepared = match known.and_then(|p| p.with_tensors(&data)) {
-                    Some(p) => p,
-                    None if self.options.batch.is_some() => {
-                        return self.compiled.run(&data, &weights());
-                    }
-                    None => {
-                        let weights = weights();
-                        let (prepared, parameters) = self.compiled.prepare_with_parameters(&data, &weights)?;
-                        // Parameters that were drawn are drawn once.
-                        if weights.is_empty() {
-                            *self.weights.lock().unwrap_or_else(PoisonError::into_inner) = parameters;
-                        }
-                        let mut all = cache();
-                        if all.len() > 64 {
-                            all.clear();
-                        }
-                        let kept = prepared.with_tensors(&[]);
-                        if let Some(kept) = kept {
-                            all.insert(kinds, std::sync::Arc::new(kept));
-                        }
-                        prepared
-                    }
-                };
-                prepared.run_seeded(seed.unwrap_or(self.options.seed))
+            guarded(|| match self.prepared(&data)? {
+                Some(prepared) => prepared.run_seeded(seed.unwrap_or(self.options.seed)),
+                None => self.compiled.run(&data, &self.weights_with(&data)),
             })
         })?;
         py.check_signals()?;
         Ok((dict(py, run.outputs.into())?, dict(py, run.updates.into())?))
+    }
+
+    /// Runs a net that has gradients of its outputs: outputs, new values of buffers, and what the gradients need.
+    #[pyo3(signature = (inputs, seed = None))]
+    fn forward<'py>(
+        &self,
+        py: Python<'py>,
+        inputs: &Bound<'py, PyDict>,
+        seed: Option<u64>,
+    ) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>, Tape)> {
+        let data = tensors(inputs)?;
+        let (run, tape) = py.detach(|| {
+            guarded(|| {
+                let prepared = self.prepared(&data)?.ok_or_else(|| Error::Data("gradients are not computed in pieces".into()))?;
+                prepared.forward(seed.unwrap_or(self.options.seed))
+            })
+        })?;
+        py.check_signals()?;
+        Ok((dict(py, run.outputs.into())?, dict(py, run.updates.into())?, Tape(tape)))
     }
 
     /// The weights that are used: those that were given, or drawn by the first run.
@@ -571,6 +614,7 @@ fn graph_svg(net: &Net, dims: HashMap<String, i64>) -> PyResult<String> {
 #[pymodule]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Net>()?;
+    m.add_class::<Tape>()?;
     m.add_class::<Stream>()?;
     m.add("ProgramError", m.py().get_type::<ProgramError>())?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use snn_candle::{DeviceName, Precision};
-use snn_compile::{COTANGENT, Gradients, Optimise, drawn_name};
+use snn_compile::{COTANGENT, Gradients, OUTPUT, Optimise, drawn_name};
 use snn_front::{Mode, Options};
 use snn_ir::{Backend, DeviceState, Dims, Executable, Graph, Interpreter, Tensor, Type};
 
@@ -83,7 +83,7 @@ pub struct CompileOptions {
     /// scalar is then called `loss`. An empty list stands for all learnable parameters.
     pub gradients: Option<Vec<String>>,
     /// Instead of gradients of a scalar: those of `sum(output * cotangent)` over all outputs of floats, where the cotangents are inputs
-    /// called `cotangent.<output>`; with respect to these names.
+    /// called `cotangent.<output>`; with respect to these names. The net is compiled in two phases, see [`Prepared::forward`].
     pub cotangents: Option<Vec<String>>,
     /// With gradients: keep the states of neurons every so many steps only, and compute those between again.
     pub checkpoint: Option<usize>,
@@ -192,6 +192,15 @@ struct Ready {
     /// The layers with their settings that are numbers.
     layers: Vec<(String, Vec<(String, f64)>)>,
     executable: Box<dyn Executable>,
+    /// Where gradients of outputs are computed: the second phase, which needs those.
+    backward: Option<Backward>,
+}
+
+/// The second phase of a net with gradients of its outputs.
+struct Backward {
+    executable: Box<dyn Executable>,
+    /// What it reads of the first phase.
+    saved: Vec<String>,
 }
 
 /// What a net is compiled for.
@@ -223,7 +232,57 @@ pub struct Prepared {
     seed: u64,
 }
 
+/// What a run has left for its gradients.
+pub struct Tape {
+    ready: Arc<Ready>,
+    /// Inputs, parameters, and what the first phase has saved.
+    tensors: HashMap<String, Tensor>,
+    seed: u64,
+}
+
+impl Tape {
+    /// The gradients `grad.<name>`, from those of the outputs, `cotangent.<output>`.
+    ///
+    /// # Errors
+    /// If one is missing, or the program fails.
+    pub fn backward(&self, cotangents: &[(String, Tensor)]) -> Result<Tensors, Error> {
+        let Some(backward) = &self.ready.backward else { return Ok(Tensors::default()) };
+        let mut tensors = self.tensors.clone();
+        tensors.extend(cotangents.iter().cloned());
+        Ok(backward.executable.run(&tensors, self.seed)?.outputs.into())
+    }
+}
+
+impl Drop for Tape {
+    fn drop(&mut self) {
+        // The next run uses the memory.
+        let saved = self.ready.backward.as_ref().map(|b| b.saved.as_slice()).unwrap_or_default();
+        let outputs = saved.iter().filter_map(|name| self.tensors.remove_entry(name)).collect();
+        self.ready.executable.recycle(snn_ir::Results { outputs, updates: vec![] });
+    }
+}
+
 impl Prepared {
+    /// Runs a net that is compiled with gradients of its outputs ([`CompileOptions::cotangents`]), and keeps what these need.
+    ///
+    /// # Errors
+    /// If the program fails.
+    pub fn forward(&self, seed: u64) -> Result<(Run, Tape), Error> {
+        let mut tensors = self.tensors.clone();
+        let results = self.ready.executable.run(&tensors, seed)?;
+        let mut outputs = Vec::new();
+        for (name, t) in results.outputs {
+            match name.strip_prefix(OUTPUT) {
+                Some(own) => outputs.push((own.to_string(), t)),
+                None => {
+                    tensors.insert(name, t);
+                }
+            }
+        }
+        let run = Run { outputs: outputs.into(), updates: results.updates.into(), ..Run::default() };
+        Ok((run, Tape { ready: self.ready.clone(), tensors, seed }))
+    }
+
     /// Runs it.
     ///
     /// # Errors
@@ -371,15 +430,22 @@ impl Compiled {
         let compilation = snn_compile::compile(self.program.input(&self.net), &options).map_err(|e| self.program.failed(e))?;
         let snn_compile::Compilation { graph, layers, independent, finite, report: _ } = compilation;
         let started = std::time::Instant::now();
+        // What waits for gradients of outputs is a program of its own.
+        let phases = self.options.cotangents.as_ref().map(|_| snn_ir::phases::split(&graph, |name| name.starts_with(COTANGENT)));
+        let (graph, backward) = match phases {
+            Some(p) => (p.first, Some(Backward { executable: self.backend.compile(&p.second)?, saved: p.saved })),
+            None => (graph, None),
+        };
         let executable = self.backend.compile(&graph)?;
         *self.generating.lock().unwrap_or_else(PoisonError::into_inner) += started.elapsed();
         let given = graph.inputs.iter().map(|v| graph.ty(*v)).chain(graph.parameters.iter().map(|p| &p.ty));
         let given: u64 = given.map(|t| t.sizes().map_or(0, |s| (s.iter().product::<usize>() * t.dtype.bytes()) as u64)).sum();
-        let needed = given.saturating_add(executable.memory() as u64);
+        let later = backward.as_ref().map_or(0, |b| b.executable.memory());
+        let needed = given.saturating_add(executable.memory() as u64).saturating_add(later as u64);
         if needed > self.options.memory_limit {
             return Err(Error::Memory { needed, limit: self.options.memory_limit });
         }
-        let ready = Arc::new(Ready { graph, finite, independent, layers, executable });
+        let ready = Arc::new(Ready { graph, finite, independent, layers, executable, backward });
         cache().insert(key, ready.clone());
         Ok(ready)
     }
@@ -472,7 +538,6 @@ impl Compiled {
         drawn_outside: &BTreeMap<u32, usize>,
     ) -> Result<(Prepared, Vec<(String, Tensor)>), Error> {
         let key = Key { dims: dims.clone(), rest, assume_finite: true, drawn_outside: drawn_outside.clone() };
-        tensors.extend(data.iter().filter(|(n, _)| n.starts_with(COTANGENT)).cloned());
         let mut ready = self.ready(key.clone()).map_err(|e| self.with_missing_inputs(e, &tensors, data))?;
         let needed = ready.graph.needed_inputs();
         let missing: Vec<&str> = needed.iter().map(|(n, _)| *n).filter(|n| !tensors.contains_key(*n)).collect();

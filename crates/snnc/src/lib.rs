@@ -31,7 +31,7 @@ use std::sync::Arc;
 pub use snn_candle::{DeviceError, DeviceName, Precision, devices};
 
 pub use build::CBuild;
-pub use compiled::{Backends, CompileOptions, Compiled, OtherBackend, Prepared, Quantised, Run};
+pub use compiled::{Backends, CompileOptions, Compiled, OtherBackend, Prepared, Quantised, Run, Tape};
 pub use cost::{Cost, LayerCost, NeuronCost, PICOJOULES};
 pub use error::Error;
 pub use snn_compile::{COTANGENT, Gradients, Optimise, Options as PassOptions, PASSES, Pass, gradients};

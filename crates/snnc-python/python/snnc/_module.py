@@ -21,15 +21,16 @@ def _put(root, path, value, learnable):
 
 class _Run(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, net, native, seed, names, count, *tensors):
+    def forward(ctx, net, training, wanted, seed, names, *tensors):
         arrays = {n: to_numpy(n, t, d) for (n, d), t in zip(names, tensors)}
-        outputs, updates = native.run(arrays, seed)
-        ctx.net, ctx.training, ctx.seed, ctx.names, ctx.outputs = net, native is net._training, seed, names, list(outputs)
-        ctx.needs = [n for (n, d), t in zip(names, tensors) if d == "f32" and t.requires_grad]
-        # Buffers move in training, and the backward needs what the forward saw.
-        still = {n for (n, d), t in zip(names, tensors) if not t.requires_grad}
-        ctx.arrays = {n: a.copy() if n in still and n in updates else a for n, a in arrays.items()}
-        ctx.devices = [t.device for t in tensors]
+        needs = [n for (n, d), t in zip(names, tensors) if wanted and d == "f32" and t.requires_grad]
+        if needs:
+            # What the gradients need of this run is kept, so that nothing is computed twice.
+            outputs, updates, ctx.tape = net._variant(cotangents=needs, training=training).forward(arrays, seed)
+        else:
+            native = net._training if training else net._native
+            outputs, updates = native.run(arrays, seed)
+        ctx.names, ctx.outputs, ctx.devices = names, list(outputs), [t.device for t in tensors]
         net._updates = updates
         values = [torch.from_numpy(a) for a in outputs.values()]
         ctx.mark_non_differentiable(*[v for v in values if not v.is_floating_point()])
@@ -37,15 +38,12 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *cotangents):
-        arrays = dict(ctx.arrays)
-        for name, c in zip(ctx.outputs, cotangents):
-            if c is not None and c.is_floating_point():
-                arrays[f"cotangent.{name}"] = to_numpy(name, c, "f32")
-        native = ctx.net._variant(cotangents=ctx.needs, training=ctx.training)
-        outputs, _ = native.run(arrays, ctx.seed)
+        given = zip(ctx.outputs, cotangents)
+        arrays = {f"cotangent.{n}": to_numpy(n, c, "f32") for n, c in given if c is not None and c.is_floating_point()}
+        found = ctx.tape.backward(arrays)
         grads = []
         for (name, _), device in zip(ctx.names, ctx.devices):
-            g = outputs.get(f"grad.{name}")
+            g = found.get(f"grad.{name}")
             grads.append(None if g is None else torch.from_numpy(g).to(device))
         return (None, None, None, None, None, *grads)
 
@@ -79,11 +77,10 @@ class CompiledModule(torch.nn.Module):
     def forward(self, *args, **kwargs):
         given = dict(zip((n for n, _ in self._inputs), args)) | kwargs
         inputs = [(n, d) for n, d in self._inputs if n in given]
-        native = self._net._training if self.training else self._net._native
         seed = int(torch.randint(0, 2**31 - 1, ()).item()) if self.training else 0
         names = tuple(inputs + self._names)
         tensors = [given[n] for n, _ in inputs] + [self._tensor(n) for n, _ in self._names]
-        values = _Run.apply(self._net, native, seed, names, len(inputs), *tensors)
+        values = _Run.apply(self._net, self.training, torch.is_grad_enabled(), seed, names, *tensors)
         if self.training:
             with torch.no_grad():
                 for name, new in self._net._updates.items():

@@ -1,0 +1,96 @@
+//! A graph in two phases: what can be computed before some inputs are known, and the rest. So the outputs of a net are there before
+//! the gradients of its loss are, which somebody else computes, and nothing is computed twice.
+
+use std::collections::HashMap;
+
+use crate::graph::{Graph, Node, Value};
+use crate::op::Op;
+
+/// What names of values begin with that the second phase reads.
+const SAVED: &str = "saved.";
+
+/// The two phases of a graph.
+#[derive(Clone, Debug)]
+pub struct Phases {
+    /// Outputs and updates that do not depend on late inputs, and then what the second phase needs of the first.
+    pub first: Graph,
+    /// The other outputs. Its inputs are the late ones, what the first phase has computed, and inputs of the graph.
+    pub second: Graph,
+    /// The names of what passes from the first phase to the second.
+    pub saved: Vec<String>,
+}
+
+/// Divides a graph by which of its inputs are late.
+pub fn split(graph: &Graph, is_late: impl Fn(&str) -> bool) -> Phases {
+    let mut late = vec![false; graph.len()];
+    for (id, node) in graph.nodes() {
+        let given_late = matches!(&node.op, Op::Input(name) if is_late(name));
+        late[id.index()] = given_late || node.operands.iter().any(|v| late[v.node.index()]);
+    }
+    let is_late = |v: &Value| late[v.node.index()];
+    let mut second = Second { graph, new: Graph::new(format!("{} second", graph.name)), known: HashMap::new(), saved: vec![] };
+    second.new.parameters = graph.parameters.clone();
+    let live = graph.live_nodes();
+    for (id, node) in graph.nodes().filter(|(id, _)| late[id.index()] && live[id.index()]) {
+        let operands = node.operands.iter().map(|v| if is_late(v) { second.known[v] } else { second.carried(*v) }).collect();
+        second.copy(id, Node { operands, ..node.clone() });
+    }
+    let outputs = graph.outputs.iter().filter(|(_, v)| is_late(v) || matches!(graph.op(*v), Op::Constant(_) | Op::Broadcast { .. }));
+    second.new.outputs = outputs.map(|(name, v)| (name.clone(), second.carried(*v))).collect();
+    let Second { new, saved, .. } = second;
+    let mut first = graph.clone();
+    let early = |list: &[(String, Value)]| list.iter().filter(|(_, v)| !is_late(v)).cloned().collect::<Vec<_>>();
+    (first.outputs, first.updates) = (early(&graph.outputs), early(&graph.updates));
+    first.outputs.extend(saved.iter().cloned());
+    first.inputs.retain(|v| !is_late(v));
+    Phases { first: first.pruned(), second: new.pruned(), saved: saved.into_iter().map(|(name, _)| name).collect() }
+}
+
+struct Second<'a> {
+    graph: &'a Graph,
+    new: Graph,
+    known: HashMap<Value, Value>,
+    /// Names and values of the first phase.
+    saved: Vec<(String, Value)>,
+}
+
+impl Second<'_> {
+    fn copy(&mut self, id: crate::graph::NodeId, node: Node) {
+        let is_input = matches!(node.op, Op::Input(_));
+        let new = self.new.push(node);
+        for v in self.new.results(new) {
+            self.known.insert(Value { node: id, result: v.result }, v);
+            if is_input {
+                self.new.inputs.push(v);
+            }
+        }
+    }
+
+    /// A value in the second phase: what is given or costs nothing is there again, the rest is saved.
+    fn carried(&mut self, v: Value) -> Value {
+        if let Some(known) = self.known.get(&v) {
+            return *known;
+        }
+        let node = self.graph.node(v.node);
+        let again = match &node.op {
+            Op::Broadcast { .. } | Op::Reshape => Some(vec![self.carried(node.operands[0])]),
+            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota => Some(vec![]),
+            Op::Random { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => None,
+            Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => None,
+            Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } => None,
+            Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::ConvInputGradient(_) | Op::ConvWeightGradient(_) => None,
+            Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => None,
+            Op::Scan(_) | Op::Loop(_) => None,
+        };
+        match again {
+            Some(operands) => self.copy(v.node, Node { operands, ..node.clone() }),
+            None => {
+                let name = format!("{SAVED}{}", self.saved.len());
+                let input = self.new.add_input(name.clone(), self.graph.ty(v).clone());
+                self.known.insert(v, input);
+                self.saved.push((name, v));
+            }
+        }
+        self.known[&v]
+    }
+}
