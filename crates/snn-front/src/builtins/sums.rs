@@ -157,10 +157,10 @@ impl Lowerer<'_> {
         ty.shape[channels] = weight.shape[1].times(&c.groups.into());
         // Axes whose result is cut from one without padding.
         let mut cuts = vec![];
-        for i in 0..n {
+        for (i, more) in more.into_iter().enumerate() {
             let (stride, dilation) = (c.stride[i].max(1), c.dilation[i].max(1));
-            if more[i] < 0 || more[i] >= stride.max(dilation) {
-                let message = format!("an output padding of {} is not below the stride {stride} or the dilation {dilation}", more[i]);
+            if more < 0 || more >= stride.max(dilation) {
+                let message = format!("an output padding of {} is not below the stride {stride} or the dilation {dilation}", more);
                 return self.fail(a.span(4), message, "here");
             }
             let Some(kernel) = weight.shape[2 + i].as_constant() else {
@@ -168,15 +168,15 @@ impl Lowerer<'_> {
             };
             let axis = channels + 1 + i;
             let whole = from.shape[axis].minus(&1.into()).times(&stride.into()).plus(&(dilation * (kernel - 1) + 1).into());
-            let size = whole.plus(&(more[i] - 2 * c.padding[i]).into());
+            let size = whole.plus(&(more - 2 * c.padding[i]).into());
             if size.as_constant().is_some_and(|size| size < 1) {
                 return self.fail(a.span(0), format!("a padding of {} leaves nothing of {from}", c.padding[i]), "here");
             }
             ty.shape[axis] = size.clone();
-            if more[i] >= stride {
+            if more >= stride {
                 // More than the windows of a convolution leave over.
                 ty.shape[axis] = whole;
-                cuts.push((axis, std::mem::take(&mut c.padding[i]), more[i], size));
+                cuts.push((axis, std::mem::take(&mut c.padding[i]), more, size));
             }
         }
         let mut y = self.emit(Op::ConvInputGradient(c), &[x, w], Some(ty), a.span)?;
