@@ -163,7 +163,11 @@ def main():
             print(" | ".join(row), flush=True)
     head = ["network", "PyTorch", "torch.compile", "snnc", "times", "with gradients: PyTorch", "snnc", "times", "compiled in", "outputs differ by"]
     lines = ["| " + " | ".join(r) + " |" for r in [head, ["---"] * len(head), *rows]]
-    note = f"{datetime.date.today()}, {machine()}, {args.threads} threads, {args.rounds} round{"s" if args.rounds > 1 else ""}, PyTorch {torch.__version__.split('+')[0]}. Milliseconds; `times` is against the faster of PyTorch's two."
+    version = torch.__version__.split("+")[0]
+    note = (
+        f"{datetime.date.today()}, {machine()}, threads: {args.threads}, rounds: {args.rounds}, PyTorch {version}. "
+        "Milliseconds; `times` is against the faster of PyTorch's two."
+    )
     table = "\n".join([note, "", *lines])
     if args.write:
         text = args.write.read_text()
