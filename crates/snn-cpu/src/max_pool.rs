@@ -95,19 +95,44 @@ fn first(inside: &[Vec<Vec<usize>>], at: &[usize], axis: usize, base: usize, is:
     places.into_iter().find_map(|p| first(inside, at, axis + 1, p, is))
 }
 
+/// Tiles that are looked at side by side.
+const LANES: usize = 16;
+
 simd_dispatch! {
     /// A row of tiles of two by two, as those of most pools are.
     fn squares(x: &[f32], y: &[f32], gradient: &[f32], out: &mut [f32]) {
         let (upper, lower) = x.split_at(x.len() / 2);
         let (out_upper, out_lower) = out.split_at_mut(x.len() / 2);
-        let sources = upper.as_chunks::<2>().0.iter().zip(lower.as_chunks::<2>().0).zip(y.iter().zip(gradient));
-        let targets = out_upper.as_chunks_mut::<2>().0.iter_mut().zip(out_lower.as_chunks_mut::<2>().0);
+        let whole = y.len() / LANES * LANES;
+        let pairs = |row| -> &[[f32; 2 * LANES]] { <[f32]>::as_chunks(row).0 };
+        let sources = pairs(upper).iter().zip(pairs(lower)).zip(y.as_chunks::<LANES>().0.iter().zip(gradient.as_chunks::<LANES>().0));
+        let targets = out_upper.as_chunks_mut::<{ 2 * LANES }>().0.iter_mut().zip(out_lower.as_chunks_mut::<{ 2 * LANES }>().0);
         for (((a, b), (y, gradient)), (to_a, to_b)) in sources.zip(targets) {
-            let hits = [a[0], a[1], b[0], b[1]].map(|x| (x == *y) | x.is_nan());
-            let first = [hits[0], hits[1] & !hits[0], hits[2] & !(hits[0] | hits[1]), hits[3] & !(hits[0] | hits[1] | hits[2])];
-            let value = |hit: bool| if hit { *gradient } else { 0.0 };
-            *to_a = [value(first[0]), value(first[1])];
-            *to_b = [value(first[2]), value(first[3])];
+            (*to_a, *to_b) = tiles(a, b, y, gradient);
+        }
+        for i in whole..y.len() {
+            let x = [upper[2 * i], upper[2 * i + 1], lower[2 * i], lower[2 * i + 1]];
+            let first = x.iter().position(|x| *x == y[i] || x.is_nan());
+            let value = |k: usize| if first == Some(k) { gradient[i] } else { 0.0 };
+            (out_upper[2 * i], out_upper[2 * i + 1]) = (value(0), value(1));
+            (out_lower[2 * i], out_lower[2 * i + 1]) = (value(2), value(3));
         }
     }
+}
+
+/// What the tiles of two rows get: places of one kind are put side by side, so that arrays that are made whole are registers.
+#[inline(always)]
+fn tiles(a: &[f32; 2 * LANES], b: &[f32; 2 * LANES], y: &[f32; LANES], gradient: &[f32; LANES]) -> ([f32; 2 * LANES], [f32; 2 * LANES]) {
+    use std::array::from_fn;
+    let of = |row: &[f32; 2 * LANES], k: usize| -> [f32; LANES] { from_fn(|i| row[2 * i + k]) };
+    let hit = |x: [f32; LANES]| -> [u32; LANES] { from_fn(|i| u32::from((x[i] == y[i]) | x[i].is_nan())) };
+    let (h0, h1, h2, h3) = (hit(of(a, 0)), hit(of(a, 1)), hit(of(b, 0)), hit(of(b, 1)));
+    let free1: [u32; LANES] = from_fn(|i| 1 - h0[i]);
+    let free2: [u32; LANES] = from_fn(|i| free1[i] & (1 - h1[i]));
+    let free3: [u32; LANES] = from_fn(|i| free2[i] & (1 - h2[i]));
+    let value = |h: [u32; LANES], free: [u32; LANES]| -> [f32; LANES] { from_fn(|i| if h[i] & free[i] != 0 { gradient[i] } else { 0.0 }) };
+    let (v0, v1, v2, v3) = (value(h0, [1; LANES]), value(h1, free1), value(h2, free2), value(h3, free3));
+    let joined =
+        |even: [f32; LANES], odd: [f32; LANES]| -> [f32; 2 * LANES] { from_fn(|i| if i % 2 == 0 { even[i / 2] } else { odd[i / 2] }) };
+    (joined(v0, v1), joined(v2, v3))
 }
