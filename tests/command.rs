@@ -216,6 +216,28 @@ fn a_training_ends_early_and_keeps_its_best() {
 }
 
 #[test]
+fn layers_that_cannot_learn_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |n: &str| folder.path().join(n).to_string_lossy().into_owned();
+    let program = "net loss(x: u8[B, 28, 28], label: i64[B]) -> f32[] {
+        layer fc1 = linear(784, 20)
+        layer sn1 = lif(v_threshold = 1000)
+        layer fc2 = linear(20, 10)
+        layer sn2 = if_node(v_threshold = -1000)
+        layer sn3 = lif(v_threshold = 0.05)
+        let s = reshape(f32(x) / 255, [B, 784]) |> repeat(3)
+        mse_loss(mean(sn2(fc2(sn1(fc1(s)) + sn3(fc1(s)))), axis = 0), one_hot(label, 10))
+    }";
+    std::fs::write(file("quiet.snn"), program).unwrap();
+    let out = snnc(&["train", &file("quiet.snn"), "--data", "examples/digits/test.npz", "--epochs", "1", "--weights-out", &file("w.npz")]);
+    let said = text(&out.stderr);
+    assert!(out.status.success(), "{said}");
+    assert!(said.contains("Warning: the layer `sn1` is silent: nothing fires for the first batch"), "{said}");
+    assert!(said.contains("Warning: the layer `sn2` is saturated: all neurons fire at every step of the first batch"), "{said}");
+    assert!(!said.contains("`sn3`"), "{said}");
+}
+
+#[test]
 fn gradients_are_written_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("g.safetensors").to_string_lossy().into_owned();

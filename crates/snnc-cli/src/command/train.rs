@@ -280,7 +280,10 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
             None => Ok(()),
         }
     };
-    let mut reporter = Reporter { a, stop: &stop, bar: None, validation, save_checkpoint: &save_checkpoint, started: Instant::now() };
+    let plain = CompileOptions { mode: Mode::Train, batch: None, ..a.net.options()? };
+    let activity = Activity { net: program.compile(Some(&loss_net), &plain)?, samples: data.batch(&first) };
+    let mut reporter =
+        Reporter { a, stop: &stop, bar: None, validation, activity, save_checkpoint: &save_checkpoint, started: Instant::now() };
     let outcome = run_training(&mut trainer, &data, &settings, &mut state, &mut reporter)?;
     match outcome {
         Outcome::Finished => {
@@ -468,6 +471,35 @@ impl Validation {
     }
 }
 
+/// Looks for layers that cannot learn, because they never fire, or always.
+struct Activity {
+    net: Compiled,
+    samples: Vec<(String, Tensor)>,
+}
+
+impl Activity {
+    /// Warns of layers whose neurons are all alike for all samples.
+    fn warn(&self, weights: &[(String, Tensor)]) -> Result<(), Error> {
+        let weights = self.net.own_weights(weights)?;
+        for (layer, given) in self.net.activity(&self.samples, &weights)? {
+            if given.shape().is_empty() || given.is_empty() || given.dtype() != snnc::DType::F32 {
+                continue;
+            }
+            let all = |x: f32| given.as_f32().iter().all(|v| *v == x);
+            if all(0.0) {
+                remark!(
+                    "Warning: the layer `{layer}` is silent: nothing fires for the first batch\n  try larger weights, a norm before it, or a lower threshold"
+                );
+            } else if all(1.0) {
+                remark!(
+                    "Warning: the layer `{layer}` is saturated: all neurons fire at every step of the first batch\n  try smaller weights, a norm before it, or a higher threshold"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
 type Save<'a> = &'a dyn Fn(&State) -> Result<(), Error>;
 
 /// Tells people how it goes.
@@ -476,6 +508,7 @@ struct Reporter<'a> {
     stop: &'a AtomicBool,
     bar: Option<ProgressBar>,
     validation: Option<Validation>,
+    activity: Activity,
     save_checkpoint: Save<'a>,
     started: Instant,
 }
@@ -519,6 +552,10 @@ impl Watcher<Error> for Reporter<'_> {
             line.push_str(&format!(", {} left", seconds(rest)));
         }
         remark!("{line}");
+        if epoch.epoch == 1 || epoch.epoch == self.a.epochs {
+            // A hint that cannot be given is no reason to stop.
+            let _ = self.activity.warn(&weights(state));
+        }
         if let Some(path) = &self.a.log {
             let metrics: serde_json::Map<String, serde_json::Value> =
                 epoch.metrics.iter().map(|(n, x)| (n.clone(), serde_json::json!(x))).collect();
