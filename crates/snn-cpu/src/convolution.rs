@@ -190,12 +190,30 @@ impl Unrolled<'_> {
         block.images * block.lines * self.output[1]
     }
 
-    /// How a kernel divides its work: each thread blocks of its own, or all threads in each block.
-    fn divided(&self, blocks: usize, products: usize) -> (bool, Parallelism) {
+    /// How a kernel divides its work: each thread parts of its own, or all threads in each block.
+    fn divided(&self, parts: usize, products: usize) -> (bool, Parallelism) {
         let threads = threads();
         let worth = threads > 1 && products > WORTH_A_THREAD;
-        let whole = worth && (blocks >= 2 * threads || blocks.is_multiple_of(threads));
+        let whole = worth && (parts >= 2 * threads || parts.is_multiple_of(threads));
         (whole, if worth && !whole { Parallelism::Rayon(threads) } else { Parallelism::None })
+    }
+
+    /// Computes a result of images of `size` elements block by block; `act` gets the part of the result of a block's images.
+    fn each_block(&self, out: &mut [f32], size: usize, products: usize, act: impl Fn(Block, &mut [f32], &mut Scratch, Parallelism) + Sync) {
+        let blocks = self.blocks(out.len() / size, PLACES);
+        // Bands of one image are computed one after the other, because they meet in the gradient of the input.
+        let bands = blocks.iter().take_while(|b| b.first_image == 0).count();
+        let part = blocks[0].images * size;
+        let (whole, parallelism) = self.divided(blocks.len() / bands, products);
+        let some = |scratch: &mut Scratch, (blocks, out): (&[Block], &mut [f32])| {
+            blocks.iter().for_each(|block| act(*block, out, scratch, parallelism));
+        };
+        if whole {
+            blocks.par_chunks(bands).zip(out.par_chunks_mut(part)).for_each_init(Scratch::default, some);
+        } else {
+            let mut scratch = Scratch::default();
+            blocks.chunks(bands).zip(out.chunks_mut(part)).for_each(|part| some(&mut scratch, part));
+        }
     }
 
     fn forward(&self, x: &[f32], w: &[f32], out: &mut [f32]) {
@@ -203,21 +221,10 @@ impl Unrolled<'_> {
         if out.is_empty() || out_image == 0 {
             return;
         }
-        let blocks = self.blocks(out.len() / out_image, PLACES);
-        let (whole, parallelism) = self.divided(blocks.len(), out.len() * self.rows());
-        let together = blocks[0].images;
-        let some = |scratch: &mut Scratch, (first, out): (usize, &mut [f32])| {
-            for block in blocks.iter().filter(|b| b.first_image == first * together) {
-                let x = &x[block.first_image * image..][..block.images * image];
-                self.forward_block(*block, x, w, out, scratch, parallelism);
-            }
-        };
-        if whole {
-            out.par_chunks_mut(together * out_image).enumerate().for_each_init(Scratch::default, some);
-        } else {
-            let mut scratch = Scratch::default();
-            out.chunks_mut(together * out_image).enumerate().for_each(|part| some(&mut scratch, part));
-        }
+        self.each_block(out, out_image, out.len() * self.rows(), |block, out, scratch, parallelism| {
+            let x = &x[block.first_image * image..][..block.images * image];
+            self.forward_block(block, x, w, out, scratch, parallelism);
+        });
     }
 
     fn forward_block(&self, block: Block, x: &[f32], w: &[f32], out: &mut [f32], scratch: &mut Scratch, parallelism: Parallelism) {
@@ -276,23 +283,13 @@ impl Unrolled<'_> {
             out.fill(0.0);
             return;
         }
-        let blocks = self.blocks(out.len() / image, PLACES);
-        let (whole, parallelism) = self.divided(blocks.len(), g.len() * self.rows());
-        let together = blocks[0].images;
-        let some = |scratch: &mut Scratch, (first, out): (usize, &mut [f32])| {
-            if !self.is_pointwise() || together > 1 {
+        self.each_block(out, image, g.len() * self.rows(), |block, out, scratch, parallelism| {
+            // What is given back is added, unless it is written where it is.
+            if block.first_line == 0 && !(self.is_pointwise() && block.images == 1) {
                 out.fill(0.0);
             }
-            for block in blocks.iter().filter(|b| b.first_image == first * together) {
-                self.input_gradient_block(*block, g, w, out, scratch, parallelism);
-            }
-        };
-        if whole {
-            out.par_chunks_mut(together * image).enumerate().for_each_init(Scratch::default, some);
-        } else {
-            let mut scratch = Scratch::default();
-            out.chunks_mut(together * image).enumerate().for_each(|part| some(&mut scratch, part));
-        }
+            self.input_gradient_block(block, g, w, out, scratch, parallelism);
+        });
     }
 
     fn input_gradient_block(&self, block: Block, g: &[f32], w: &[f32], out: &mut [f32], scratch: &mut Scratch, parallelism: Parallelism) {
