@@ -100,12 +100,13 @@ impl Rows<'_> {
         for column in 0..width {
             let (o, i) = (column / self.inner, column % self.inner);
             let odd = (0..self.middle).filter(|k| !self.x[(o * self.middle + k) * self.inner + i].is_finite());
-            // The place that selects an element: for those that are chosen by labels, several.
-            let mut keys: Vec<usize> = odd.map(|k| if self.chooses { k } else { self.labels[k] as usize }).collect();
-            keys.dedup();
+            // The places that select an element: the one of its number, or of its label.
+            let mut keys = odd.map(|k| if self.chooses { k } else { self.labels[k] as usize });
+            let Some(first) = keys.next() else { continue };
+            let several = keys.any(|key| key != first);
             for (place, to) in out[column..].iter_mut().step_by(width).enumerate() {
                 let own = if self.chooses { self.labels[place] as usize } else { place };
-                if keys.iter().any(|key| *key != own) {
+                if several || own != first {
                     *to = f32::NAN;
                 }
             }
