@@ -45,10 +45,11 @@ pub fn convolve(
     match plan.direction {
         Direction::Forward => {
             let packed = &packed[plan.packed..plan.packed + windows.groups];
-            if BySpikes(windows).compute(a, b, packed, identity, out) {
+            let by_lines = lines::fits_forward(windows) && !a.is_empty() && !out.is_empty();
+            if !(by_lines && lines::has_few_terms(windows)) && BySpikes(windows).compute(a, b, packed, identity, out) {
                 return;
             }
-            if lines::fits_forward(windows) && !a.is_empty() && !out.is_empty() {
+            if by_lines {
                 lines::forward(windows, a, b, out);
             } else {
                 Unrolled(windows).forward(a, b, out);

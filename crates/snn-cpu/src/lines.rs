@@ -23,6 +23,8 @@ const WORTH_A_THREAD: usize = 1 << 18;
 
 /// More output channels than this are worth unrolling windows for `gemm`.
 const MOST_OUTS: usize = 16;
+/// So are so many terms of a sum.
+const FEW_TERMS: usize = 64;
 
 /// Sums of one block of output channels: for each element of the kernel and output channel, a sum in each lane.
 type Sums = [[f32; LANES]; OUTS];
@@ -30,8 +32,12 @@ type Sums = [[f32; LANES]; OUTS];
 /// Is this faster than to unroll windows for `gemm`? There each element that is unrolled is worth as many products as there are
 /// output channels, and each of the gradient, which is transposed, as many as there are channels and elements of the kernel.
 pub fn fits_weight_gradient(windows: &Windows) -> bool {
-    let (channels, outs) = windows.per_group();
-    windows.output[1] >= SHORTEST && (outs <= MOST_OUTS || channels * windows.kernel[0] * windows.kernel[1] < 64)
+    windows.output[1] >= SHORTEST && (windows.per_group().1 <= MOST_OUTS || has_few_terms(windows))
+}
+
+/// Has each sum so few terms that neither spikes nor unrolled windows are worth looking for?
+pub fn has_few_terms(windows: &Windows) -> bool {
+    windows.per_group().0 * windows.kernel[0] * windows.kernel[1] < FEW_TERMS
 }
 
 /// The gradient of weights into `out[output channel, channel of a group, kernel]`, from the input and the gradient of the result.
@@ -58,9 +64,10 @@ pub fn weight_gradient(windows: &Windows, x: &[f32], g: &[f32], out: &mut [f32])
     }
 }
 
-/// Is the convolution faster line by line?
+/// Is the convolution faster line by line than by unrolled windows?
 pub fn fits_forward(windows: &Windows) -> bool {
-    windows.output[1] >= SHORTEST && windows.stride[1] == 1 && windows.per_group().1 <= MOST_OUTS
+    let few = windows.per_group().1 <= MOST_OUTS || has_few_terms(windows);
+    windows.output[1] >= SHORTEST && windows.stride[1] == 1 && few
 }
 
 /// Is the gradient of its input?
