@@ -31,8 +31,7 @@ const SQUARE: usize = 16;
 const WORTH_A_THREAD: usize = 1 << 18;
 
 /// Computes a convolution, or one of its gradients, into `out`. `a` and `b` are the operands of the operation; weights of a known
-/// identity are packed once, into `packed`.
-/// Other memory comes from `buffers`.
+/// identity are packed once, into `packed`; other memory comes from `buffers`.
 pub fn convolve(
     plan: &ConvolutionPlan,
     packed: &[Kept],
@@ -42,10 +41,16 @@ pub fn convolve(
     out: &mut [f32],
 ) {
     let windows = &plan.windows;
+    if out.is_empty() {
+        return;
+    }
+    if plan.direction != Direction::Forward && (a.is_empty() || b.is_empty()) {
+        return out.fill(0.0);
+    }
     match plan.direction {
         Direction::Forward => {
             let packed = &packed[plan.packed..plan.packed + windows.groups];
-            let by_lines = lines::fits_forward(windows) && !a.is_empty() && !out.is_empty();
+            let by_lines = lines::fits_forward(windows) && !a.is_empty();
             if !(by_lines && lines::has_few_terms(windows)) && BySpikes(windows).compute(a, b, packed, identity, out) {
                 return;
             }
@@ -56,14 +61,14 @@ pub fn convolve(
             }
         }
         Direction::InputGradient => {
-            if lines::fits_input_gradient(windows) && !a.is_empty() && !out.is_empty() {
+            if lines::fits_input_gradient(windows) {
                 lines::input_gradient(windows, a, b, out);
             } else {
                 Unrolled(windows).input_gradient(a, b, out);
             }
         }
         Direction::WeightGradient => {
-            if lines::fits_weight_gradient(windows) && !a.is_empty() && !b.is_empty() {
+            if lines::fits_weight_gradient(windows) {
                 return lines::weight_gradient(windows, a, b, out);
             }
             let mut rows = buffers.scratch(b.len());
@@ -77,10 +82,7 @@ pub fn convolve(
 
 /// The gradient of results as `[places, channels]`.
 fn gradient_rows(windows: &Windows, g: &[f32], rows: &mut [f32]) {
-    let (plane, channels) = (Unrolled(windows).out_plane(), windows.out_channels);
-    if g.is_empty() {
-        return;
-    }
+    let (plane, channels) = (windows.out_plane(), windows.out_channels);
     rows.par_chunks_mut(plane * channels).zip(g.par_chunks(plane * channels)).for_each(|(rows, image)| {
         // Squares, so that both sides stay in the L1 cache.
         for (q, rows) in rows.chunks_mut(SQUARE * channels).enumerate() {
@@ -94,12 +96,11 @@ fn gradient_rows(windows: &Windows, g: &[f32], rows: &mut [f32]) {
     });
 }
 
-/// The gradient of weights from the places of spikes; `false` where the input holds many of them, or other values, or a gradient is
-/// not finite.
+/// The gradient of weights from the places of spikes; `false` where much of the input is not zero, or a gradient is not finite.
 fn weight_gradient_of_spikes(windows: &Windows, buffers: &Buffers, x: &[f32], g_rows: &[f32], out: &mut [f32]) -> bool {
     let outs = windows.out_channels;
-    let places = g_rows.len() / outs.max(1);
-    if windows.groups != 1 || outs < 8 || g_rows.len() < 1 << 12 || out.is_empty() {
+    let places = g_rows.len() / outs;
+    if windows.groups != 1 || outs < 8 || g_rows.len() < 1 << 12 {
         return false;
     }
     // The rows of the gradient that a spike meets are added.
@@ -148,18 +149,6 @@ fn sized(v: &mut Vec<f32>, n: usize) -> &mut [f32] {
 }
 
 impl Unrolled<'_> {
-    fn plane(&self) -> usize {
-        self.input[0] * self.input[1]
-    }
-
-    fn out_plane(&self) -> usize {
-        self.output[0] * self.output[1]
-    }
-
-    fn taps(&self) -> usize {
-        self.kernel[0] * self.kernel[1]
-    }
-
     /// Rows of the unrolled windows of a group.
     fn rows(&self) -> usize {
         self.per_group().0 * self.taps()
@@ -219,9 +208,6 @@ impl Unrolled<'_> {
 
     fn forward(&self, x: &[f32], w: &[f32], out: &mut [f32]) {
         let (image, out_image) = (self.channels * self.plane(), self.out_channels * self.out_plane());
-        if out.is_empty() || out_image == 0 {
-            return;
-        }
         self.each_block(out, out_image, out.len() * self.rows(), |block, out, scratch, parallelism| {
             let x = &x[block.first_image * image..][..block.images * image];
             self.forward_block(block, x, w, out, scratch, parallelism);
@@ -277,13 +263,6 @@ impl Unrolled<'_> {
 
     fn input_gradient(&self, g: &[f32], w: &[f32], out: &mut [f32]) {
         let image = self.channels * self.plane();
-        if out.is_empty() || image == 0 {
-            return;
-        }
-        if g.is_empty() || w.is_empty() {
-            out.fill(0.0);
-            return;
-        }
         self.each_block(out, image, g.len() * self.rows(), |block, out, scratch, parallelism| {
             // What is given back is added, unless it is written where it is.
             if block.first_line == 0 && !(self.is_pointwise() && block.images == 1) {
@@ -331,13 +310,6 @@ impl Unrolled<'_> {
     /// `g_rows` is the gradient as `[places, channels]`.
     fn weight_gradient(&self, x: &[f32], g_rows: &[f32], out: &mut [f32]) {
         let (per_group, rows, image) = (self.per_group(), self.rows(), self.channels * self.plane());
-        if out.is_empty() {
-            return;
-        }
-        if x.is_empty() || g_rows.is_empty() {
-            out.fill(0.0);
-            return;
-        }
         let blocks = self.blocks(x.len() / image, SUMMED_PLACES);
         // Each task has some channels of both sides, and sums over all places.
         let channels = (UNROLLED_COLUMNS / self.taps()).clamp(1, per_group.0);
@@ -375,15 +347,9 @@ impl Unrolled<'_> {
 
     /// The lines of a plane that a block meets, with the zeros around them.
     fn padded(&self, block: Block, plane: &[f32], lines: &mut Vec<f32>) {
-        let (width, [top, left]) = (self.input[1], self.padding);
-        let from = block.first_line * self.stride[0];
         lines.clear();
         lines.resize(self.met_lines(block) * self.padded_width(), 0.0);
-        for (y, line) in lines.chunks_exact_mut(self.padded_width()).enumerate() {
-            if let Some(y) = (from + y).checked_sub(top).filter(|y| *y < self.input[0]) {
-                line[left..left + width].copy_from_slice(&plane[y * width..][..width]);
-            }
-        }
+        lines::put_inside(plane, self.input, self.padding, block.first_line * self.stride[0], self.padded_width(), lines);
     }
 
     fn padded_width(&self) -> usize {

@@ -37,12 +37,12 @@ pub fn fits_weight_gradient(windows: &Windows) -> bool {
 
 /// Has each sum so few terms that neither spikes nor unrolled windows are worth looking for?
 pub fn has_few_terms(windows: &Windows) -> bool {
-    windows.per_group().0 * windows.kernel[0] * windows.kernel[1] < FEW_TERMS
+    windows.per_group().0 * windows.taps() < FEW_TERMS
 }
 
 /// The gradient of weights into `out[output channel, channel of a group, kernel]`, from the input and the gradient of the result.
 pub fn weight_gradient(windows: &Windows, x: &[f32], g: &[f32], out: &mut [f32]) {
-    let (per_group, taps) = (windows.per_group(), windows.kernel[0] * windows.kernel[1]);
+    let (per_group, taps) = (windows.per_group(), windows.taps());
     // A task has one channel, and some of the output channels that meet it.
     let parts = FEWEST_TASKS.div_ceil(windows.channels).min(per_group.1.div_ceil(OUTS));
     let outs = per_group.1.div_ceil(parts).next_multiple_of(OUTS);
@@ -79,7 +79,7 @@ pub fn fits_input_gradient(windows: &Windows) -> bool {
 
 /// A convolution of `x` by `w` into `out`.
 pub fn forward(windows: &Windows, x: &[f32], w: &[f32], out: &mut [f32]) {
-    let (channels, taps) = (windows.per_group().0, windows.kernel[0] * windows.kernel[1]);
+    let (channels, taps) = (windows.per_group().0, windows.taps());
     let sums = LineSums {
         groups: windows.groups,
         channels,
@@ -102,7 +102,7 @@ pub fn forward(windows: &Windows, x: &[f32], w: &[f32], out: &mut [f32]) {
 /// The gradient of a convolution's input, from that of its result.
 pub fn input_gradient(windows: &Windows, g: &[f32], w: &[f32], out: &mut [f32]) {
     let (channels, outs) = windows.per_group();
-    let taps = windows.kernel[0] * windows.kernel[1];
+    let taps = windows.taps();
     let reach = [0, 1].map(|a| windows.dilation[a] * (windows.kernel[a] - 1));
     let sums = LineSums {
         groups: windows.groups,
@@ -123,6 +123,24 @@ pub fn input_gradient(windows: &Windows, g: &[f32], w: &[f32], out: &mut [f32]) 
     };
     // Output channel `o` of the sums is an input channel of the convolution, whose group it shares with the terms.
     sums.compute(g, |o, i| w[((o / channels * outs + i / taps) * channels + o % channels) * taps + i % taps], out);
+}
+
+/// Puts the lines of a plane into lines of `padded_width` with zeros around them, of which the first is number `from`; what is
+/// padding stays as it is.
+pub fn put_inside(
+    plane: &[f32],
+    [height, width]: [usize; 2],
+    [top, left]: [usize; 2],
+    from: usize,
+    padded_width: usize,
+    lines: &mut [f32],
+) {
+    let n = width.min(padded_width - left);
+    for (y, line) in lines.chunks_exact_mut(padded_width).enumerate() {
+        if let Some(y) = (from + y).checked_sub(top).filter(|y| *y < height) {
+            line[left..][..n].copy_from_slice(&plane[y * width..][..n]);
+        }
+    }
 }
 
 /// Sums of lines times weights.
@@ -147,8 +165,8 @@ struct LineSums {
 impl LineSums {
     /// `weight` gives that of an output channel, of all, for a term.
     fn compute(&self, x: &[f32], weight: impl Fn(usize, usize) -> f32, out: &mut [f32]) {
-        let ([height, width], [out_height, out_width]) = (self.input, self.output);
-        let (plane, out_plane) = (height * width, out_height * out_width);
+        let [out_height, out_width] = self.output;
+        let (plane, out_plane) = (self.input[0] * self.input[1], out_height * out_width);
         let padded = [(out_height - 1) * self.step + self.reach[0] + 1, out_width + self.reach[1]];
         let size = padded[0] * padded[1];
         let offsets: Vec<usize> = self.terms.iter().map(|(c, [y, x])| c * size + y * padded[1] + x).collect();
@@ -164,13 +182,7 @@ impl LineSums {
             lines.clear();
             lines.resize(self.channels * size, 0.0);
             for (c, lines) in lines.chunks_exact_mut(size).enumerate() {
-                let source = &x[(part * self.channels + c) * plane..][..plane];
-                for (y, line) in lines.chunks_exact_mut(padded[1]).enumerate() {
-                    if let Some(y) = y.checked_sub(self.padding[0]).filter(|y| *y < height) {
-                        let n = width.min(padded[1] - self.padding[1]);
-                        line[self.padding[1]..][..n].copy_from_slice(&source[y * width..][..n]);
-                    }
-                }
+                put_inside(&x[(part * self.channels + c) * plane..][..plane], self.input, self.padding, 0, padded[1], lines);
             }
             for (b, out) in out.chunks_mut(OUTS * out_plane).enumerate() {
                 let weights = &weights[part % self.groups * blocks + b];
@@ -224,20 +236,16 @@ impl Lines<'_> {
     /// The sums of one channel and some output channels over all images, `[output channel, kernel]`.
     fn sums(&self, channel: usize, outs: std::ops::Range<usize>) -> Vec<f32> {
         let w = self.windows;
-        let ([height, width], [out_height, out_width]) = (w.input, w.output);
-        let (plane, out_plane, taps) = (height * width, out_height * out_width, w.kernel[0] * w.kernel[1]);
-        let padded_width = width + 2 * w.padding[1];
+        let [out_height, out_width] = w.output;
+        let (plane, out_plane, taps) = (w.plane(), w.out_plane(), w.taps());
+        let padded_width = w.input[1] + 2 * w.padding[1];
         let blocks = outs.len().div_ceil(OUTS);
         let mut sums: Vec<Sums> = vec![[[0.0; LANES]; OUTS]; blocks * taps];
         let mut padded = vec![0f32; ((out_height - 1) * w.stride[0] + (w.kernel[0] - 1) * w.dilation[0] + 1) * padded_width];
         let mut picked = Vec::new();
         for image in 0..self.x.len() / (w.channels * plane) {
             let source = &self.x[(image * w.channels + channel) * plane..][..plane];
-            for (y, line) in padded.chunks_exact_mut(padded_width).enumerate() {
-                if let Some(y) = y.checked_sub(w.padding[0]).filter(|y| *y < height) {
-                    line[w.padding[1]..][..width].copy_from_slice(&source[y * width..][..width]);
-                }
-            }
+            put_inside(source, w.input, w.padding, 0, padded_width, &mut padded);
             let gradient = &self.g[(image * w.out_channels + outs.start) * out_plane..][..outs.len() * out_plane];
             for ky in 0..w.kernel[0] {
                 let lines = &padded[ky * w.dilation[0] * padded_width..];

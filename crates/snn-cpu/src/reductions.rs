@@ -189,21 +189,22 @@ simd_dispatch! {
 
 simd_dispatch! {
     fn largest_of_columns(x: &[f32], starts: Starts<'_>, out: &mut [f32]) {
-        out.fill(f32::NEG_INFINITY);
-        for i in 0..starts.rows {
-            let width = out.len();
-            out.iter_mut().zip(starts.row(x, i, width)).for_each(|(best, x)| *best = Scalar.max(*best, *x));
-        }
+        choose_columns(x, starts, out, f32::NEG_INFINITY, |a, b| Scalar.max(a, b));
     }
 }
 
 simd_dispatch! {
     fn smallest_of_columns(x: &[f32], starts: Starts<'_>, out: &mut [f32]) {
-        out.fill(f32::INFINITY);
-        for i in 0..starts.rows {
-            let width = out.len();
-            out.iter_mut().zip(starts.row(x, i, width)).for_each(|(best, x)| *best = Scalar.min(*best, *x));
-        }
+        choose_columns(x, starts, out, f32::INFINITY, |a, b| Scalar.min(a, b));
+    }
+}
+
+#[inline(always)]
+fn choose_columns(x: &[f32], starts: Starts<'_>, out: &mut [f32], start: f32, choose: impl Fn(f32, f32) -> f32) {
+    out.fill(start);
+    for i in 0..starts.rows {
+        let row = starts.row(x, i, out.len());
+        out.iter_mut().zip(row).for_each(|(best, x)| *best = choose(*best, *x));
     }
 }
 

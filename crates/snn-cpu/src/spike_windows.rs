@@ -63,8 +63,8 @@ impl BySpikes<'_> {
     pub fn compute(&self, x: &[f32], w: &[f32], kept: &[Kept], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
         let Some(runs) = self.runs() else { return false };
         let (channels, out_channels) = self.per_group();
-        let rows = channels * self.kernel[0] * self.kernel[1];
-        let (plane, out_plane) = (self.input[0] * self.input[1], self.output[0] * self.output[1]);
+        let rows = channels * self.taps();
+        let (plane, out_plane) = (self.plane(), self.out_plane());
         let (image, out_image) = (self.channels * plane, self.out_channels * out_plane);
         if out_channels < FEWEST_CHANNELS || out.len() * rows < SMALLEST || x.is_empty() || !are_few(x, self.input[1]) {
             return false;
@@ -191,10 +191,10 @@ impl BySpikes<'_> {
 }
 
 /// What the places of all results meet in `x`, as bits: a row for each channel and element of the kernel, `[channels and kernel,
-/// places]`, places image by image in row-major order. `None` where that is many spikes, or a value is not one.
+/// places]`, places image by image in row-major order. `None` where much of it is not zero.
 pub fn spikes_of_windows(windows: &Windows, x: &[f32]) -> Option<Spikes> {
     let ([height, width], [out_height, out_width]) = (windows.input, windows.output);
-    let (plane, taps) = (height * width, windows.kernel[0] * windows.kernel[1]);
+    let (plane, taps) = (windows.plane(), windows.taps());
     let images = x.len() / (windows.channels * plane).max(1);
     if x.is_empty() || !are_few(x, width) {
         return None;

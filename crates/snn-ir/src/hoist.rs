@@ -157,28 +157,18 @@ impl Fixed {
         let mut new = Graph::new(body.name.clone());
         new.parameters = body.parameters.clone();
         let mut map = HashMap::new();
-        let names: Vec<String> = body.inputs.iter().map(|v| input_name(body, *v).to_string()).collect();
-        let mut free = (0..).map(|i| format!("fixed{i}")).filter(|name| !names.contains(name));
-        for (i, v) in body.inputs.iter().enumerate() {
-            if i == at {
-                self.inputs(body, &mut new, &mut map, &mut free);
-            }
-            let input = new.add_input(names[i].clone(), body.ty(*v).clone());
-            map.insert(*v, input);
-        }
-        if at == body.inputs.len() {
-            self.inputs(body, &mut new, &mut map, &mut free);
+        let names: Vec<&str> = body.inputs.iter().map(|v| input_name(body, *v)).collect();
+        let free = (0..).map(|i| format!("fixed{i}")).filter(|name| !names.contains(&name.as_str()));
+        let own = body.inputs.iter().copied().zip(names.iter().map(ToString::to_string));
+        let mut inputs: Vec<(Value, String)> = own.collect();
+        inputs.splice(at..at, self.values.iter().copied().zip(free));
+        for (v, name) in inputs {
+            let input = new.add_input(name, body.ty(v).clone());
+            map.insert(v, input);
         }
         new.append(body, &mut map);
         new.outputs = body.outputs.iter().map(|(n, v)| (n.clone(), map[v])).collect();
         new.pruned()
-    }
-
-    fn inputs(&self, body: &Graph, new: &mut Graph, map: &mut HashMap<Value, Value>, names: &mut impl Iterator<Item = String>) {
-        for (v, name) in self.values.iter().zip(names) {
-            let input = new.add_input(name, body.ty(*v).clone());
-            map.insert(*v, input);
-        }
     }
 }
 

@@ -12,7 +12,7 @@ const SAVED: &str = "saved.";
 /// The two phases of a graph.
 #[derive(Clone, Debug)]
 pub struct Phases {
-    /// Outputs and updates that do not depend on late inputs, and then what the second phase needs of the first.
+    /// Outputs and updates that are not late, and then what the second phase needs of the first.
     pub first: Graph,
     /// The other outputs. Its inputs are the late ones, what the first phase has computed, and inputs of the graph.
     pub second: Graph,
@@ -20,11 +20,11 @@ pub struct Phases {
     pub saved: Vec<String>,
 }
 
-/// Divides a graph by which of its inputs are late.
-pub fn split(graph: &Graph, is_late: impl Fn(&str) -> bool) -> Phases {
+/// Divides a graph by which of its inputs are late, and which of its outputs are, whether they depend on these inputs or not.
+pub fn split(graph: &Graph, is_late_input: impl Fn(&str) -> bool, is_late_output: impl Fn(&str) -> bool) -> Phases {
     let mut late = vec![false; graph.len()];
     for (id, node) in graph.nodes() {
-        let given_late = matches!(&node.op, Op::Input(name) if is_late(name));
+        let given_late = matches!(&node.op, Op::Input(name) if is_late_input(name));
         late[id.index()] = given_late || node.operands.iter().any(|v| late[v.node.index()]);
     }
     let is_late = |v: &Value| late[v.node.index()];
@@ -35,13 +35,12 @@ pub fn split(graph: &Graph, is_late: impl Fn(&str) -> bool) -> Phases {
         let operands = node.operands.iter().map(|v| if is_late(v) { second.known[v] } else { second.carried(*v) }).collect();
         second.copy(id, Node { operands, ..node.clone() });
     }
-    let outputs = graph.outputs.iter().filter(|(_, v)| is_late(v) || matches!(graph.op(*v), Op::Constant(_) | Op::Broadcast { .. }));
-    second.new.outputs = outputs.map(|(name, v)| (name.clone(), second.carried(*v))).collect();
+    let (later, sooner): (Vec<_>, Vec<_>) = graph.outputs.iter().cloned().partition(|(name, v)| is_late(v) || is_late_output(name));
+    second.new.outputs = later.iter().map(|(name, v)| (name.clone(), second.carried(*v))).collect();
     let Second { new, saved, .. } = second;
     let mut first = graph.clone();
-    let early = |list: &[(String, Value)]| list.iter().filter(|(_, v)| !is_late(v)).cloned().collect::<Vec<_>>();
-    (first.outputs, first.updates) = (early(&graph.outputs), early(&graph.updates));
-    first.outputs.extend(saved.iter().cloned());
+    first.outputs = sooner.into_iter().chain(saved.iter().cloned()).collect();
+    first.updates.retain(|(_, v)| !is_late(v));
     first.inputs.retain(|v| !is_late(v));
     Phases { first: first.pruned(), second: new.pruned(), saved: saved.into_iter().map(|(name, _)| name).collect() }
 }

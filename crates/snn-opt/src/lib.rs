@@ -253,11 +253,14 @@ impl<'a> State<'a> {
             let op = &mut graph.node_mut(NodeId(i as u32)).op;
             let structure = matches!(op, Op::Scan(_)).then(|| op.structure());
             if let (Op::Scan(s), Some(structure)) = (&mut *op, structure) {
-                let body = match known.get(&structure).filter(|_| !self.options.explain) {
-                    Some(body) => body.clone(),
-                    None => self.graph(&s.body)?,
+                let body = match known.get(&structure) {
+                    Some(body) if !self.options.explain => body.clone(),
+                    _ => {
+                        let body = self.graph(&s.body)?;
+                        known.insert(structure, body.clone());
+                        body
+                    }
                 };
-                known.insert(structure, body.clone());
                 Arc::make_mut(s).body = body;
             } else if let Op::Loop(l) = op {
                 l.body = self.graph(&l.body)?;

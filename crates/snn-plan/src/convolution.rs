@@ -91,6 +91,21 @@ impl Windows {
         }
     }
 
+    /// Elements of an image of one channel.
+    pub fn plane(&self) -> usize {
+        self.input[0] * self.input[1]
+    }
+
+    /// Elements of a result of one channel.
+    pub fn out_plane(&self) -> usize {
+        self.output[0] * self.output[1]
+    }
+
+    /// Elements of the kernel of one channel.
+    pub fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
     /// Channels of a group, before and after.
     pub fn per_group(&self) -> (usize, usize) {
         (self.channels / self.groups, self.out_channels / self.groups)

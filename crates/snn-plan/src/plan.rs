@@ -627,7 +627,7 @@ pub fn operations(graph: &Graph, task: &Task) -> usize {
                 Direction::WeightGradient => graph.node(task.node).operands[1],
             };
             let windows = &c.windows;
-            2 * windows.per_group().0 * windows.kernel.iter().product::<usize>() * elements(output)
+            2 * windows.per_group().0 * windows.taps() * elements(output)
         }
         Kernel::Reduction(f) => elements(f.source),
         Kernel::MaxPoolGradient(u) => elements(u.x),

@@ -431,7 +431,8 @@ impl Compiled {
         let snn_compile::Compilation { graph, layers, independent, finite, report: _ } = compilation;
         let started = std::time::Instant::now();
         // What waits for gradients of outputs is a program of its own.
-        let phases = self.options.cotangents.as_ref().map(|_| snn_ir::phases::split(&graph, |name| name.starts_with(COTANGENT)));
+        let is = |prefix: &'static str| move |name: &str| name.starts_with(prefix);
+        let phases = self.options.cotangents.as_ref().map(|_| snn_ir::phases::split(&graph, is(COTANGENT), is("grad.")));
         let (graph, backward) = match phases {
             Some(p) => (p.first, Some(Backward { executable: self.backend.compile(&p.second)?, saved: p.saved })),
             None => (graph, None),
