@@ -283,19 +283,21 @@ impl<'a> Lowerer<'a> {
             {
                 return self.fail(name.span, format!("two results are called `{}`", name.text), "again here");
             }
-            let dtype = declared.and_then(|r| r.ty.dtype.parse().ok());
+            let dtype = declared.and_then(|r| r.ty.as_ref()?.dtype.parse().ok());
             if matches!(value, Val::Unknown) {
                 return Err(Stop::Said);
             }
             let v = self.lift(value, dtype, place)?;
             let actual = self.ty(v);
-            if let Some(result) = declared {
-                let expected = self.declared_type(&result.ty, true)?;
+            if let Some(result) = declared
+                && let Some(ty) = &result.ty
+            {
+                let expected = self.declared_type(ty, true)?;
                 if expected != actual {
                     let what = result.name.as_ref().map_or("the result".to_string(), |n| format!("the result `{}`", n.text));
                     let d = Diagnostic::error(format!("{what} of `{}` is {actual}, and {expected} is declared", item.name.text));
                     let d = self.at(d, place, format!("this is {actual}"));
-                    let d = if result.ty.span.file == 0 { d.label(result.ty.span, format!("declared as {expected} here")) } else { d };
+                    let d = if ty.span.file == 0 { d.label(ty.span, format!("declared as {expected} here")) } else { d };
                     let d = if expected.dtype != actual.dtype { d.help(format!("convert it: `{}(...)`", expected.dtype)) } else { d };
                     return Err(Stop::Say(Box::new(d)));
                 }

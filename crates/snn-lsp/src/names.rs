@@ -106,7 +106,9 @@ impl Walk<'_> {
             self.declare(&input.name, Kind::Input);
         }
         for result in &item.results {
-            self.ty(&result.ty);
+            if let Some(ty) = &result.ty {
+                self.ty(ty);
+            }
         }
         match &item.body {
             Body::Expression(e) => self.expression(*e),

@@ -137,8 +137,8 @@ pub struct Setting {
 pub struct ResultType {
     /// Its name; `None` for the only, unnamed one.
     pub name: Option<Name>,
-    /// Its type.
-    pub ty: TypeExpr,
+    /// Its type, unless only a name is given.
+    pub ty: Option<TypeExpr>,
 }
 
 /// A type as written.

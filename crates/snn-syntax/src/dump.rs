@@ -27,7 +27,8 @@ pub fn dump(ast: &Ast) -> String {
         }
         for result in &item.results {
             let name = result.name.as_ref().map(|n| format!(" {}", n.text)).unwrap_or_default();
-            let _ = writeln!(out, "  (result{name} {})", type_expr(ast, &result.ty));
+            let ty = result.ty.as_ref().map(|t| format!(" {}", type_expr(ast, t))).unwrap_or_default();
+            let _ = writeln!(out, "  (result{name}{ty})");
         }
         match &item.body {
             Body::Expression(e) => {

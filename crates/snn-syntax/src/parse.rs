@@ -259,12 +259,13 @@ impl Builder {
         let mut results = Vec::new();
         for part in pair.into_inner() {
             if part.as_rule() == Rule::type_ {
-                results.push(ResultType { name: None, ty: self.type_expr(part)? });
+                results.push(ResultType { name: None, ty: Some(self.type_expr(part)?) });
                 continue;
             }
             let mut pieces = part.into_inner();
-            if let (Some(name), Some(ty)) = (pieces.next(), pieces.next()) {
-                results.push(ResultType { name: Some(self.name(&name)), ty: self.type_expr(ty)? });
+            if let Some(name) = pieces.next() {
+                let ty = pieces.next().map(|ty| self.type_expr(ty)).transpose()?;
+                results.push(ResultType { name: Some(self.name(&name)), ty });
             }
         }
         Ok(results)

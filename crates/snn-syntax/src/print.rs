@@ -167,11 +167,14 @@ impl Printer<'_> {
         let settings = if settings.is_empty() { String::new() } else { format!("; {}", settings.join(", ")) };
         let result = match item.results.as_slice() {
             [] => String::new(),
-            [ResultType { name: None, ty }] => format!(" -> {}", self.type_expr(ty)),
+            [ResultType { name: None, ty: Some(ty) }] => format!(" -> {}", self.type_expr(ty)),
             several => {
                 let named = |r: &ResultType| {
                     let name = r.name.as_ref().map_or("out", |n| n.text.as_str());
-                    format!("{name}: {}", self.type_expr(&r.ty))
+                    match &r.ty {
+                        Some(ty) => format!("{name}: {}", self.type_expr(ty)),
+                        None => name.to_string(),
+                    }
                 };
                 format!(" -> ({})", several.iter().map(named).collect::<Vec<_>>().join(", "))
             }
