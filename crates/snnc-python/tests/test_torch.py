@@ -68,7 +68,95 @@ class Attention(nn.Module):
         return x + F.gelu(self.out((a @ v).transpose(1, 2).reshape(b, n, c)))
 
 
+class FastSigmoidStep(torch.autograd.Function):
+    """A step with a derivative of its own, as people write it by hand."""
+
+    @staticmethod
+    def forward(ctx, u):
+        ctx.save_for_backward(u)
+        out = torch.zeros_like(u)
+        out[u > 0] = 1.0
+        return out
+
+    @staticmethod
+    def backward(ctx, g):
+        (u,) = ctx.saved_tensors
+        return g.clone() / (10.0 * torch.abs(u) + 1.0) ** 2
+
+
+class BoxStep(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, u, width):
+        ctx.save_for_backward(u)
+        ctx.width = width
+        return (u >= 0).float()
+
+    @staticmethod
+    def backward(ctx, g):
+        (u,) = ctx.saved_tensors
+        return g * (u.abs() < ctx.width).float() / ctx.width, None
+
+
+class HandWritten(nn.Module):
+    """Neurons without a framework: two loops over time, states of its own, the steps in the second axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.w1, self.w2 = nn.Parameter(torch.randn(6, 9)), nn.Parameter(torch.randn(9, 3))
+
+    def forward(self, x):
+        n, steps = x.shape[0], x.shape[1]
+        h = torch.einsum("abc,cd->abd", (x, self.w1))
+        syn, mem, spikes = torch.zeros(n, 9), torch.zeros(n, 9), []
+        for t in range(steps):
+            out = FastSigmoidStep.apply(mem - 1.0)
+            new_syn, mem = 0.8 * syn + h[:, t], (0.9 * mem + syn) * (1.0 - out.detach())
+            syn = new_syn
+            spikes.append(out)
+        spikes = torch.stack(spikes, dim=1)
+        h = torch.einsum("abc,cd->abd", (spikes, self.w2))
+        flt, out, trace = torch.zeros(n, 3), torch.zeros(n, 3), []
+        for t in range(steps):
+            flt, out = 0.8 * flt + h[:, t], 0.9 * out + flt
+            trace.append(out)
+        return torch.stack(trace, dim=1), spikes
+
+
+class HandWrittenInto(nn.Module):
+    """A learned decay, and what each step gives written into a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.out, self.beta = nn.Linear(6, 8), nn.Linear(8, 3), nn.Parameter(torch.tensor(0.9))
+
+    def forward(self, x):
+        mem, out = torch.zeros(x.shape[1], 8), torch.zeros(x.shape[0], x.shape[1], 3)
+        for t in range(x.shape[0]):
+            mem = self.beta * mem + self.fc(x[t])
+            spikes = BoxStep.apply(mem - 1.0, 0.5)
+            mem = mem - spikes
+            out[t] = self.out(spikes)
+        return out
+
+
+class Graph(nn.Module):
+    """Messages along edges, which are given as indices."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x, source, target):
+        degree = torch.bincount(target, minlength=x.shape[0]).float().clamp_min(1)
+        norm = degree.rsqrt()
+        messages = self.fc(x).index_select(0, source) * (norm[source] * norm[target])[:, None]
+        return torch.zeros(x.shape[0], 4).index_add(0, target, messages)
+
+
 def plain():
+    yield "messages along edges", Graph(), (torch.rand(10, 6), torch.randint(10, (40,)), torch.randint(10, (40,)))
+    yield "neurons by hand, SpyTorch's way", HandWritten(), (torch.rand(4, 12, 6) * 3,)
+    yield "neurons by hand, a learned decay", HandWrittenInto(), (torch.rand(10, 4, 6) * 3,)
     yield "plain conv, pools, arithmetic", Convolutional(), (torch.rand(4, 3, 8, 8),)
     yield "plain pools with every setting", Pools(), (torch.randn(2, 3, 8, 7),)
     yield "plain attention", Attention(), (torch.rand(2, 5, 12),)
@@ -93,8 +181,8 @@ def over_steps(T, cell):
 
 
 def spikingjelly():
-    from spikingjelly.activation_based import functional, layer, neuron, surrogate
-    from spikingjelly.activation_based.model import ms_resnet, parametric_lif_net, qkformer, sew_resnet, spikformer, spiking_resnet, spiking_vgg
+    from spikingjelly.activation_based import functional, layer, neuron, rnn, surrogate
+    from spikingjelly.activation_based.model import maxformer, ms_resnet, parametric_lif_net, qkformer, sew_resnet, spike_driven_transformer, spikformer, spiking_resnet, spiking_vgg
 
     torch.manual_seed(1)
     x = (torch.rand(7, 4, 6) * 5,)
@@ -116,6 +204,51 @@ def spikingjelly():
         yield f"LIAFNode threshold_related={related}", over_steps(5, lambda related=related: neuron.LIAFNode(torch.relu, related, tau=2.5)), (torch.rand(5, 4, 6) * 5,)
     for s in (surrogate.ATan(), surrogate.Sigmoid(2.0), surrogate.PiecewiseQuadratic(), surrogate.SoftSign(), surrogate.Erf(), surrogate.PiecewiseLeakyReLU(), surrogate.NonzeroSignLogAbs(), surrogate.Rect() if hasattr(surrogate, "Rect") else surrogate.ATan(3.0)):
         yield f"surrogate {type(s).__name__}", nn.Sequential(layer.Linear(6, 9, step_mode="m"), neuron.LIFNode(surrogate_function=s, step_mode="m"), layer.Linear(9, 4, step_mode="m")), x
+    sequence = (torch.rand(7, 4, 6) * 5,)
+
+    def after_linear(n, multi=True):
+        net = nn.Sequential(layer.Linear(6, 9), n)
+        if multi:
+            functional.set_step_mode(net, "m")
+        return net
+
+    yield "SlidingPSN", after_linear(neuron.SlidingPSN(3)), sequence
+    yield "MPBNLIFNode", after_linear(neuron.MPBNLIFNode(out_features=9)), sequence
+    yield "SynapseFilter, learned", after_linear(nn.Sequential(neuron.IFNode(), layer.SynapseFilter(tau=3.0, learnable=True))), sequence
+    yield "MultiStepContainer", layer.MultiStepContainer(nn.Linear(6, 9), neuron.LIFNode(tau=3.0)), sequence
+    table = neuron.few_spike.FewSpikeTable(torch.rand(4) * 2, torch.rand(4), torch.rand(4))
+    yield "FewSpikeNode", nn.Sequential(nn.Linear(6, 9), neuron.FewSpikeNode(table)), (torch.rand(4, 6) * 5,)
+
+    class Potential(nn.Module):
+        def __init__(self, n):
+            super().__init__()
+            self.fc, self.n = nn.Linear(6, 9), n
+
+        def forward(self, x):
+            v = self.n(self.fc(x))
+            return torch.stack(v) if isinstance(v, list) else v
+
+    yield "NonSpikingLIFNode", Potential(neuron.NonSpikingLIFNode(tau=3.0)), sequence
+    yield "NonSpikingIFNode, the last potential", Potential(neuron.NonSpikingIFNode(decode="last_mem")), sequence
+    images = (torch.rand(4, 2, 4, 8, 8) * 3,)
+    for norm in (layer.BatchNormThroughTime2d(4, 4), layer.ThresholdDependentBatchNorm2d(1.0, 1.0, 4), layer.TemporalEffectiveBatchNorm2d(4, 4)):
+        n = nn.Sequential(layer.Conv2d(4, 4, 3, padding=1), norm, neuron.IFNode())
+        functional.set_step_mode(n, "m")
+        yield type(norm).__name__, n, images
+    n = nn.Sequential(layer.MultiDimensionalAttention(4, 4, reduction_t=2, reduction_c=2, kernel_size=3), neuron.IFNode())
+    functional.set_step_mode(n, "m")
+    yield "MultiDimensionalAttention", n, images
+
+    class Recurrent(nn.Module):
+        def __init__(self, cell):
+            super().__init__()
+            self.cell = cell
+
+        def forward(self, x):
+            return self.cell(x)[0]
+
+    for cell in (rnn.SpikingLSTM, rnn.SpikingGRU, rnn.SpikingVanillaRNN):
+        yield cell.__name__, Recurrent(cell(6, 8, 1)), (torch.rand(12, 3, 6) * 3,)
     yield "single-step loop", over_steps(5, lambda: neuron.LIFNode(surrogate_function=surrogate.ATan())), (torch.rand(5, 4, 6) * 5,)
     c = nn.Sequential(layer.Conv2d(2, 8, 3, padding=1, bias=False), layer.BatchNorm2d(8), neuron.LIFNode(surrogate_function=surrogate.ATan()), layer.MaxPool2d(2), layer.Flatten(), layer.Linear(128, 10), neuron.IFNode())
     functional.set_step_mode(c, "m")
@@ -132,6 +265,8 @@ def spikingjelly():
         ("CIFAR10Net", lambda: parametric_lif_net.CIFAR10Net(channels=8, **lif), image),
         ("NMNISTNet", lambda: parametric_lif_net.NMNISTNet(channels=8, **lif), (torch.rand(3, 2, 2, 34, 34) * 2,)),
         ("spikformer_cifar10", lambda: spikformer.spikformer_cifar10(T=4), (torch.rand(2, 3, 32, 32) * 2,)),
+        ("SpikeDrivenTransformer", lambda: spike_driven_transformer.SpikeDrivenTransformer(T=2, num_classes=10, embed_dims=64, num_heads=4, depths=2), (torch.rand(1, 3, 32, 32) * 2,)),
+        ("maxformer_cifar", lambda: maxformer.maxformer_cifar(T=2, num_classes=10), (torch.rand(1, 3, 32, 32) * 2,)),
         ("qkformer_10_384", lambda: qkformer.qkformer_10_384(T=2, num_classes=10), (torch.rand(1, 3, 64, 64) * 2,)),
     ):
         m = make()
@@ -141,7 +276,7 @@ def spikingjelly():
 
 def snntorch():
     import snntorch as snn
-    from snntorch import surrogate
+    from snntorch import surrogate, utils
 
     torch.manual_seed(2)
 
@@ -196,6 +331,44 @@ def snntorch():
     for reset_mechanism in ("none", "subtract", "zero"):
         yield f"SLSTM {reset_mechanism}", Steps(snn.SLSTM(8, 8, threshold=0.05, reset_mechanism=reset_mechanism), 2), x
     yield "SLSTM with other inputs than states", nn.Sequential(nn.Linear(6, 5), snn.SLSTM(5, 8, threshold=0.05, init_hidden=True)), (torch.rand(4, 6) * 3,)
+    for name in ("fast_sigmoid", "straight_through_estimator", "triangular", "spike_rate_escape", "SFS", "heaviside"):
+        yield f"surrogate {name}", Steps(snn.Leaky(beta=0.9, spike_grad=getattr(surrogate, name)()), 1), x
+    for reset_mechanism in ("subtract", "zero"):
+        yield f"RLeaky {reset_mechanism}, reset at once", Steps(snn.RLeaky(beta=0.9, linear_features=8, reset_mechanism=reset_mechanism, reset_delay=False), 1, True), x
+        yield f"RSynaptic {reset_mechanism}, reset at once", Steps(snn.RSynaptic(alpha=0.8, beta=0.9, linear_features=8, reset_mechanism=reset_mechanism, reset_delay=False), 2, True), x
+    yield "RLeaky to zero", Steps(snn.RLeaky(beta=0.9, linear_features=8, reset_mechanism="zero"), 1, True), x
+    yield "RLeaky, one to one", Steps(snn.RLeaky(beta=0.9, all_to_all=False, V=0.5), 1, True), x
+    yield "Synaptic, learned", Steps(snn.Synaptic(alpha=torch.rand(8), beta=torch.rand(8), learn_alpha=True, learn_beta=True, learn_threshold=True), 2), x
+    yield "Alpha, reset by subtraction", Steps(snn.Alpha(alpha=0.9, beta=0.8, reset_mechanism="subtract"), 3), x
+    yield "Leaky, a threshold for each neuron", Steps(snn.Leaky(beta=0.9, threshold=torch.rand(8)), 1), x
+    yield "Leaky, graded spikes", Steps(snn.Leaky(beta=0.9, graded_spikes_factor=2.0), 1), x
+
+    class Hidden(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(1, 4, 3), snn.Leaky(beta=0.9, init_hidden=True), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 5), snn.Leaky(beta=0.9, init_hidden=True, output=True))
+
+        def forward(self, x):
+            utils.reset(self.net)
+            return tuple(torch.stack(v) for v in zip(*[self.net(x[t]) for t in range(x.shape[0])]))
+
+    class ConvLSTM(nn.Module):
+        def __init__(self, **settings):
+            super().__init__()
+            self.cell = snn.SConv2dLSTM(1, 4, 3, threshold=0.05, **settings)
+
+        def forward(self, x):
+            syn, mem = self.cell.init_sconv2dlstm()
+            out = []
+            for t in range(x.shape[0]):
+                spk, syn, mem = self.cell(x[t], syn, mem)
+                out.append(spk)
+            return torch.stack(out)
+
+    small = (torch.rand(5, 2, 1, 8, 8) * 3,)
+    yield "hidden states, a convolutional net", Hidden(), small
+    for settings in ({}, {"max_pool": 2}, {"avg_pool": 2, "bias": False}, {"reset_mechanism": "zero"}, {"reset_mechanism": "subtract"}):
+        yield f"SConv2dLSTM {settings or ''}".strip(), ConvLSTM(**settings), small
     yield "RLeaky", Steps(snn.RLeaky(beta=0.9, linear_features=8), 1, True), x
     yield "recurrent connection by hand", HandMade(), x
 
@@ -240,6 +413,27 @@ def norse():
 
     yield "LSNNCell", Adaptive(norse.LSNNCell(norse.LSNNParameters(v_th=torch.tensor(0.2), beta=torch.tensor(0.3), tau_adapt_inv=torch.tensor(20.0)))), (torch.rand(20, 4, 6) * 4,)
     yield "LIFAdExCell", Adaptive(norse.LIFAdExCell(norse.LIFAdExParameters(v_th=torch.tensor(0.5)))), (torch.rand(20, 4, 6) * 4,)
+    class Layer(nn.Module):
+        def __init__(self, cell):
+            super().__init__()
+            self.fc, self.cell = nn.Linear(6, 9), cell
+
+        def forward(self, x):
+            return self.cell(self.fc(x) * 10)[0]
+
+    x = (torch.rand(12, 4, 6) * 4,)
+    for name in ("IAFCell", "LIBoxCell", "LIFBoxCell", "LIFExCell", "LIFRefracCell", "LIFAdExRefracCell"):
+        yield name, Adaptive(getattr(norse, name)()), x
+    yield "IzhikevichCell", Adaptive(norse.IzhikevichCell(norse.functional.izhikevich.tonic_spiking)), x
+    for name in ("LSNNRecurrentCell", "LIFAdExRecurrentCell", "LIFExRecurrentCell", "LIFRefracRecurrentCell", "LIFAdExRefracRecurrentCell"):
+        yield name, Adaptive(getattr(norse, name)(9, 7)), x
+    for name in ("IAF", "LIFEx"):
+        yield name, Layer(getattr(norse, name)()), x
+    for name in ("LSNNRecurrent", "LIFAdExRecurrent", "LIFExRecurrent", "LIFRecurrent"):
+        yield name, Layer(getattr(norse, name)(9, 7)), x
+    yield "LIFCell, a time constant for each neuron", Adaptive(norse.LIFCell(norse.LIFParameters(tau_mem_inv=torch.rand(9) * 100))), x
+    for method in ("triangle", "tanh", "circ", "heavi_erfc"):
+        yield f"LIFExCell, surrogate {method}", Adaptive(norse.LIFExCell(norse.LIFExParameters(method=method, alpha=2.0))), x
     yield "LIFCell, LICell", Cells(), (torch.rand(12, 4, 6) * 4,)
     yield "SequentialState", Sequence(), (torch.rand(12, 4, 6),)
 
@@ -263,18 +457,19 @@ def difference(module, inputs):
     compiled = net.as_module().eval()
     for p in module.parameters():
         p.grad = None
-    ours, theirs = [t.clone().requires_grad_() for t in inputs], [t.clone().requires_grad_() for t in inputs]
+    ours, theirs = [[t.clone().requires_grad_(t.is_floating_point()) for t in inputs] for _ in range(2)]
     reset(module)
     want = module(*theirs)
     got = compiled(*ours)
     want, got = (list(v) if isinstance(v, tuple) else [v] for v in (want, got))
     outputs = max(float((w - g).abs().max()) for w, g in zip(want, got))
+    torch.manual_seed(0)
     probes = [torch.randn_like(w) for w in want]
     sum((w * p).sum() for w, p in zip(want, probes)).backward()
     sum((g * p).sum() for g, p in zip(got, probes)).backward()
     reset(module)
     named = dict(compiled.named_parameters())
-    pairs = list(zip((t.grad for t in theirs), (t.grad for t in ours)))
+    pairs = list(zip((t.grad for t in theirs if t.requires_grad), (t.grad for t in ours if t.requires_grad)))
     for name, p in module.named_parameters():
         if p.grad is not None and float(p.grad.abs().max()) > 0:
             pairs.append((p.grad, named[name].grad))
@@ -290,6 +485,21 @@ def test_model(case):
     _, _, module, inputs = case
     net, outputs, gradients, _ = difference(module, inputs)
     assert outputs <= 1e-5 and gradients <= 1e-4, (outputs, gradients, net.source)
+
+
+def test_gradients_are_verified():
+    from snnc import _torch
+
+    torch.manual_seed(0)
+    module = HandWrittenInto().eval()
+    x = torch.rand(10, 4, 6) * 3
+    module.fc.weight.grad = kept = torch.ones_like(module.fc.weight)
+    right = snnc.from_torch(module, x, verify="gradients")
+    assert module.fc.weight.grad is kept
+    wrong = snnc.compile(right.source.replace("< 0.5", "< 0.25"), right.weights)
+    assert wrong.source != right.source
+    with pytest.raises(_torch.ImportProblem, match="the gradient of `beta` differs|the gradient of `fc.weight` differs"):
+        _torch._verify_gradients(wrong, module, [x], "first")
 
 
 def test_training_goes_as_the_original():
@@ -342,6 +552,34 @@ def test_what_cannot_be_said_is_an_error_with_its_line():
                 return x * 2
             return x
 
+    class Tripled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, u):
+            return u * 2
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * 3
+
+    class Straight(nn.Module):
+        def forward(self, x):
+            return Tripled.apply(x)
+
+    class Hooked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(3))
+            self.w.register_hook(lambda g: g * 2)
+
+        def forward(self, x):
+            return x * self.w
+
+    class Writes(nn.Module):
+        def forward(self, x):
+            y = x.clone()
+            y[y > 0] = 0.0
+            return y
+
     class Strange(nn.Module):
         def __init__(self):
             super().__init__()
@@ -352,6 +590,12 @@ def test_what_cannot_be_said_is_an_error_with_its_line():
 
     with pytest.raises(snnc.ImportProblem, match="x.sum"):
         snnc.from_torch(Branches(), torch.rand(3))
+    with pytest.raises(snnc.ImportProblem, match="Tripled.*derivative of its own"):
+        snnc.from_torch(Straight(), torch.rand(3))
+    with pytest.raises(snnc.ImportProblem, match="`w` has a hook on its gradient"):
+        snnc.from_torch(Hooked(), torch.rand(3))
+    with pytest.raises(snnc.ImportProblem, match="writes into a part of a tensor(.|\n)*test_torch.py"):
+        snnc.from_torch(Writes(), torch.rand(3))
     with pytest.raises(snnc.ImportProblem, match="fractional_max_pool2d.*`inner`.*FractionalMaxPool2d"):
         snnc.from_torch(Strange(), torch.rand(2, 3, 4, 4))
 

@@ -5,7 +5,7 @@ import re
 import torch
 from torch import nn
 
-from ._frameworks import NORSE, SPIKINGJELLY_LAYERS, SPIKINGJELLY_NEURONS, SURROGATES
+from ._frameworks import NORSE, NORSE_SURROGATES, SPIKINGJELLY_LAYERS, SPIKINGJELLY_NEURONS, norse_is_whole, snntorch_is_whole, snntorch_surrogate, spikingjelly_is_whole, spikingjelly_surrogate
 from ._functions import FUNCTIONS
 from ._modules import MODULES, PLAIN
 from ._text import Ref, commas, framework, is_sequence, number, refs_in
@@ -22,11 +22,11 @@ def is_leaf(module):
     if where.startswith("torch.nn.modules"):
         return name in MODULES
     if where.startswith("spikingjelly"):
-        return ".neuron" in where or name in SPIKINGJELLY_LAYERS or any(c.__name__ == name and isinstance(module, c) for c in PLAIN)
+        return spikingjelly_is_whole(module) or any(c.__name__ == name and isinstance(module, c) for c in PLAIN)
     if where.startswith("snntorch"):
-        return "_neurons" in where
+        return snntorch_is_whole(module)
     if where.startswith("norse"):
-        return name in NORSE
+        return norse_is_whole(module)
     return False
 
 
@@ -143,7 +143,27 @@ class Emitter:
     def parameter(self, path):
         self.params[path] = self.state.get(path, None) if path in self.state else dict(self.module.named_buffers())[path]
         self.weights[path] = self.params[path].detach()
-        return self.path(path)
+        return self.masked(path)
+
+    def masked(self, path):
+        """A parameter; where a hook masks its gradient (Norse's recurrent weights without autapses), times that mask."""
+        parameter = dict(self.module.named_parameters(remove_duplicate=False)).get(path)
+        hooks = list((getattr(parameter, "_backward_hooks", None) or {}).values())
+        if not hooks:
+            return self.path(path)
+
+        def hooked(g):
+            for hook in hooks:
+                seen = hook(g.clone())
+                g = g if seen is None else seen
+            return g
+
+        with torch.no_grad():
+            mask, probe = hooked(torch.ones_like(parameter)), torch.randn_like(parameter)
+            plain = bool(((mask == 0) | (mask == 1)).all()) and torch.equal(hooked(probe), probe * mask)
+            if not plain or not torch.equal(parameter * mask, parameter.detach()):
+                self.fail(f"`{path}` has a hook on its gradient that is no mask of what is zero anyway; train it in PyTorch, or write that part by hand")
+        return self.path(path) if bool((mask == 1).all()) else f"{self.path(path)} * {self.constant(mask)}"
 
     def text(self, value):
         """An argument of a call as an expression."""
@@ -157,6 +177,8 @@ class Emitter:
             return "[" + commas(self.text(v) for v in value) + "]"
         if isinstance(value, torch.dtype):
             return str(value)
+        if isinstance(value, complex):
+            self.fail(f"complex numbers have no counterpart: write real and imaginary parts\n  {self.op.where}")
         self.fail(f"the argument {value!r} cannot be said\n  {self.op.where}")
 
     def layer(self, path, call):
@@ -172,11 +194,14 @@ class Emitter:
 
     # ------------------------------------------------------------ the program
 
-    def program(self):
+    def program(self, unrolled=False):
+        """The text; `unrolled` leaves a loop that was found by its indices as calls of every step."""
         from . import _roll
 
         ops = self.recorder.ops
-        plan = _roll.find(self)
+        plan = self.plan = _roll.find(self)
+        if unrolled and plan is not None and plan.by_index:
+            plan = None
         names = self.input_names
         self.used |= set(names)
         if plan is not None:
@@ -207,6 +232,7 @@ class Emitter:
             word = "param" if dtype == "f32" and path in dict(self.module.named_parameters(remove_duplicate=False)) else "buffer"
             zero = {"f32": "0.0", "i64": "0", "bool": "false"}[dtype]
             declared.append(f"    {word} {path}: {dtype}[{dims}] = {zero}")
+        self.drop_unused(results)
         declared += [f"    layer {path} = {call}" for path, call in self.layers.items()]
         body = declared + [f"    {line}" for line in self.lines]
         value = results[0] if len(results) == 1 else "(" + commas(results) + ")"
@@ -217,9 +243,11 @@ class Emitter:
             parts = []
             for n, ref, t in zip(clean, self.refs, self.outputs):
                 dtype = "f32" if t.is_floating_point() else "bool" if t.dtype == torch.bool else "i64"
-                parts.append(f"{n}: {dtype}{self.result_shape(ref)}")
+                # How many steps a loop has is open in the program, and a number in its record.
+                parts.append(f"{n}: {dtype}{self.result_shape(ref)}" if plan is None else n)
             outputs = " -> (" + commas(parts) + ")"
         text = f"// Made by snnc from {type(self.module).__module__}.{type(self.module).__qualname__}.\n"
+        text += "".join(self.recorder.declared.values())
         text += f"net {self.name}({commas(signature)}){outputs} {{\n" + "\n".join(body + [f"    {value}"]) + "\n}\n"
         from . import _native
 
@@ -227,6 +255,16 @@ class Emitter:
             return _native.format_source(text)
         except _native.ProgramError:
             return text
+
+    def drop_unused(self, results):
+        """Forgets the zeros that a loop begins with, where the program says them as `delay` does."""
+        kept, text = [], " ".join(results)
+        for line in reversed(self.lines):
+            name = line.removeprefix("let ").split(" ", 1)[0]
+            if " = full([" not in line or re.search(rf"\b{name}\b", text):
+                kept.append(line)
+                text += f" {line}"
+        self.lines = kept[::-1]
 
     def result_shape(self, ref):
         return self.whole(self.shape_of(ref))
@@ -251,6 +289,8 @@ class Emitter:
     def call(self, index):
         """Emits one recorded call."""
         op = self.op = self.recorder.ops[index]
+        if op.kind == "mark":
+            return
         if op.kind == "module":
             module = self.modules[op.target]
             try:
@@ -298,17 +338,16 @@ class Emitter:
         return f"squeeze({neuron(f'unsqueeze({x}, 0)')}, 0)"
 
     def surrogate(self, s):
-        name = type(s).__name__
-        if name not in SURROGATES:
-            self.fail(f"the surrogate {name} is not known; write it as `surrogate` in the program")
-        own, fields = SURROGATES[name]
-        settings = [f"{ours} = {number(getattr(s, theirs))}" for theirs, ours in fields]
-        return f"{own}({commas(settings)})"
+        own = spikingjelly_surrogate(s)
+        if own is None:
+            self.fail(f"the surrogate {type(s).__name__} is not known; write it as `surrogate` in the program")
+        return own
 
     def spikingjelly(self, index, op, module, name, x, first):
         path = op.target
         if name in SPIKINGJELLY_LAYERS:
-            return [SPIKINGJELLY_LAYERS[name](self, op, module, x, first)]
+            made = SPIKINGJELLY_LAYERS[name](self, op, module, x, first)
+            return made if isinstance(made, list) else [made]
         if name not in SPIKINGJELLY_NEURONS:
             self.fail(f"`{path}` is a {type(module).__module__}.{name}, which has no counterpart; write it as a `neuron` in the program\n  {op.where}")
         own, fields, learned = SPIKINGJELLY_NEURONS[name]
@@ -316,20 +355,14 @@ class Emitter:
         for theirs, ours in fields:
             v = getattr(module, theirs)
             settings.append(f"{ours} = {number(v)}")
-        if hasattr(module, "surrogate_function") and own not in ("non_spiking_if", "non_spiking_lif", "ilif"):
+        if hasattr(module, "surrogate_function"):
             settings.append(f"surrogate = {self.surrogate(module.surrogate_function)}")
-        if getattr(module, "detach_reset", False) and own not in ("non_spiking_if", "non_spiking_lif"):
+        if getattr(module, "detach_reset", False):
             settings.append("detach_reset = true")
         layer = self.layer(path, f"{own}({commas(settings)})")
         return [self.over_time(module, x, lambda s: f"{layer}({s})")]
 
     def snntorch(self, index, op, module, name, arguments, first):
-        if name not in ("Leaky", "Synaptic", "Alpha", "Lapicque", "RLeaky", "RSynaptic", "SLSTM"):
-            self.fail(f"`{op.target}` is snnTorch's {name}, which has no counterpart; write it as a `neuron` in the program\n  {op.where}")
-        if module.inhibition or module.state_quant:
-            self.fail(f"`{op.target}` has inhibition or quantised states, which have no counterpart")
-        if float(torch.as_tensor(module.graded_spikes_factor).max()) != 1.0:
-            self.fail(f"`{op.target}` scales its spikes (graded_spikes_factor), which has no counterpart")
         settings = [f"threshold = {number(module.threshold)}"] if module.threshold.numel() == 1 else []
         learned = {n for n, _ in module.named_parameters(recurse=False)}
         for n in ("beta", "alpha"):
@@ -354,12 +387,8 @@ class Emitter:
         settings.append(f"surrogate = {self.snn_surrogate(module.spike_grad)}")
         own = {"Leaky": "leaky", "Synaptic": "synaptic", "Alpha": "alpha_neuron", "Lapicque": "lapicque", "RLeaky": "rleaky", "RSynaptic": "rsynaptic", "SLSTM": "slstm"}[name]
         if name in ("RLeaky", "RSynaptic"):
-            if not module.all_to_all or not isinstance(getattr(module, "recurrent", None), nn.Linear):
-                self.fail(f"`{op.target}` is a {name} without a matrix, which is written by hand")
             settings.insert(0, str(module.recurrent.in_features))
         if learned & {"beta", "threshold"}:
-            if name != "Leaky":
-                self.fail(f"`{op.target}` learns {commas(sorted(learned))}: of snnTorch's neurons only Leaky does that here")
             own = "learned_leaky"
             settings += [f"learn_{n} = {'true' if n in learned else 'false'}" for n in ("beta", "threshold")]
             settings += [f"{n}_size = {getattr(module, n).numel()}" for n in ("beta", "threshold") if getattr(module, n).dim() > 0]
@@ -399,15 +428,8 @@ class Emitter:
         return read
 
     def snn_surrogate(self, f):
-        name = getattr(f, "__qualname__", type(f).__qualname__).split(".")[0]
-        values = dict(zip(f.__code__.co_freevars, [c.cell_contents for c in f.__closure__])) if getattr(f, "__closure__", None) else {}
-        known = {"atan": ("atan", "alpha", 2.0), "ATan": ("atan", "alpha", 2.0), "fast_sigmoid": ("fast_sigmoid", "slope", 25), "sigmoid": ("scaled_sigmoid", "slope", 25)}
-        if name == "straight_through_estimator":
-            return "straight_through()"
-        if name not in known:
-            self.fail(f"snnTorch's surrogate {name} is not known; write it as `surrogate` in the program")
-        own, field, default = known[name]
-        return f"{own}({field} = {number(values.get(field, default))})"
+        own, fields, values = snntorch_surrogate(f)
+        return f"{own}({commas(f'{ours} = {number(values[theirs])}' for theirs, ours in fields)})"
 
     def norse(self, index, op, module, name, arguments, first):
         p = module.p
@@ -415,17 +437,11 @@ class Emitter:
         fields = ["tau_syn_inv", "tau_mem_inv", "v_leak", *more]
         settings = []
         for f in fields:
-            t = torch.as_tensor(getattr(p, f))
-            if t.numel() != 1:
-                self.fail(f"`{op.target}` has one {f} for each neuron: give it as a tensor by hand")
-            settings.append(f"{f} = {number(float(t))}")
+            settings.append(f"{f} = {number(float(torch.as_tensor(getattr(p, f))))}")
         settings.append(f"dt = {number(float(module.dt))}")
         if own != "li_cell":
-            known = {"super": "superspike", "triangle": "triangle", "tanh": "heavi_tanh", "heavi_erfc": "heavi_erfc", "circ": "heavi_circ"}
-            if p.method not in known:
-                self.fail(f"`{op.target}` has the surrogate `{p.method}`, which is not known")
             alpha = "" if p.method == "super" else f"alpha = {number(float(torch.as_tensor(p.alpha)))}"
-            settings.append(f"surrogate = {known[p.method]}({alpha})")
+            settings.append(f"surrogate = {NORSE_SURROGATES[p.method]}({alpha})")
         if own == "lif_recurrent":
             settings.insert(0, f"{int(module.input_size)}, {int(module.hidden_size)}, autapses = {str(bool(module.autapses)).lower()}")
         layer = self.layer(op.target, f"{own}({commas(settings)})")

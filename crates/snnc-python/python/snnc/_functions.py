@@ -266,9 +266,41 @@ def _inplace_or(make):
     return make
 
 
+def _spike(e, op, i):
+    return f"spike({e.text(op.args[0])}, {op.kwargs['surrogate']}{', strict = true' if op.kwargs['strict'] else ''})"
+
+
+def _setitem(e, op, i):
+    x, axis, k, v = op.args
+    text, size = e.text(x), e.recorder.ops[i].shapes[0][axis]
+    axis += 1 if e.lead else 0
+    lead = ":, " * axis
+    parts = [f"{text}[{lead}:{k}]"] * (k > 0) + [f"unsqueeze({e.text(v)}, {axis})"] + [f"{text}[{lead}{k + 1}:]"] * (k + 1 < size)
+    return f"concat([{commas(parts)}], axis = {axis})"
+
+
+def _bincount(e, op, i):
+    indices = e.text(op.args[0])
+    return f"i64(segment_sum(ones(shape({indices})), {indices}, {e.shape(i, 0)[0]}))"
+
+
+def _index_add(e, op, i):
+    x, dim, index, source = op.args[0], _arg(op, 1, "dim"), _arg(op, 2, "index"), _arg(op, 3, "source")
+    if op.kwargs.get("alpha", 1) != 1:
+        e.fail(f"`index_add` with alpha is not known\n  {op.where}")
+    return f"scatter_add({e.text(x)}, {e.text(index)}, {e.text(source)}, axis = {e.axis(dim, e.rank(x))})"
+
+
+def _with_gradient_of(e, op, i):
+    new, old = (e.text(a) for a in op.args)
+    return f"detach({new}) + ({old} - detach({old}))"
+
+
 FUNCTIONS = {
+    "with_gradient_of": _with_gradient_of, "bincount": _bincount, "index_add": _index_add, "index_select": lambda e, op, i: f"take({e.text(op.args[0])}, {e.text(_arg(op, 2, 'index'))}, axis = {e.axis(_arg(op, 1, 'dim'), e.rank(op.args[0]))})",
+    "setitem": _setitem, "spike": _spike,
     "add": _binary("+"), "radd": _binary("+", True), "iadd": _binary("+"), "sub": _binary("-"), "rsub": _binary("-", True), "isub": _binary("-"), "mul": _binary("*"), "rmul": _binary("*", True), "imul": _binary("*"),
-    "div": _binary("/"), "truediv": _binary("/"), "rtruediv": _binary("/", True), "itruediv": _binary("/"), "pow": _binary("^"), "rpow": _binary("^", True), "matmul": _binary("@"), "bmm": _binary("@"), "mm": _binary("@"), "rmatmul": _binary("@", True),
+    "div": _binary("/"), "truediv": _binary("/"), "rtruediv": _binary("/", True), "rdiv": _binary("/", True), "itruediv": _binary("/"), "pow": _binary("^"), "rpow": _binary("^", True), "matmul": _binary("@"), "bmm": _binary("@"), "mm": _binary("@"), "rmatmul": _binary("@", True),
     "remainder": _binary("%"), "mod": _binary("%"), "eq": _binary("=="), "ne": _binary("!="), "lt": _binary("<"), "le": _binary("<="), "gt": _binary(">"), "ge": _binary(">="), "logical_and": _binary("&&"), "logical_or": _binary("||"), "and": _binary("&&"), "or": _binary("||"),
     "neg": lambda e, op, i: f"-({e.text(op.args[0])})", "logical_not": lambda e, op, i: f"!({e.text(op.args[0])})", "invert": lambda e, op, i: f"!({e.text(op.args[0])})",
     "abs": _unary("abs"), "exp": _unary("exp"), "log": _unary("log"), "sqrt": _unary("sqrt"), "sin": _unary("sin"), "cos": _unary("cos"), "tanh": _unary("tanh"), "sigmoid": _unary("sigmoid"), "relu": _unary("relu"), "floor": _unary("floor"),
@@ -279,12 +311,12 @@ FUNCTIONS = {
     "cumsum": lambda e, op, i: f"cumsum({e.text(op.args[0])}, axis = {e.axis(_arg(op, 1, 'dim'), e.rank(op.args[0]))})", "softmax": _softmax_function("softmax"), "log_softmax": _softmax_function("log_softmax"),
     "view": _reshape, "reshape": _reshape, "flatten": _reshape, "unflatten": _reshape, "squeeze": _reshape, "view_as": _reshape, "reshape_as": _reshape, "ravel": _reshape, "permute": _permute, "transpose": _transpose, "swapaxes": _transpose, "swapdims": _transpose,
     "t": lambda e, op, i: f"transpose({e.text(op.args[0])})", "property_T": lambda e, op, i: f"transpose({e.text(op.args[0])})", "property_mT": lambda e, op, i: f"transpose({e.text(op.args[0])})",
-    "property_data": _same, "unsqueeze": _unsqueeze, "expand": _expand, "expand_as": _expand, "broadcast_to": _expand, "repeat": _repeat, "contiguous": _same, "clone": _same, "detach": _same, "to": _cast, "float": _cast, "type_as": _cast, "long": _cast, "bool": _cast, "int": _cast, "double": _cast, "half": _cast, "cpu": _same, "dropout": _same, "requires_grad": _same, "alias": _same,
-    "getitem": _getitem, "cat": _concat("concat"), "concat": _concat("concat"), "stack": _concat("stack"), "chunk": _split, "split": _split, "unbind": _unbind, "clamp": _clamp, "clip": _clamp, "clamp_min": lambda e, op, i: f"clamp({e.text(op.args[0])}, low = {e.text(op.args[1])})",
+    "property_data": _unary("detach"), "unsqueeze": _unsqueeze, "expand": _expand, "expand_as": _expand, "broadcast_to": _expand, "repeat": _repeat, "contiguous": _same, "clone": _same, "detach": _unary("detach"), "to": _cast, "float": _cast, "type_as": _cast, "long": _cast, "bool": _cast, "int": _cast, "double": _cast, "half": _cast, "cpu": _same, "dropout": _same, "requires_grad": _same, "alias": _same,
+    "getitem": _getitem, "cat": _concat("concat"), "concat": _concat("concat"), "stack": _concat("stack"), "chunk": _split, "split": _split, "unbind": _unbind, "clamp": _clamp, "clip": _clamp, "clamp_max": lambda e, op, i: f"clamp({e.text(op.args[0])}, high = {e.text(op.args[1])})", "clamp_min": lambda e, op, i: f"clamp({e.text(op.args[0])}, low = {e.text(op.args[1])})",
     "linear": _linear_function, "conv1d": _conv_function(1), "conv2d": _conv_function(2), "conv3d": _conv_function(3), "max_pool1d": _pool_function("max", 1), "max_pool2d": _pool_function("max", 2), "boolean_dispatch": _pool_function("max", 2), "fn": _pool_function("max", 2), "avg_pool1d": _pool_function("avg", 1), "avg_pool2d": _pool_function("avg", 2), "max_pool3d": _pool_function("max", 3), "avg_pool3d": _pool_function("avg", 3),
     "adaptive_avg_pool2d": lambda e, op, i: adaptive(e, op, e.text(op.args[0]), op.args[1], 2), "adaptive_avg_pool1d": lambda e, op, i: adaptive(e, op, e.text(op.args[0]), op.args[1], 1), "where": _where, "einsum": _einsum, "pad": _pad, "scaled_dot_product_attention": _attention_function,
     "interpolate": lambda e, op, i: interpolated(e, op, e.text(op.args[0]), _arg(op, 2, "scale_factor"), _arg(op, 1, "size"), op.kwargs.get("mode", "nearest"), op.kwargs.get("align_corners"), e.rank(op.args[0])),
-    "batch_norm": _batch_norm_function, "var": _variance(False), "std": _variance(True), "zeros": _full(0.0), "ones": _full(1.0), "full": _full(None), "zeros_like": _full(0.0), "ones_like": _full(1.0), "full_like": _full(None), "new_zeros": _full(0.0), "new_ones": _full(1.0), "flip": lambda e, op, i: f"flip({e.text(op.args[0])}, {e.axis((op.args[1] if isinstance(op.args[1], int) else op.args[1][0]), e.rank(op.args[0]))})",
+    "batch_norm": _batch_norm_function, "var": _variance(False), "std": _variance(True), "zeros": _full(0.0), "empty": _full(0.0), "empty_like": _full(0.0), "ones": _full(1.0), "full": _full(None), "zeros_like": _full(0.0), "ones_like": _full(1.0), "full_like": _full(None), "new_zeros": _full(0.0), "new_ones": _full(1.0), "flip": lambda e, op, i: f"flip({e.text(op.args[0])}, {e.axis((op.args[1] if isinstance(op.args[1], int) else op.args[1][0]), e.rank(op.args[0]))})",
     "roll": lambda e, op, i: f"roll({e.text(op.args[0])}, {_arg(op, 1, 'shifts') if isinstance(_arg(op, 1, 'shifts'), int) else _arg(op, 1, 'shifts')[0]}, axis = {e.axis(_arg(op, 2, 'dims') if isinstance(_arg(op, 2, 'dims'), int) else _arg(op, 2, 'dims')[0], e.rank(op.args[0]))})",
     "tril": _unary("tril"), "triu": _unary("triu"), "cumprod": lambda e, op, i: f"cumprod({e.text(op.args[0])}, axis = {e.axis(_arg(op, 1, 'dim'), e.rank(op.args[0]))})",
 }

@@ -52,11 +52,14 @@ def _batch_norm(spatial):
         if m.momentum != 0.1:
             settings.append(f"momentum = {number(m.momentum)}")
         own = {0: "batch_norm1d", 2: "batch_norm2d"}.get(k)
-        if not m.affine or own is None:
+        bias = not m.affine or m.bias is not None
+        if not m.affine or not bias or own is None:
             own = "batch_norm"
             settings.insert(1, f"spatial = {k}")
             if not m.affine:
                 settings.append("affine = false")
+            if not bias:
+                settings.append("bias = false")
         return f"{e.layer(op.target, f'{own}({commas(settings)})')}({x[0]})"
 
     return make
@@ -116,12 +119,17 @@ def pool(e, op, kind, n, x, kernel, stride, padding, dilation=1, ceil=False, inc
     return f"{kind}_pool{n}d({x}, {sizes(kernel, n)}{more})"
 
 
-def adaptive(e, op, x, size, n):
-    size = [size] * n if isinstance(size, int) else list(size)
+def adaptive(e, op, x, size, n, kind="avg"):
+    """A pool to `size`: over all, or over windows of one size where that divides the input's."""
+    source = next(r for r in refs_in(op.args))
+    old = (e.recorder.ops[source.op].shapes[source.index] if source.op != -1 else tuple(e.inputs[source.index].shape))[-n:]
+    size = [size] * n if isinstance(size, int) else [o if s is None else s for s, o in zip(size, old)]
     if all(s == 1 for s in size):
-        return f"mean({x}, axis = {list(range(-n, 0))}, keep = true)"
-    if n != 2 or None in size:
-        e.fail(f"an adaptive pool to {size} is not known\n  {op.where}")
+        return f"{'mean' if kind == 'avg' else 'max'}({x}, axis = {list(range(-n, 0))}, keep = true)"
+    if all(o % s == 0 for s, o in zip(size, old)):
+        return f"{kind}_pool{n}d({x}, {sizes([o // s for s, o in zip(size, old)], n)})"
+    if n != 2 or kind != "avg":
+        e.fail(f"an adaptive pool of {list(old)} to {size} is not known\n  {op.where}")
     return f"adaptive_avg_pool2d({x}, {size})"
 
 
@@ -194,7 +202,8 @@ MODULES = {
     "RMSNorm": _rms_norm, "GroupNorm": _group_norm, "InstanceNorm1d": _instance_norm, "InstanceNorm2d": _instance_norm, "MaxPool1d": _pool("max", 1), "MaxPool2d": _pool("max", 2),
     "MaxPool3d": _pool("max", 3), "AvgPool1d": _pool("avg", 1), "AvgPool2d": _pool("avg", 2), "AvgPool3d": _pool("avg", 3),
     "AdaptiveAvgPool1d": lambda e, op, m, x, r: adaptive(e, op, x[0], m.output_size, 1), "AdaptiveAvgPool2d": lambda e, op, m, x, r: adaptive(e, op, x[0], m.output_size, 2),
-    "AdaptiveAvgPool3d": lambda e, op, m, x, r: adaptive(e, op, x[0], m.output_size, 3), "Flatten": _flatten, "Unflatten": _flatten, "Identity": lambda e, op, m, x, r: x[0],
+    "AdaptiveAvgPool3d": lambda e, op, m, x, r: adaptive(e, op, x[0], m.output_size, 3), "AdaptiveMaxPool1d": lambda e, op, m, x, r: adaptive(e, op, x[0], m.output_size, 1, "max"),
+    "AdaptiveMaxPool2d": lambda e, op, m, x, r: adaptive(e, op, x[0], m.output_size, 2, "max"), "AdaptiveMaxPool3d": lambda e, op, m, x, r: adaptive(e, op, x[0], m.output_size, 3, "max"), "Flatten": _flatten, "Unflatten": _flatten, "Identity": lambda e, op, m, x, r: x[0],
     "Dropout": _dropout, "Embedding": _embedding, "Upsample": _upsample, "MultiheadAttention": _attention, "ReLU": _call("relu"), "Sigmoid": _call("sigmoid"), "Tanh": _call("tanh"),
     "GELU": lambda e, op, m, x, r: f"gelu({x[0]})" if m.approximate == "none" else e.fail("GELU's tanh approximation is not known"), "SiLU": _call("silu"), "Softplus": _call("softplus", ("beta", "beta"), ("threshold", "threshold")),
     "LeakyReLU": _call("leaky_relu", ("negative_slope", "slope")), "ELU": _call("elu", ("alpha", "alpha")), "Softmax": _softmax("softmax"), "LogSoftmax": _softmax("log_softmax"),

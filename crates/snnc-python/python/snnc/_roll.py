@@ -6,7 +6,7 @@ then a call of step k takes what step k has made, what step k - 1 has made (a st
 
 import torch
 
-from ._text import Ref, refs_in
+from ._text import Ref, number, refs_in
 
 
 class Plan:
@@ -15,7 +15,11 @@ class Plan:
     The first step may lack calls on the zeros that a state begins with (`state * 0.9`), because they are not recorded: None.
     """
 
-    def __init__(self, rows):
+    def __init__(self, rows, made=(), by_index=False):
+        # Found by the indices that a loop takes out of a sequence: what repeats may be no loop over time, and stays as it is where it cannot be one.
+        self.by_index = by_index
+        # Calls among those of the first step that make the states of the beginning.
+        self.made = sorted(made)
         self.rows, self.start, self.period, self.steps = rows, next(i for i in rows[0] if i is not None), len(rows[0]), len(rows)
         self.end = rows[-1][-1] + 1
         self.places = {i: (k, j) for k, row in enumerate(rows) for j, i in enumerate(row) if i is not None}
@@ -25,8 +29,8 @@ class Plan:
         return self.places.get(index)
 
     def index(self, j):
-        """The call that stands for call `j` of a step."""
-        return self.rows[0][j] if self.rows[0][j] is not None else self.rows[1][j]
+        """The call that stands for call `j` of a step: the second one, since a state may begin as a number."""
+        return self.rows[1][j]
 
     def is_missing(self, j):
         return self.rows[0][j] is None
@@ -34,6 +38,8 @@ class Plan:
 
 # Functions that are zero where their first argument is.
 _KEEP_ZERO = {"mul", "div", "truediv", "neg", "clone", "detach"}
+# Functions that make a tensor of sizes only.
+_MAKES = {"zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
 
 
 def is_stateful(module):
@@ -48,16 +54,38 @@ def find(emitter):
     ops = emitter.recorder.ops
     calls = {}
     for i, op in enumerate(ops):
-        if op.kind == "module" and is_stateful(emitter.modules[op.target]):
+        if op.kind == "mark" or op.kind == "module" and is_stateful(emitter.modules[op.target]):
             calls.setdefault(op.target, []).append(i)
     counts = {len(v) for v in calls.values()}
     if not calls or counts == {1}:
-        return None
+        places = by_index(ops)
+        return plan_of(ops, places, True) if places else None
     if len(counts) > 1:
         emitter.fail("neurons are called different numbers of times: " + ", ".join(f"`{n}` {len(v)}" for n, v in calls.items()))
-    steps = counts.pop()
-    places = min(calls.values())
-    period = places[-1] - places[-2]
+    plan = plan_of(ops, min(calls.values()))
+    if plan is None:
+        emitter.fail("the steps of the loop over time do not make the same calls, so that they cannot become one program; write the part that differs by hand")
+    return plan
+
+
+def by_index(ops):
+    """The calls that take step 0, 1, 2, ... out of one tensor; None where there are fewer than three."""
+    taken = {}
+    for i, op in enumerate(ops):
+        if op.kind == "function" and op.target == "__getitem__" and isinstance(op.args[0], Ref):
+            index = op.args[1] if isinstance(op.args[1], tuple) else (op.args[1],)
+            steps = [a for a, k in enumerate(index) if type(k) is int]
+            if len(steps) == 1 and all(a == steps[0] or k == slice(None) for a, k in enumerate(index)):
+                taken.setdefault((op.args[0], steps[0]), []).append((index[steps[0]], i))
+    loops = [[i for _, i in found] for found in taken.values() if len(found) >= 3 and [k for k, _ in found] == list(range(len(found)))]
+    return max(loops, key=len, default=None)
+
+
+def plan_of(ops, places, by_index=False):
+    """The steps around calls that each step makes once, where all make the same calls."""
+    steps, period = len(places), places[-1] - places[-2]
+    if by_index and period < 3:
+        return None
     signs = [(op.kind, op.target) for op in ops]
     # Where the body begins: any place before the first neuron, such that all steps are alike.
     for before in range(period):
@@ -69,8 +97,11 @@ def find(emitter):
         if any(s < 0 or signs[s : s + period] != body for s in starts):
             continue
         # The first step, from its end.
-        row, at = [], starts[0] - 1
+        row, made, at = [], [], starts[0] - 1
         for j in reversed(range(period)):
+            while at >= 0 and signs[at] != body[j] and signs[at][0] == "function" and signs[at][1] in _MAKES:
+                made.append(at)
+                at -= 1
             if at >= 0 and signs[at] == body[j]:
                 row.append(at)
                 at -= 1
@@ -79,8 +110,8 @@ def find(emitter):
             else:
                 break
         else:
-            return Plan([row[::-1]] + [list(range(s, s + period)) for s in starts])
-    emitter.fail("the steps of the loop over time do not make the same calls, so that they cannot become one program; write the part that differs by hand")
+            return Plan([row[::-1]] + [list(range(s, s + period)) for s in starts], made, by_index)
+    return None
 
 
 class Value:
@@ -98,7 +129,9 @@ def is_zero(emitter, ref):
         t = emitter.recorder.constants[ref.index]
         return t.numel() == 0 or not bool(t.any())
     if isinstance(ref.op, int) and ref.op >= 0:
-        return emitter.recorder.ops[ref.op].target in ("zeros_like", "new_zeros", "zeros")
+        op = emitter.recorder.ops[ref.op]
+        filled = op.kwargs.get("fill_value", op.args[1] if len(op.args) > 1 else None)
+        return op.target in ("zeros_like", "new_zeros", "zeros") or op.target in ("full", "full_like") and is_zero(emitter, filled) and filled is not None
     return isinstance(ref.op, str) and not bool(torch.as_tensor(emitter.state.get(ref.op, torch.ones(1))).any())
 
 
@@ -109,6 +142,8 @@ def emit(emitter, plan):
 class Roller:
     def __init__(self, emitter, plan):
         self.e, self.plan, self.values, self.before = emitter, plan, {}, {}
+        # The calls that write what the loop gives into a tensor.
+        self.written = set()
         self.time = str(plan.steps)
         emitter.steps = self.time
 
@@ -168,7 +203,7 @@ class Roller:
         e, plan = self.e, self.plan
         for i, n in enumerate(e.input_names):
             e.env[e.ref(-1, i)] = n
-        for i in range(plan.start):
+        for i in [*range(plan.start), *(i for i in plan.made if i > plan.start)]:
             e.call(i)
         sorted_args = []
         for j in range(plan.period):
@@ -182,6 +217,8 @@ class Roller:
             else:
                 sorted_args.append((self.sort([o.args for o in ops]), self.sort([o.kwargs for o in ops])))
         order, recursive = self.order(sorted_args)
+        if plan.by_index and not recursive:
+            e.fail("no step takes what the step before has made")
         for j in order:
             self.body(j, *sorted_args[j], recursive)
         for i in range(plan.end, len(e.recorder.ops)):
@@ -236,6 +273,10 @@ class Roller:
     def body(self, j, args, kwargs, recursive):
         e, index = self.e, self.plan.index(j)
         op = e.op = e.recorder.ops[index]
+        if op.kind == "mark":
+            return
+        if op.target == "setitem":
+            return self.write(j, args)
         if op.target == "__getitem__" and args[0][0] == "same":
             at = args[1] if isinstance(args[1], list) else [args[1]]
             step = [a for a, k in enumerate(at) if isinstance(k, tuple) and k[0] == "step"]
@@ -259,7 +300,8 @@ class Roller:
 
         given = op.args
         shown_args = put(list(op.args[: len(args)]), args)
-        op.args = tuple(shown_args) + tuple(op.args[len(args) :])
+        # The states that it gives back to itself are no arguments.
+        op.args = tuple(shown_args) + (() if stateful else tuple(op.args[len(args) :]))
         put(op.kwargs, kwargs)
         if stateful and not over_time:
             for r in refs.values():
@@ -291,7 +333,9 @@ class Roller:
             line = next((i for i in range(before, len(e.lines)) if e.lines[i].startswith(f"let {text} = ")), None)
             value = e.lines[line].split(" = ", 1)[1] if line is not None else text
             made[ref] = name
-            new = f"let rec {name}: f32[{dims}] = {value}"
+            dtype = e.recorder.ops[index].dtypes[ref.index]
+            kind = "f32" if dtype.is_floating_point else "bool" if dtype == torch.bool else "i64"
+            new = f"let rec {name}: {kind}[{dims}] = {value}"
             if line is not None:
                 e.lines[line] = new
             else:
@@ -319,6 +363,10 @@ class Roller:
             return Value(name, known.over_time if known is not None else True)
         if is_zero(e, first):
             return Value(f"delay({name}, 1)", True)
+        dims = e.shape(self.plan.index(j), result)
+        if not isinstance(first, Ref) or e.rank(first) < len(dims):
+            begin = e.value(first) if isinstance(first, Ref) else number(first)
+            return Value(f"delay({name}, 1, init = full([{', '.join(['1', *dims])}], 0.0) + {begin})", True)
         return Value(f"delay({name}, 1, init = unsqueeze({e.value(first)}, 0))", True)
 
     def moved(self, ref, axis):
@@ -347,6 +395,22 @@ class Roller:
             text = name
         self.values[(j, 0)] = Value(text, True)
 
+    def write(self, j, args):
+        """`out[t] = v` for all steps of a tensor that is made before: after the loop it is the sequence."""
+        e, (target, axis, step, value) = self.e, args
+        axis = axis[1]
+        size = e.recorder.ops[self.plan.rows[0][j]].shapes[0][axis]
+        own = target[0] == "before" and target[1] == j and isinstance(target[3], Ref)
+        if not own or step != ("step", 0) or size != self.plan.steps or not isinstance(value, tuple) or value[0] not in ("now", "before"):
+            e.fail(f"a step writes into a tensor otherwise than `out[t] = v` for every t\n  {e.op.where}")
+        v = self.value(value, set())
+        text = v.text if v.over_time else f"repeat({v.text}, {self.time})"
+        if axis:
+            order = list(range(1, axis + 1)) + [0] + list(range(axis + 1, len(e.recorder.ops[self.plan.rows[0][j]].shapes[0])))
+            text = f"permute({text}, {order})"
+        self.values[(j, 0)] = Value(text, True)
+        self.written.add(j)
+
     def seen(self, ref):
         """What a ref of the loop is after it."""
         e = self.e
@@ -356,6 +420,11 @@ class Roller:
             if v is None:
                 e.fail(f"a state of a step is used after the loop, which is not possible here\n  {e.recorder.ops[ref.op].where}")
             k = place[0]
+            if place[1] in self.written:
+                if k != self.plan.steps - 1:
+                    e.fail(f"a tensor is used before all its steps are written\n  {e.recorder.ops[ref.op].where}")
+                e.env[ref] = v.text
+                return ref
             e.env[ref] = v.text if not v.over_time else f"{v.text}[-1]" if k == self.plan.steps - 1 else f"{v.text}[{k}]"
         return ref
 

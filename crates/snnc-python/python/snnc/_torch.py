@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from . import _emit
+from . import _emit, _roll, _surrogates
+from ._frameworks import spikingjelly_surrogate
 from ._net import compile
 from ._text import Ref, found_in, is_sequence
 
@@ -64,6 +65,9 @@ def mapped(value, change):
 
 _READS = {"item", "tolist", "__bool__", "__int__", "__float__", "numpy", "__index__", "__len__", "nonzero"}
 _ARITHMETIC = {"add", "sub", "mul"}
+_WRITES = {"index_put_", "masked_fill_", "scatter_", "scatter_add_", "index_add_", "index_copy_", "copy_", "fill_", "zero_"}
+# What is recorded on constants inside of a neuron.
+_CALCULATES = {n for w in ("add", "sub", "mul", "div", "truediv", "pow") for n in (w, f"__{w}__", f"__r{w}__")} | {"neg", "exp", "log", "sqrt", "tanh", "sigmoid", "relu", "abs", "clamp", "square", "linear", "conv2d", "matmul", "__matmul__", "rsub"}
 _SHAPES = {"__get__", "size", "dim", "ndimension", "numel", "is_floating_point", "stride", "is_contiguous", "get_device", "storage_offset", "__hash__", "__repr__", "__format__", "requires_grad_", "retain_grad", "data_ptr", "__len__", "type", "__set__", "is_complex"}
 
 
@@ -86,13 +90,20 @@ class Recorder(TorchFunctionMode):
         named = list(module.named_parameters(remove_duplicate=False)) + list(module.named_buffers(remove_duplicate=False))
         # States are buffers that a call replaces: they are kept, so that no new tensor gets their id.
         self.keep += [p for _, p in named]
-        self.names = {id(p): n for n, p in named}
+        # A tensor with two names has the first one, as in `named_parameters`.
+        self.names = {id(p): n for n, p in reversed(named)}
         # What is computed of a parameter stays computed, so that it is trained; what is computed of buffers is a constant.
         self.trained = {id(p) for p in module.parameters() if p.requires_grad}
         self.paths = {id(m): n for n, m in module.named_modules(remove_duplicate=False)}
         self.inside = 0
         # Modules whose `forward` is running, the innermost last.
         self.callers = []
+        # Declarations of surrogates that the program needs, by name.
+        self.declared = {}
+        self.constants_by_value = {}
+        # Inside of a neuron that is recorded call by call, also calls on constants are: the first step, on what the state begins with, makes the same ones
+        # as the others. Their results are fixed: the module may look at their values.
+        self.in_neuron, self.fixed = 0, set()
         for i, t in enumerate(inputs):
             self.remember(t, Ref(-1, i))
 
@@ -105,10 +116,14 @@ class Recorder(TorchFunctionMode):
             return self.refs[id(tensor)]
         if id(tensor) in self.names:
             return Ref(self.names[id(tensor)], 0)
-        # A constant of the program, by its value.
+        if tensor.requires_grad and tensor.grad_fn is not None:
+            raise ImportProblem(f"a tensor was computed from parameters before the module ran, so that its gradient is not seen\n  {user_line()}")
+        # A constant of the program, by its value: what each step of a loop makes anew is one.
         self.keep.append(tensor)
-        self.constants[id(tensor)] = tensor
-        return Ref("constant", id(tensor))
+        key = (tensor.dtype, tuple(tensor.shape), tensor.detach().cpu().numpy().tobytes()) if tensor.numel() <= 4096 and tensor.dtype != torch.bfloat16 else id(tensor)
+        known = self.constants_by_value.setdefault(key, id(tensor))
+        self.constants.setdefault(known, tensor)
+        return Ref("constant", known)
 
     def record(self, kind, target, args, kwargs, out):
         results = tensors_in(out)
@@ -120,6 +135,8 @@ class Recorder(TorchFunctionMode):
             target = plain[1:]
         elif plain[:1] == "r" and plain[1:] in _ARITHMETIC and len(args) == 2 and not kwargs:
             target, args = plain[1:], (args[1], args[0])
+        if target == "select" and kind == "function" and len(args) == 3 and args[1] >= 0:
+            target, args = "__getitem__", (args[0], (slice(None),) * args[1] + (args[2],))
         if kind == "function" and target != "einsum":
             # PyTorch takes NumPy's names as well.
             kwargs = {{"axis": "dim", "keepdims": "keepdim"}.get(k, k): v for k, v in kwargs.items()}
@@ -131,8 +148,37 @@ class Recorder(TorchFunctionMode):
             self.remember(r, Ref(len(self.ops), i))
         self.ops.append(op)
 
+    def declare(self, name, declaration):
+        """A name for a surrogate of the program, without the one that a step before has declared already."""
+        n, own = 1, name
+        while self.declared.get(own, declaration.replace(name, own, 1)) != declaration.replace(name, own, 1):
+            n += 1
+            own = f"{name}{n}"
+        self.declared[own] = declaration.replace(name, own, 1)
+        return f"{own}()"
+
+    def without_gradient(self, out, before=None):
+        """Inside of `torch.no_grad()`: what a call gives has no gradient, and what it writes into a tensor leaves the gradient of that as it was."""
+        for t in tensors_in(out):
+            if before is not None:
+                self.record("function", "with_gradient_of", (self.refs[id(t)], before), {}, t)
+            elif t.is_floating_point():
+                self.record("function", "detach", (t,), {}, t)
+
+    def write(self, target, index, value):
+        """`x[k] = v` and `x[:, k] = v`: from here on the tensor is what that makes of it. Other places to write to are an error."""
+        index = list(index) if isinstance(index, tuple) else [index]
+        if Ellipsis in [k for k in index if not isinstance(k, torch.Tensor)]:
+            k = index.index(Ellipsis)
+            index[k : k + 1] = [slice(None)] * (target.dim() - len(index) + 1)
+        axes = [a for a, k in enumerate(index) if type(k) is int]
+        plain = len(axes) == 1 and all(a in axes or isinstance(k, slice) and k == slice(None) for a, k in enumerate(index))
+        if not plain or not isinstance(value, torch.Tensor) or value.shape != target.shape[: axes[0]] + target.shape[axes[0] + 1 :]:
+            raise ImportProblem(f"the module writes into a part of a tensor: say it with `torch.where`, `torch.cat` or `torch.stack`\n  {user_line()}")
+        self.record("function", "setitem", (target, axes[0], index[axes[0]] % target.shape[axes[0]], value), {}, target)
+
     def is_known(self, value):
-        return any(id(t) in self.refs or id(t) in self.trained for t in tensors_in(value))
+        return any(id(t) in self.refs and id(t) not in self.fixed or id(t) in self.trained for t in tensors_in(value))
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -142,11 +188,22 @@ class Recorder(TorchFunctionMode):
         known = self.is_known(args) or self.is_known(kwargs)
         if known and name in _READS and name != "__len__":
             raise ImportProblem(f"the module looks at the values of a tensor (`{name}`): which way it goes depends on data\n  {user_line()}")
+        before = self.refs.get(id(args[0])) if args else None
         out = func(*args, **kwargs)
         # Zeros that the code makes may have sizes of the input, so that they are calls as well.
-        made = name in ("zeros", "ones", "full") and isinstance(out, torch.Tensor) and out.is_floating_point() and out.numel() > 0
-        if (known or made) and name not in _SHAPES and tensors_in(out):
+        made = name in ("zeros", "ones", "full", "empty") and isinstance(out, torch.Tensor) and out.is_floating_point() and out.numel() > 0
+        if name == "__setitem__" and (known or self.is_known([args[0]])):
+            self.write(*args)
+            return out
+        if known and name in _WRITES:
+            raise ImportProblem(f"the module writes into a part of a tensor (`{name}`): say it with `torch.where`, `torch.cat` or `torch.stack`\n  {user_line()}")
+        fixed = self.in_neuron > 0 and not known and not made and bool(tensors_in(args)) and name in _CALCULATES
+        if (known or made or fixed) and name not in _SHAPES and tensors_in(out):
             self.record("function", name, args, kwargs, out)
+            if fixed:
+                self.fixed |= {id(t) for t in tensors_in(out)}
+            elif not torch.is_grad_enabled():
+                self.without_gradient(out, before if args and out is args[0] else None)
         elif known and name == "__get__" and isinstance(out, torch.Tensor):
             self.record("function", _property(func), args, kwargs, out)
         return out
@@ -158,19 +215,61 @@ def _property(func):
 
 
 @contextlib.contextmanager
-def leaves(recorder, is_leaf):
+def own_derivatives(recorder):
+    """Calls of functions with a derivative of their own are recorded as spikes; without that, only their value would be seen."""
+    original = torch.autograd.Function.__dict__["apply"]
+
+    def apply(function, *args, **kwargs):
+        if recorder.inside or not (recorder.is_known(args) or recorder.is_known(kwargs)):
+            return original.__get__(None, function)(*args, **kwargs)
+        recorder.inside += 1
+        try:
+            surrogate, strict, declaration = _surrogates.spike(function, args, ImportProblem)
+            if declaration is not None:
+                surrogate = recorder.declare(surrogate, declaration)
+            out = original.__get__(None, function)(*args, **kwargs)
+        finally:
+            recorder.inside -= 1
+        recorder.record("function", "spike", (args[0],), {"surrogate": surrogate, "strict": strict}, out)
+        return out
+
+    torch.autograd.Function.apply = classmethod(apply)
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = original
+
+
+@contextlib.contextmanager
+def leaves(recorder, root, is_leaf):
     """Calls of leaf modules are recorded as one call."""
     original = nn.Module.__call__
+    whole = {id(m) for m in root.modules() if is_leaf(m)}
 
     def call(module, *args, **kwargs):
         if recorder.inside:
             return original(module, *args, **kwargs)
-        if not is_leaf(module):
+        if id(module) not in whole:
+            surrogate = spikingjelly_surrogate(module)
+            if surrogate is not None and recorder.is_known(args):
+                recorder.inside += 1
+                try:
+                    out = original(module, *args, **kwargs)
+                finally:
+                    recorder.inside -= 1
+                recorder.record("function", "spike", (args[0],), {"surrogate": surrogate, "strict": False}, out)
+                return out
+            neuron = _roll.is_stateful(module)
+            # Where a neuron is said call by call, its calls show the steps all the same.
+            if neuron:
+                recorder.record("mark", recorder.paths.get(id(module), ""), (), {}, ())
+            recorder.in_neuron += neuron
             recorder.callers.append(module)
             try:
                 return original(module, *args, **kwargs)
             finally:
                 recorder.callers.pop()
+                recorder.in_neuron -= neuron
         recorder.inside += 1
         try:
             out = original(module, *args, **kwargs)
@@ -183,6 +282,8 @@ def leaves(recorder, is_leaf):
         if path is None:
             raise ImportProblem(f"a {type(module).__name__} is called that is no part of the module\n  {user_line()}")
         recorder.record("module", path, args, kwargs, out)
+        if not torch.is_grad_enabled():
+            recorder.without_gradient(out)
         return out
 
     nn.Module.__call__ = call
@@ -211,7 +312,8 @@ def record(module, inputs):
     reset(module)
     inputs = [t.detach().clone() for t in inputs]
     recorder = Recorder(module, inputs)
-    with torch.no_grad(), leaves(recorder, _emit.is_leaf), recorder:
+    # With gradients, so that a `torch.no_grad()` of the module's own shows.
+    with torch.enable_grad(), leaves(recorder, module, _emit.is_leaf), own_derivatives(recorder), recorder:
         out = module(*inputs)
     reset(module)
     outputs = tensors_in(out)
@@ -240,7 +342,8 @@ def from_torch(module, example_inputs, verify=True, name="main", time="first", *
     """A compiled net that computes what `module` does, with its weights under their names.
 
     `example_inputs` is a tensor or a tuple of tensors; sizes of steps and samples stay open where the module lets them. With `verify` both run on the
-    example, and a difference is an error that names the first layer whose spikes differ. `time="outside"` imports one step of a net that is called once a
+    example, and a difference is an error that names the first layer whose spikes differ; `verify="gradients"` compares gradients of inputs and parameters too,
+    to 1e-3 of the largest element of each. `time="outside"` imports one step of a net that is called once a
     step: its program takes the whole sequence, time first. Options are those of `snnc.compile`.
 
     Raises `ImportProblem` for what has no counterpart: it names the module's path and class, or the line of the code.
@@ -257,6 +360,8 @@ def from_torch(module, example_inputs, verify=True, name="main", time="first", *
         net._imported = recorded
         if verify:
             _verify(net, module, inputs, time)
+        if verify == "gradients":
+            _verify_gradients(net, module, inputs, time)
     finally:
         module.train(mode)
     return net
@@ -286,9 +391,19 @@ def _translate(module, inputs, name, time):
             break
         except Exception:
             variants = {}
-    emitter = _emit.Emitter(module, recorder, inputs, refs, outputs, names, chosen, variants, name, time, ImportProblem)
-    program = emitter.program()
-    weights = {k: v.cpu().numpy() for k, v in emitter.weights.items()}
+
+    def emitter():
+        return _emit.Emitter(module, recorder, inputs, list(refs), outputs, names, chosen, variants, name, time, ImportProblem)
+
+    own = emitter()
+    try:
+        program = own.program()
+    except ImportProblem:
+        if not getattr(own, "plan", None) or not own.plan.by_index:
+            raise
+        own = emitter()
+        program = own.program(unrolled=True)
+    weights = {k: v.cpu().numpy() for k, v in own.weights.items()}
     return program, weights, recorder
 
 
@@ -360,6 +475,35 @@ def _verify(net, module, inputs, time):
                 f"the program differs from the module in `{d.name}` by {float(off.max()):.2e}, at {place}{first}: "
                 "values near a threshold can round to either side (look at `net.source`), or please report this; `verify=False` skips the comparison"
             )
+
+
+def _verify_gradients(net, module, inputs, time):
+    """Compares the gradients of a random combination of the outputs."""
+    if time == "outside":
+        raise ValueError('`verify="gradients"` compares whole sequences: import the module without `time="outside"`')
+    ours, theirs = ([x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs] for _ in range(2))
+    kept = {n: p.grad for n, p in module.named_parameters()}
+    compiled = net.as_module().eval()
+    reset(module)
+    try:
+        for p in module.parameters():
+            p.grad = None
+        want, got = tensors_in(module(*theirs)), tensors_in(compiled(*ours))
+        probes = [torch.randn(w.shape, generator=torch.Generator().manual_seed(k)).to(w) for k, w in enumerate(want)]
+        sum((w * p).sum() for w, p in zip(want, probes)).backward()
+        sum((g * p).sum() for g, p in zip(got, probes)).backward()
+        named = dict(compiled.named_parameters())
+        pairs = [(n, p.grad, named[n].grad if n in named else None) for n, p in module.named_parameters()]
+        pairs += [(d.name, a.grad, b.grad) for d, a, b in zip(net.inputs, theirs, ours)]
+        for name, a, b in pairs:
+            size = float(a.abs().max()) if a is not None else 0.0
+            off = float((a - b).abs().max()) if b is not None and a is not None else size
+            if not off <= 1e-3 * max(size, 1e-6):
+                raise ImportProblem(f"the gradient of `{name}` differs from the module's by {off:.2e} of {size:.2e}: please report this; `verify=True` compares outputs only")
+    finally:
+        reset(module)
+        for n, p in module.named_parameters():
+            p.grad = kept[n]
 
 
 def optimise(module, example_inputs, **options):
