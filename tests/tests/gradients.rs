@@ -321,3 +321,28 @@ fn outputs_come_first_and_gradients_when_they_are_asked_for() {
         assert!(tape.backward(&cotangents[..1]).unwrap_err().to_string().contains("cotangent.v"));
     }
 }
+
+#[test]
+fn a_surrogate_may_be_of_another_width_for_each_neuron() {
+    let text = "net wide(x: f32[T, B, 3]) -> f32[] {
+        param width: f32[3] = [1.0, 2.0, 3.0]
+        sum(x |> lif(surrogate = atan(alpha = width)))
+    }
+    net one(x: f32[T, B, 3]) -> f32[] { sum(x[..., :1] |> lif(surrogate = atan(alpha = 1.0))) }
+    net two(x: f32[T, B, 3]) -> f32[] { sum(x[..., 1:2] |> lif(surrogate = atan(alpha = 2.0))) }
+    net three(x: f32[T, B, 3]) -> f32[] { sum(x[..., 2:] |> lif(surrogate = atan(alpha = 3.0))) }";
+    let program = snnc::Program::parse("w.snn", text).unwrap();
+    let x = snnc::Tensor::f32([5, 2, 3], (0..30).map(|i| (i * 7 % 11) as f32 * 0.3).collect());
+    for backend in [snnc::Backends::Cranelift, snnc::Backends::Interpreter, snnc::Backends::CandleOperations] {
+        let gradient = |net: &str| {
+            let options =
+                snnc::CompileOptions { backend, gradients: Some(vec!["x".into()]), partial: true, ..snnc::CompileOptions::default() };
+            let run = program.compile(Some(net), &options).unwrap().run(&[("x".into(), x.clone())], &[]).unwrap();
+            run.outputs.get("grad.x").unwrap().as_f32().to_vec()
+        };
+        let (wide, parts) = (gradient("wide"), ["one", "two", "three"].map(gradient));
+        for (i, g) in wide.iter().enumerate() {
+            assert!((g - parts[i % 3][i]).abs() < 1e-6 && wide.iter().any(|g| *g != 0.0), "{backend:?} {i}: {g} {}", parts[i % 3][i]);
+        }
+    }
+}

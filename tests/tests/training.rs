@@ -1,7 +1,7 @@
 //! Training: PyTorch's numbers for each optimiser, resuming bit for bit, and what stops it.
 
 use snn_train::checkpoint::Identity;
-use snn_train::{DataSet, Epoch, Optimizer, Outcome, Schedule, Settings, State, Step, TrainError, Update, Watcher, train};
+use snn_train::{DataSet, Epoch, Optimizer, Outcome, Part, Schedule, Settings, State, Step, TrainError, Update, Watcher, train};
 use snnc::{Backends, CompileOptions, DeviceName, Error, Precision, Program, Tensor, Trainer, load};
 
 const CANDLE: Backends = Backends::Candle(DeviceName::Cpu, Precision::F32);
@@ -27,7 +27,7 @@ impl Watcher<Error> for Until {
 }
 
 fn settings(update: Update, learning_rate: f64) -> Settings {
-    Settings { epochs: 5, batch: 3, learning_rate, schedule: Schedule::Constant, shuffle: false, seed: 0, update }
+    Settings { epochs: 5, batch: 3, learning_rate, schedule: Schedule::Constant, shuffle: false, seed: 0, update, clock: vec![], during: 0 }
 }
 
 fn trainer(text: &str, update: Update, backend: Backends) -> Trainer {
@@ -131,13 +131,18 @@ const SPIKING: &str = "net loss(x: f32[B, 5], y: f32[B, 3]) -> f32[] {
 
 #[test]
 fn a_resumed_training_is_the_uninterrupted_one() {
-    resume(Backends::Cranelift);
+    resume(Backends::Cranelift, 1);
     // What moves is held by the backend between steps, and must be fetched in time.
-    resume(CANDLE);
+    resume(CANDLE, 1);
 }
 
-fn resume(backend: Backends) {
-    let update = Update { clip_norm: Some(1.0), ..Update::from(Optimizer::ADAM) };
+#[test]
+fn a_resumed_run_goes_on_within_a_group_of_batches() {
+    resume(Backends::Cranelift, 2);
+}
+
+fn resume(backend: Backends, accumulate: usize) {
+    let update = Update { clip_norm: Some(1.0), accumulate, ..Update::from(Optimizer::ADAM) };
     let settings = Settings { batch: 5, shuffle: true, seed: 7, ..settings(update.clone(), 0.01) };
     let identity = Identity { numbers: vec![("seed", 7)], ..Identity::default() };
     let (data, _) = regression();
@@ -200,6 +205,69 @@ fn checkpoints_of_other_trainings_are_refused() {
 }
 
 #[test]
+fn accumulated_gradients_are_those_of_a_larger_batch() {
+    let optimizers = [Optimizer::ADAM, Optimizer::ADAM_W, Optimizer::Sgd { momentum: 0.9 }];
+    for optimizer in optimizers {
+        let update = |accumulate| Update { accumulate, clip_norm: Some(0.5), weight_decay: 0.1, ..Update::from(optimizer) };
+        let (data, weights) = regression();
+        // 12 samples: batches of 2 in groups of 3, and of 5 in a group of 3 whose last batch has 2.
+        for (batch, accumulate, whole) in [(2, 3, 6), (5, 3, 12)] {
+            let run = |batch, accumulate| {
+                let mut step = trainer(REGRESSION, update(accumulate), Backends::Cranelift);
+                let (mut state, _) = step.start(&data.batch(&[0, 1]), &weights).unwrap();
+                let settings = Settings { batch, ..settings(update(accumulate), 0.05) };
+                train(&mut step, &data, &settings, &mut state, &mut Until(u64::MAX, vec![])).unwrap();
+                state
+            };
+            let (small, large) = (run(batch, accumulate), run(whole, 1));
+            assert_eq!(small.progress.updates, large.progress.updates);
+            for name in ["fc.weight", "fc.bias"] {
+                let (a, b) = (get(&small.tensors, name), get(&large.tensors, name));
+                let off = a.as_f32().iter().zip(b.as_f32()).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+                assert!(off < 1e-5, "{optimizer:?} {batch} {name}: {off}");
+                assert_ne!(a, get(&weights, name), "it moves");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_loss_knows_the_epoch() {
+    let text = "net loss(x: f32[B, 5], y: f32[B, 3], epoch: i64[], epochs: f32[]) -> (loss: f32[], at: f32[]) {
+        layer fc = linear(5, 3)
+        (mse_loss(fc(x), y), f32(epoch) / epochs)
+    }";
+    let program = Program::parse("train.snn", text).unwrap();
+    let clock = snn_train::clock_inputs(program.signature("loss").unwrap(), |_| false);
+    assert_eq!(clock.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), ["epoch", "epochs"]);
+    let update = Update::from(Optimizer::ADAM);
+    let (data, weights) = regression();
+    let mut step = trainer(text, update.clone(), Backends::Cranelift);
+    let first: Vec<_> = data.batch(&[0]).into_iter().chain(snn_train::clock(&clock, 0, 5)).collect();
+    let (mut state, _) = step.start(&first, &weights).unwrap();
+    struct Seen(Vec<f64>, Vec<usize>);
+    impl Watcher<Error> for Seen {
+        fn step(&mut self, _: usize, _: (usize, usize), _: usize, _: f64) -> bool {
+            true
+        }
+        fn during(&mut self, _: usize, (done, _): (usize, usize), _: &mut State) -> Result<bool, Error> {
+            self.1.push(done);
+            Ok(true)
+        }
+        fn epoch(&mut self, epoch: &Epoch, _: &mut State) -> Result<bool, Error> {
+            self.0.push(epoch.metrics[0].1);
+            Ok(true)
+        }
+    }
+    let mut seen = Seen(vec![], vec![]);
+    let settings = Settings { clock, during: 3, epochs: 2, ..settings(update, 0.1) };
+    train(&mut step, &data, &settings, &mut state, &mut seen).unwrap();
+    assert_eq!(seen.0, [0.0, 0.5]);
+    // Four batches: after three of them, in each epoch.
+    assert_eq!(seen.1, [3, 3]);
+}
+
+#[test]
 fn what_does_not_fit_is_said_before_anything_moves() {
     let update = Update::from(Optimizer::ADAM);
     let (data, _) = regression();
@@ -249,7 +317,7 @@ fn a_step_moves_every_parameter_but_those_without_gradient() {
     assert_eq!(independent, ["unused.weight", "unused.bias"]);
     let before = state.tensors.clone();
     state.tensors.retain(|(n, _)| !["optimizer.step_size", "optimizer.correction", "optimizer.decay"].contains(&n.as_str()));
-    state.tensors.extend(update.numbers(0.1, |rate| rate, 1));
+    state.tensors.extend(update.numbers(0.1, |rate| rate, 1, Part::WHOLE));
     let result = step.step(&data.batch(&[0, 1]), &mut state.tensors, 0).unwrap();
     assert_eq!(result.metrics.len(), 1);
     assert!((result.metrics[0].1 - result.loss).abs() < 1e-6);

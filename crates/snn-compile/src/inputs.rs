@@ -18,7 +18,7 @@ pub const OUTPUT: &str = "output.";
 /// The scalar `sum(output * cotangent)` over all outputs of floats, with the cotangents as inputs, and after it the outputs.
 pub(crate) fn with_cotangents(mut graph: Graph) -> Graph {
     let mut total = None;
-    let own = graph.outputs.clone();
+    let (said, own): (Vec<_>, Vec<_>) = graph.outputs.iter().cloned().partition(|(name, _)| snn_front::is_observation(name));
     for (name, v) in own.clone() {
         let ty = graph.ty(v).clone();
         if ty.dtype != DType::F32 {
@@ -33,6 +33,7 @@ pub(crate) fn with_cotangents(mut graph: Graph) -> Graph {
     let total = total.unwrap_or_else(|| graph.add_f32(0.0));
     graph.outputs = vec![("loss".into(), total)];
     graph.outputs.extend(own.into_iter().map(|(name, v)| (format!("{OUTPUT}{name}"), v)));
+    graph.outputs.extend(said);
     graph
 }
 

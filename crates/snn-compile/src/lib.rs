@@ -105,6 +105,8 @@ pub struct Compilation {
     pub graph: Graph,
     /// The layers with their settings that are numbers.
     pub layers: Vec<(String, Vec<(String, f64)>)>,
+    /// The outputs that are said and not given, where [`snn_front::Options::observe`] asks for them.
+    pub observations: Vec<snn_front::Observation>,
     /// After `differentiate`: names that the scalar does not depend on.
     pub independent: Vec<String>,
     /// After `optimise`: parameters that must be finite for the graph to equal the one before.
@@ -287,6 +289,7 @@ fn lower(c: &mut Compilation, input: &Input<'_>, options: &Options) -> Result<()
             let lowered = module.lower(net, &options.front).map_err(Error::Source)?;
             c.graph = lowered.graph;
             c.layers = lowered.layers;
+            c.observations = lowered.observations;
         }
         Input::Graph(graph) => c.graph = (*graph).clone(),
     }

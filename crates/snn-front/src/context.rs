@@ -9,6 +9,7 @@ use snn_syntax::ast::{Ast, Item};
 use snn_syntax::{Diagnostic, Severity, Span};
 
 use crate::call::{Bound, Given};
+use crate::observe::Observation;
 use crate::value::{ItemRef, Val};
 use crate::{Module, Options, standard_library};
 
@@ -112,6 +113,8 @@ pub(crate) struct Lowerer<'a> {
     pub layers: Vec<Layer>,
     pub parameters: Vec<Declared>,
     pub updates: Vec<(String, Value)>,
+    /// What `print` and `assert` say of data.
+    pub observations: Vec<(Observation, Value)>,
     pub diagnostics: Vec<Diagnostic>,
     /// What each name of the user's file is bound to, for editors.
     pub bindings: Vec<(Span, String)>,
@@ -143,6 +146,7 @@ impl<'a> Lowerer<'a> {
             layers: vec![],
             parameters: vec![],
             updates: vec![],
+            observations: vec![],
             diagnostics: vec![],
             next_context: 0,
             streams: 0,

@@ -12,6 +12,7 @@ mod documentation;
 mod indexing;
 mod lower;
 mod neuron;
+mod observe;
 mod parameter;
 mod recursion;
 mod shapes;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 pub use documentation::{OPERATIONS, documentation, known_names, library_parts, signature_of};
+pub use observe::{Observation, Observed, is_observation};
 use snn_ir::{Dims, Graph, Type};
 use snn_syntax::ast::ItemKind;
 use snn_syntax::{Ast, Diagnostic, Severity, Sources};
@@ -62,6 +64,8 @@ pub struct Options {
     pub rest: Option<usize>,
     /// Settings of the net instead of their defaults.
     pub settings: Settings,
+    /// Does the graph give what `print` and `assert` say of data?
+    pub observe: bool,
 }
 
 /// Settings by name.
@@ -132,6 +136,8 @@ pub struct Lowered {
     pub warnings: Vec<Diagnostic>,
     /// The layers by name, with their settings that are numbers.
     pub layers: Vec<(String, Vec<(String, f64)>)>,
+    /// The outputs that are said and not given, where [`Options::observe`] asks for them.
+    pub observations: Vec<Observation>,
 }
 
 /// A parsed file and the standard library.
@@ -391,7 +397,7 @@ impl Module {
         let is_error = |d: &Diagnostic| d.severity == Severity::Error;
         match outcome.graph {
             Some(graph) if !outcome.diagnostics.iter().any(is_error) => {
-                Ok(Lowered { graph, warnings: outcome.diagnostics, layers: outcome.layers })
+                Ok(Lowered { graph, warnings: outcome.diagnostics, layers: outcome.layers, observations: outcome.observations })
             }
             _ => {
                 let mut diagnostics = outcome.diagnostics;

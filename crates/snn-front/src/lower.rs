@@ -9,6 +9,7 @@ use snn_syntax::{Diagnostic, Span, nearest};
 
 use crate::call::{Bound, Given};
 use crate::context::{Frame, Lowerer, Purpose, Result, Stop};
+use crate::observe::Observation;
 use crate::trace::Trace;
 use crate::value::{ItemRef, Val};
 use crate::{Module, Options};
@@ -39,7 +40,8 @@ pub(crate) fn lower(module: &Module, net: &str, options: &Options) -> Outcome {
         (layer.prefix.trim_end_matches('.').to_string(), known)
     };
     let layers = l.layers.iter().map(numbers).collect();
-    Outcome { graph, diagnostics: l.diagnostics, undecided: l.undecided.map(|d| *d), layers, too_large }
+    let observations = if options.observe { l.observations.into_iter().map(|(o, _)| o).collect() } else { vec![] };
+    Outcome { graph, diagnostics: l.diagnostics, undecided: l.undecided.map(|d| *d), layers, observations, too_large }
 }
 
 /// How the graph of a net came to be.
@@ -63,6 +65,7 @@ pub(crate) struct Outcome {
     /// What could not be decided because a size is symbolic.
     pub undecided: Option<Diagnostic>,
     pub layers: Vec<(String, Vec<(String, f64)>)>,
+    pub observations: Vec<Observation>,
     /// It ended where it had evaluated as many expressions as a net may have.
     pub too_large: bool,
 }
@@ -233,6 +236,10 @@ impl<'a> Lowerer<'a> {
         let outputs = self.net_outputs(item)?;
         for (name, value) in outputs {
             self.graph().outputs.push((name, value));
+        }
+        if self.options.observe {
+            let said: Vec<_> = self.observations.iter().map(|(o, v)| (o.output.clone(), *v)).collect();
+            self.graph().outputs.extend(said);
         }
         self.warn_unused(item, first_layer);
         self.frames.pop();
@@ -475,8 +482,9 @@ impl<'a> Lowerer<'a> {
                 Ok(())
             }
             StatementKind::Expression(e) => {
+                let said = self.observations.len();
                 let v = self.eval(*e)?;
-                if v.is_tensor() && self.frames.last().is_some_and(|f| f.file == 0) {
+                if v.is_tensor() && said == self.observations.len() && self.frames.last().is_some_and(|f| f.file == 0) {
                     self.warn(
                         span,
                         Diagnostic::warning("this value is not used").help("name it with `let`, or remove it"),
@@ -701,7 +709,7 @@ impl<'a> Lowerer<'a> {
         Ok(Val::List(values))
     }
 
-    /// `assert condition, "message"`: what is known when the program is compiled is decided then.
+    /// `assert condition, "message"`: what is known when the program is compiled is decided then, what depends on data in each run.
     fn assertion(&mut self, condition: ExprId, message: Option<&str>, span: Span) -> Result<()> {
         match self.eval(condition)? {
             Val::Bool(true) | Val::Unknown => Ok(()),
@@ -712,12 +720,10 @@ impl<'a> Lowerer<'a> {
             Val::Poison => Err(Stop::Said),
             // Sizes that are still open are decided when they are known.
             Val::Tensor { context, value } if self.depends_on_sizes_only(context, value) => Ok(()),
-            Val::Tensor { .. } => self.fail_help(
-                span,
-                "an assertion is about what is known when the program is compiled",
-                "this depends on data",
-                "assert shapes, settings and sizes; data are checked by a net whose value is looked at",
-            ),
+            data @ Val::Tensor { .. } => {
+                let text = message.map_or_else(|| "an assertion does not hold".to_string(), |m| self.interpolated(m));
+                self.assert_data(data, text, span, condition)
+            }
             other => self.fail(span, format!("an assertion is true or false, not {}", other.describe()), "here"),
         }
     }

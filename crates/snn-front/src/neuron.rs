@@ -253,34 +253,38 @@ impl Lowerer<'_> {
     pub fn surrogate_graph(&mut self, surrogate: &SurrogateValue, span: Span) -> Result<Graph> {
         let item = self.item(surrogate.item);
         self.open(&item.name.text, Purpose::Step);
+        let input = item.inputs.first().map_or_else(|| "u".to_string(), |i| i.name.text.clone());
+        let u = self.graph().add_input(input, Type::scalar(DType::F32));
+        let result = self.surrogate_value(surrogate, u, span).and_then(|value| {
+            let v = self.lift(value, Some(DType::F32), span)?;
+            self.cast(v, DType::F32, span)
+        });
+        let mut graph = self.close().graph;
+        graph.outputs = vec![("derivative".into(), result?)];
+        Ok(graph.pruned())
+    }
+
+    /// The derivative of a surrogate at `u`, in the graph that is being built.
+    pub fn surrogate_value(&mut self, surrogate: &SurrogateValue, u: Value, span: Span) -> Result<Val> {
+        let item = self.item(surrogate.item);
         let result = self.enter(surrogate.item, "", Some(span)).and_then(|()| {
             for s in &surrogate.settings {
-                if s.value.is_tensor() {
-                    return self.fail(s.span, format!("`{}` of a surrogate is a number", s.name), "this is a tensor");
-                }
                 self.bind(&s.name, s.value.clone());
             }
             let Some(input) = item.inputs.first() else {
                 return self.fail(span, format!("the surrogate `{}` has no input", item.name.text), "it needs one");
             };
-            let u = self.graph().add_input(input.name.text.clone(), Type::scalar(DType::F32));
             let value = self.tensor(u);
             self.bind(&input.name.text, value);
-            let value = self.body_value(&item.body)?;
-            if matches!(value, Val::List(_) | Val::Tuple(_)) {
-                return self.fail(
-                    span,
-                    format!("the surrogate `{}` gives {}, not one number", item.name.text, value.describe()),
-                    "used here",
-                );
-            }
-            let v = self.lift(value, Some(DType::F32), span)?;
-            self.cast(v, DType::F32, span)
+            self.body_value(&item.body)
         });
         self.frames.pop();
-        let mut graph = self.close().graph;
-        graph.outputs = vec![("derivative".into(), result?)];
-        Ok(graph.pruned())
+        let value = result?;
+        if matches!(value, Val::List(_) | Val::Tuple(_)) {
+            let message = format!("the surrogate `{}` gives {}, not one number", item.name.text, value.describe());
+            return self.fail(span, message, "used here");
+        }
+        Ok(value)
     }
 }
 

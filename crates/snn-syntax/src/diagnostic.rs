@@ -74,6 +74,11 @@ impl Sources {
         (self.files.len() - 1) as u16
     }
 
+    /// What a file is called.
+    pub fn name(&self, file: u16) -> &str {
+        self.files.get(file as usize).map_or("", |(n, _)| n)
+    }
+
     /// The text of a file.
     pub fn whole(&self, file: u16) -> &str {
         self.files.get(file as usize).map_or("", |(_, t)| t)

@@ -47,6 +47,11 @@ impl DataSet {
         self.samples
     }
 
+    /// Is there an array of this name?
+    pub fn has(&self, name: &str) -> bool {
+        self.arrays.iter().any(|(n, ..)| n == name)
+    }
+
     /// Never: a data set has samples.
     pub fn is_empty(&self) -> bool {
         self.samples == 0

@@ -15,8 +15,10 @@ pub struct Progress {
     pub epoch: usize,
     /// Finished batches of the current epoch.
     pub batch: usize,
-    /// Finished steps.
+    /// Finished steps: batches.
     pub step: u64,
+    /// How often parameters have moved: less often than there are steps where gradients are accumulated.
+    pub updates: u64,
     /// The sum of the losses of this epoch's samples so far.
     pub loss_sum: f64,
     /// The sums of other scalars over this epoch's samples so far.
@@ -80,6 +82,7 @@ impl State {
         all.push(number("epoch", p.epoch as i64));
         all.push(number("batch", p.batch as i64));
         all.push(number("step", p.step as i64));
+        all.push(number("updates", p.updates as i64));
         all.push(number("loss_sum", p.loss_sum.to_bits() as i64));
         all.extend(p.metric_sums.iter().map(|(name, sum)| number(&format!("{METRIC}{name}"), sum.to_bits() as i64)));
         if let Some((value, epoch)) = p.best {
@@ -140,6 +143,8 @@ impl State {
             epoch: count("epoch", usize::MAX)?,
             batch: count("batch", batches)?,
             step: count("step", usize::MAX)? as u64,
+            // Checkpoints from before there was accumulation have moved parameters in each step.
+            updates: count(if numbers.contains_key("updates") { "updates" } else { "step" }, usize::MAX)? as u64,
             loss_sum: f64::from_bits(number("loss_sum")? as u64),
             metric_sums: metric_sums.collect(),
             best: match numbers.get("best") {

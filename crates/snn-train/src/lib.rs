@@ -20,9 +20,9 @@ mod run;
 
 pub use batches::DataSet;
 pub use checkpoint::{Progress, State};
-pub use run::{Epoch, Outcome, Settings, Step, StepResult, Watcher, not_finite, train};
+pub use run::{Epoch, Outcome, Settings, Step, StepResult, Watcher, clock, clock_inputs, not_finite, train};
 pub use schedule::Schedule;
-pub use update::{Optimizer, Update};
+pub use update::{Optimizer, Part, Update};
 
 /// What can go wrong in training that is not the program's fault.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use snn_ir::Tensor;
+use snn_ir::{DType, Tensor, Type};
 
 use crate::TrainError;
 use crate::batches::{DataSet, order};
 use crate::checkpoint::{Progress, State};
 use crate::schedule::Schedule;
-use crate::update::Update;
+use crate::update::{Part, Update};
 
 /// How to train.
 #[derive(Clone, Debug)]
@@ -27,6 +27,25 @@ pub struct Settings {
     pub seed: u64,
     /// The optimiser.
     pub update: Update,
+    /// The inputs of the loss that say how far the training is; see [`clock`].
+    pub clock: Vec<(String, Type)>,
+    /// After how many batches of an epoch the watcher is asked again ([`Watcher::during`]); 0 for never.
+    pub during: usize,
+}
+
+/// Those of a net's inputs that say how far a training is, without those that data give: the numbers `epoch`, which counts from 0, and `epochs`.
+pub fn clock_inputs(inputs: Vec<(String, Type)>, is_given: impl Fn(&str) -> bool) -> Vec<(String, Type)> {
+    let is_clock = |n: &str, t: &Type| matches!(n, "epoch" | "epochs") && t.rank() == 0 && matches!(t.dtype, DType::F32 | DType::I64);
+    inputs.into_iter().filter(|(n, t)| is_clock(n, t) && !is_given(n)).collect()
+}
+
+/// The values of [`clock_inputs`] in an epoch, which counts from 0.
+pub fn clock(inputs: &[(String, Type)], epoch: usize, epochs: usize) -> impl Iterator<Item = (String, Tensor)> + '_ {
+    inputs.iter().map(move |(name, ty)| {
+        let value = if name == "epoch" { epoch } else { epochs };
+        let tensor = if ty.dtype == DType::F32 { Tensor::scalar(value as f32) } else { Tensor::i64([], vec![value as i64]) };
+        (name.clone(), tensor)
+    })
 }
 
 /// What one step gives.
@@ -83,6 +102,15 @@ pub struct Epoch {
 pub trait Watcher<E> {
     /// After each step: batches done of how many, the mean loss so far. `false` stops after this step.
     fn step(&mut self, epoch: usize, batches: (usize, usize), samples: usize, loss: f64) -> bool;
+
+    /// In the middle of an epoch, after as many batches as [`Settings::during`] says. `false` ends the training here.
+    ///
+    /// # Errors
+    /// If what it does with it fails; the training ends.
+    fn during(&mut self, epoch: usize, batches: (usize, usize), state: &mut State) -> Result<bool, E> {
+        let _ = (epoch, batches, state);
+        Ok(true)
+    }
 
     /// After each epoch, with `progress.best` still to be set. `false` ends the training here.
     ///
@@ -147,14 +175,22 @@ pub fn train<S: Step>(
         for (i, samples) in order.chunks(settings.batch).enumerate().skip(first) {
             let number = state.progress.step + 1;
             let schedule = |rate| settings.schedule.rate(rate, epoch, settings.epochs);
-            for (name, value) in settings.update.numbers(settings.learning_rate, schedule, number) {
+            // The last batches of an epoch are a smaller group.
+            let group = settings.update.accumulate.max(1);
+            let first_of_group = i / group * group * settings.batch;
+            let of_group = (group * settings.batch).min(order.len() - first_of_group);
+            let is_last = (i + 1).is_multiple_of(group) || i + 1 == batches;
+            let part = Part { share: samples.len() as f64 / of_group as f64, is_last };
+            for (name, value) in settings.update.numbers(settings.learning_rate, schedule, state.progress.updates + 1, part) {
                 // Those that no parameter follows are not there.
                 if let Some(slot) = state.tensors.iter_mut().find(|(n, _)| *n == name) {
                     slot.1 = value;
                 }
             }
             let seed = seed_of(settings.seed, number);
-            let result = step.step(&data.batch(samples), &mut state.tensors, seed)?;
+            let mut given = data.batch(samples);
+            given.extend(clock(&settings.clock, epoch, settings.epochs));
+            let result = step.step(&given, &mut state.tensors, seed)?;
             if !result.loss.is_finite() || result.not_finite.is_some() {
                 step.sync_to_host(&mut state.tensors)?;
                 let (loss, name) = (result.loss, result.not_finite);
@@ -162,6 +198,7 @@ pub fn train<S: Step>(
             }
             let (p, weight) = (&mut state.progress, samples.len() as f64);
             (p.batch, p.step) = (i + 1, number);
+            p.updates += u64::from(is_last);
             p.loss_sum += f64::from(result.loss) * weight;
             seen += samples.len();
             for (name, value) in result.metrics {
@@ -177,6 +214,12 @@ pub fn train<S: Step>(
             if stop && i + 1 < batches {
                 step.sync_to_host(&mut state.tensors)?;
                 return Ok(Outcome::Stopped);
+            }
+            if settings.during > 0 && (i + 1).is_multiple_of(settings.during) && i + 1 < batches {
+                step.sync_to_host(&mut state.tensors)?;
+                if not_finite(&state.tensors).is_none() && !watcher.during(epoch + 1, (i + 1, batches), state)? {
+                    return Ok(Outcome::Finished);
+                }
             }
         }
         step.sync_to_host(&mut state.tensors)?;
@@ -198,7 +241,8 @@ pub fn train<S: Step>(
             time: started.elapsed(),
             samples: seen,
         };
-        state.progress = Progress { epoch: epoch + 1, step: state.progress.step, best: state.progress.best, ..Progress::default() };
+        let Progress { step: steps, updates, best, .. } = state.progress;
+        state.progress = Progress { epoch: epoch + 1, step: steps, updates, best, ..Progress::default() };
         if !watcher.epoch(&done, state)? {
             return Ok(Outcome::Finished);
         }

@@ -64,12 +64,36 @@ pub struct Update {
     pub weight_decays: Vec<(String, f64)>,
     /// Patterns of parameters that stay as they are, as with `requires_grad_(False)`: no gradient of theirs is computed or clipped.
     pub frozen: Vec<String>,
+    /// Over how many batches gradients are averaged before parameters move, each by its number of samples; 0 and 1 are every batch.
+    pub accumulate: usize,
+}
+
+/// Which part of a group of batches a step is.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// The samples of its batch as a part of those of the group.
+    pub share: f64,
+    /// Do parameters move after it?
+    pub is_last: bool,
+}
+
+impl Part {
+    /// A batch that is its own group.
+    pub const WHOLE: Part = Part { share: 1.0, is_last: true };
 }
 
 impl From<Optimizer> for Update {
     /// The optimiser for all parameters alike, without weight decay and clipping.
     fn from(optimizer: Optimizer) -> Update {
-        Update { optimizer, weight_decay: 0.0, clip_norm: None, learning_rates: vec![], weight_decays: vec![], frozen: vec![] }
+        Update {
+            optimizer,
+            weight_decay: 0.0,
+            clip_norm: None,
+            learning_rates: vec![],
+            weight_decays: vec![],
+            frozen: vec![],
+            accumulate: 1,
+        }
     }
 }
 
@@ -115,8 +139,8 @@ fn spread(b: &mut Build<'_>, scalar: Value, ty: &Type) -> Value {
 
 impl Update {
     /// Numbers that change from step to step, by the names under which the graph reads them: all that it may read. `schedule`
-    /// gives the learning rate of the step from the one that was asked for, and `step` counts from 1.
-    pub fn numbers(&self, learning_rate: f64, schedule: impl Fn(f64) -> f64, step: u64) -> Vec<(String, Tensor)> {
+    /// gives the learning rate of the step from the one that was asked for, and `step` counts from 1 how often parameters move.
+    pub fn numbers(&self, learning_rate: f64, schedule: impl Fn(f64) -> f64, step: u64, part: Part) -> Vec<(String, Tensor)> {
         let power = |beta: f64| 1.0 - beta.powf(step as f64);
         let mut all = Vec::new();
         let mut named = |name: String, x: f64| all.push((format!("{PREFIX}{name}"), Tensor::scalar(x as f32)));
@@ -133,6 +157,10 @@ impl Update {
                     named(format!("decay{}", suffix(&[group, decay_group])), 1.0 - rate * decay);
                 }
             }
+        }
+        if self.accumulate > 1 {
+            named("share".into(), part.share);
+            named("is_last".into(), f64::from(u8::from(part.is_last)));
         }
         match self.optimizer {
             Optimizer::Sgd { .. } => {}
@@ -181,6 +209,13 @@ impl Update {
         let mut numbers: BTreeMap<String, Value> = BTreeMap::new();
         let mut number =
             |b: &mut Build<'_>, name: String| *numbers.entry(name.clone()).or_insert_with(|| state(b, format!("{PREFIX}{name}"), &scalar));
+        let group = (self.accumulate > 1).then(|| Group::new(&mut b));
+        if let Some(group) = &group {
+            for (name, g) in &mut gradients {
+                *g = group.summed(&mut b, name, *g);
+            }
+        }
+        let first_update = b.0.updates.len();
         let clip = self.clip_norm.map(|most| clipping(&mut b, &gradients, most));
         for (name, gradient) in gradients {
             let ty = b.0.ty(gradient).clone();
@@ -250,7 +285,56 @@ impl Update {
             };
             b.0.updates.push((name, next));
         }
+        if let Some(group) = group {
+            group.move_at_its_end(&mut b, first_update);
+        }
         Ok(graph)
+    }
+}
+
+/// Batches whose gradients are summed before parameters move.
+struct Group {
+    share: Value,
+    is_last: Value,
+}
+
+impl Group {
+    fn new(b: &mut Build<'_>) -> Group {
+        let scalar = Type::scalar(DType::F32);
+        let (share, flag) = (state(b, format!("{PREFIX}share"), &scalar), state(b, format!("{PREFIX}is_last"), &scalar));
+        let half = b.full(0.5, &scalar);
+        Group { share, is_last: b.binary(BinaryOp::Gt, flag, half) }
+    }
+
+    /// The gradient of the group so far, which is kept until its end.
+    fn summed(&self, b: &mut Build<'_>, name: &str, gradient: Value) -> Value {
+        let ty = b.0.ty(gradient).clone();
+        let own = format!("{PREFIX}sum.{name}");
+        let before = state(b, own.clone(), &ty);
+        let share = spread(b, self.share, &ty);
+        let part = b.mul(gradient, share);
+        let sum = b.add(before, part);
+        let zero = b.full(0.0, &ty);
+        let kept = self.choose(b, zero, sum);
+        b.0.updates.push((own, kept));
+        sum
+    }
+
+    /// `at_end` after the last batch of the group, else `before`.
+    fn choose(&self, b: &mut Build<'_>, at_end: Value, before: Value) -> Value {
+        let ty = b.0.ty(at_end).clone();
+        let condition = b.broadcast(self.is_last, vec![], ty.shape.clone());
+        b.0.add(Op::Select, &[condition, at_end, before], None)
+    }
+
+    /// Updates from `first` on happen after the last batch only.
+    fn move_at_its_end(&self, b: &mut Build<'_>, first: usize) {
+        for i in first..b.0.updates.len() {
+            let (name, next) = b.0.updates[i].clone();
+            let ty = b.0.ty(next).clone();
+            let old = b.0.add(Op::Parameter(name), &[], Some(ty));
+            b.0.updates[i].1 = self.choose(b, next, old);
+        }
     }
 }
 

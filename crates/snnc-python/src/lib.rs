@@ -1,7 +1,7 @@
 //! The native part of the Python package: programs, nets, arrays. What Python does better stands in `python/snnc`.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use numpy::{IntoPyArray, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PyTypeError, PyValueError};
@@ -130,8 +130,16 @@ struct Net {
 }
 
 /// Reads the options that Python gives by name.
+/// Lines of `print` go where Python's own go: into a notebook, or into what tests capture.
+fn printer() -> snnc::Printer {
+    snnc::Printer(Arc::new(|line| {
+        // A stream that is closed loses a line, and nothing else.
+        let _ = Python::attach(|py| py.import("builtins")?.call_method1("print", (line,)).map(|_| ()));
+    }))
+}
+
 fn options(given: &Bound<'_, PyDict>) -> PyResult<CompileOptions> {
-    let mut o = CompileOptions::default();
+    let mut o = CompileOptions { printer: printer(), ..CompileOptions::default() };
     let (mut backend, mut device) = ("cranelift".to_string(), "cpu".to_string());
     for (name, value) in given.iter() {
         let name: String = name.extract()?;
@@ -292,6 +300,7 @@ impl Net {
             mode: changed.mode,
             gradients: changed.gradients,
             cotangents: changed.cotangents,
+            printer: printer(),
             ..CompileOptions::default()
         };
         py.detach(|| {

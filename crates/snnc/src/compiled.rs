@@ -9,6 +9,7 @@ use snn_front::{Mode, Options};
 use snn_ir::{Backend, DeviceState, Dims, Executable, Graph, Interpreter, Tensor, Type};
 
 use crate::bind::{BoundData, bind, part, rest_rank};
+use crate::observe::{Observer, Printer};
 use crate::weights::{check_complete, check_names, parameters, without_bookkeeping};
 use crate::{Diagnostic, Error, Program, Tensors};
 
@@ -111,6 +112,8 @@ pub struct CompileOptions {
     pub partial: bool,
     /// Weights of products and convolutions as integers; see [`crate::quantise`].
     pub weights_dtype: Option<crate::quantise::WeightBits>,
+    /// Where the lines of `print` in the program go; standard error if nothing else is said.
+    pub printer: Printer,
     /// Names that the data hold beside the tensors that are given, for messages.
     pub other_data: Vec<String>,
 }
@@ -135,6 +138,7 @@ impl Default for CompileOptions {
             settings: Default::default(),
             partial: false,
             weights_dtype: None,
+            printer: Printer::default(),
             other_data: vec![],
         }
     }
@@ -194,6 +198,7 @@ struct Ready {
     executable: Box<dyn Executable>,
     /// Where gradients of outputs are computed: the second phase, which needs those.
     backward: Option<Backward>,
+    observer: Observer,
 }
 
 /// The second phase of a net with gradients of its outputs.
@@ -269,7 +274,8 @@ impl Prepared {
     /// If the program fails.
     pub fn forward(&self, seed: u64) -> Result<(Run, Tape), Error> {
         let mut tensors = self.tensors.clone();
-        let results = self.ready.executable.run(&tensors, seed)?;
+        let mut results = self.ready.executable.run(&tensors, seed)?;
+        self.ready.observer.observe(&mut results.outputs)?;
         let mut outputs = Vec::new();
         for (name, t) in results.outputs {
             match name.strip_prefix(OUTPUT) {
@@ -317,7 +323,8 @@ impl Prepared {
     /// # Errors
     /// If the program fails.
     pub fn run_seeded(&self, seed: u64) -> Result<Run, Error> {
-        let results = self.ready.executable.run(&self.tensors, seed)?;
+        let mut results = self.ready.executable.run(&self.tensors, seed)?;
+        self.ready.observer.observe(&mut results.outputs)?;
         Ok(Run { outputs: results.outputs.into(), updates: results.updates.into(), ..Run::default() })
     }
 
@@ -326,7 +333,8 @@ impl Prepared {
     /// # Errors
     /// If the program fails.
     pub fn step(&self, device_state: Option<&dyn DeviceState>, seed: u64) -> Result<(Run, Option<Box<dyn DeviceState>>), Error> {
-        let (results, device_state) = self.ready.executable.step(&self.tensors, device_state, seed)?;
+        let (mut results, device_state) = self.ready.executable.step(&self.tensors, device_state, seed)?;
+        self.ready.observer.observe(&mut results.outputs)?;
         Ok((Run { outputs: results.outputs.into(), updates: results.updates.into(), ..Run::default() }, device_state))
     }
 
@@ -408,7 +416,7 @@ impl Compiled {
     }
 
     fn lowering(&self, dims: Dims, rest: Option<usize>) -> Options {
-        Options { mode: self.options.mode, dims, rest, settings: self.options.settings.clone() }
+        Options { mode: self.options.mode, dims, rest, settings: self.options.settings.clone(), observe: false }
     }
 
     /// The declared inputs, where `...` stands for `rest` dimensions.
@@ -425,10 +433,11 @@ impl Compiled {
             closed: true,
             random_inputs: key.drawn_outside.clone(),
             may_be_infinite: !key.assume_finite,
-            ..self.options.passes(self.lowering(key.dims.clone(), key.rest))
+            ..self.options.passes(Options { observe: true, ..self.lowering(key.dims.clone(), key.rest) })
         };
         let compilation = snn_compile::compile(self.program.input(&self.net), &options).map_err(|e| self.program.failed(e))?;
-        let snn_compile::Compilation { graph, layers, independent, finite, report: _ } = compilation;
+        let snn_compile::Compilation { graph, layers, observations, independent, finite, report: _ } = compilation;
+        let observer = Observer::new(&self.program, observations, &self.options.printer);
         let started = std::time::Instant::now();
         // What waits for gradients of outputs is a program of its own.
         let is = |prefix: &'static str| move |name: &str| name.starts_with(prefix);
@@ -446,7 +455,7 @@ impl Compiled {
         if needed > self.options.memory_limit {
             return Err(Error::Memory { needed, limit: self.options.memory_limit });
         }
-        let ready = Arc::new(Ready { graph, finite, independent, layers, executable, backward });
+        let ready = Arc::new(Ready { graph, finite, independent, layers, executable, backward, observer });
         cache().insert(key, ready.clone());
         Ok(ready)
     }

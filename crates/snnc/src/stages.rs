@@ -132,7 +132,7 @@ pub fn text(program: &Program, net: &str, name: &str, dims: &Dims, options: &Com
 fn lowering(dims: &Dims, options: &CompileOptions) -> Options {
     let mut all = options.dims.clone();
     all.extend(dims.iter().map(|(n, v)| (n.clone(), *v)));
-    Options { mode: options.mode, dims: all, rest: None, settings: options.settings.clone() }
+    Options { mode: options.mode, dims: all, rest: None, settings: options.settings.clone(), observe: false }
 }
 
 /// The graph of a net as it is written, and after the optimiser.

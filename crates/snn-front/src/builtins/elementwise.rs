@@ -94,6 +94,11 @@ impl Lowerer<'_> {
         if !matches!(a.get(3), Val::Nothing) {
             return self.spike_with(u, a.get(3), strict, a);
         }
+        // Where a setting is a tensor, the derivative is one as well: it is computed where the spike is.
+        if surrogate.settings.iter().any(|s| s.value.is_tensor()) {
+            let derivative = self.surrogate_value(&surrogate, u, a.span)?;
+            return self.spike_with(u, derivative, strict, a);
+        }
         let graph = self.surrogate_graph(&surrogate, a.span)?;
         let v = self.emit(Op::Spike { strict, surrogate: Box::new(graph) }, &[u], None, a.span)?;
         Ok(self.tensor(v))

@@ -101,6 +101,7 @@ const BUILTINS: &[Builtin] = &[
     builtin("pad", "x,pad;value", Handler::Tensor(|l, a| l.padded(a))),
     builtin("pair", "x;n", Handler::Value(|l, a| l.paired(a))),
     builtin("permute", "x,order", Handler::Tensor(|l, a| l.permuted(a))),
+    builtin("print", "x", Handler::Value(|l, a| l.print(a))),
     builtin("product", "items", Handler::Value(|l, a| l.product_of(a))),
     builtin("rand", "shape", Handler::Tensor(|l, a| l.drawn(Distribution::Uniform, a))),
     builtin("randn", "shape", Handler::Tensor(|l, a| l.drawn(Distribution::Normal, a))),
@@ -139,20 +140,20 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// The arguments of a call, by place.
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     values: Vec<Option<Given>>,
     /// Where the call is written.
-    pub(super) span: Span,
+    pub(crate) span: Span,
 }
 
 impl Arguments {
     /// Where an argument is written; where the call is, if it is not given.
-    pub(super) fn span(&self, i: usize) -> Span {
+    pub(crate) fn span(&self, i: usize) -> Span {
         self.values[i].as_ref().map_or(self.span, |g| g.span)
     }
 
     /// An argument; nothing where it is not given.
-    pub(super) fn get(&self, i: usize) -> Val {
+    pub(crate) fn get(&self, i: usize) -> Val {
         self.values[i].as_ref().map_or(Val::Nothing, |g| g.value.clone())
     }
 }

@@ -312,6 +312,7 @@ impl NetArguments {
             settings: self.set.iter().cloned().collect(),
             partial: self.partial,
             weights_dtype: self.weights_dtype,
+            printer: snnc::Printer::default(),
             other_data: vec![],
         })
     }

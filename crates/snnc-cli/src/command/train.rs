@@ -125,6 +125,9 @@ pub struct TrainArguments {
     /// Parameters that stay as they are: names, in which `*` stands for any text.
     #[arg(long, value_name = "PATTERN")]
     freeze: Vec<String>,
+    /// Average the gradients of this many batches before parameters move: the step of a batch that is so many times larger.
+    #[arg(long, value_name = "BATCHES", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    accumulate: u64,
     /// The largest norm of all gradients together.
     #[arg(long)]
     clip_norm: Option<f64>,
@@ -149,6 +152,9 @@ pub struct TrainArguments {
     /// Data to validate on after each epoch.
     #[arg(long, num_args = 1.., value_name = "FILE")]
     validate: Vec<String>,
+    /// Validate in the middle of an epoch too, after every so many batches.
+    #[arg(long, value_name = "BATCHES", requires = "validate", default_value_t = 0)]
+    validate_every: usize,
     /// What is measured on them.
     #[arg(long, value_enum, default_value_t = MetricName::Accuracy)]
     metric: MetricName,
@@ -201,6 +207,8 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
         shuffle: a.shuffle,
         seed: a.net.seed,
         update: update.clone(),
+        clock: clock(&program, &loss_net, &data)?,
+        during: a.validate_every,
     };
     if a.keep == Kept::Best && a.validate.is_empty() {
         return Err(Failure::Text("`--keep best` needs `--validate FILE`, by which an epoch is the best".into()));
@@ -216,7 +224,13 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
     let validation = Validation::new(a, &program, &loss_net)?;
     let mut trainer = Trainer::new(&program, &loss_net, &options)?;
     let first: Vec<usize> = (0..settings.batch).collect();
-    let (mut state, independent) = trainer.start(&data.batch(&first), &a.net.load_weights(own)?)?;
+    let with_clock = |samples: &[usize], epoch| {
+        let mut batch = data.batch(samples);
+        batch.extend(snn_train::clock(&settings.clock, epoch, settings.epochs));
+        batch
+    };
+    let first = with_clock(&first, 0);
+    let (mut state, independent) = trainer.start(&first, &a.net.load_weights(own)?)?;
     for name in &independent {
         remark!("Warning: the loss does not depend on `{name}`, which stays as it is");
     }
@@ -227,6 +241,7 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
             ("seed", settings.seed as i64),
             ("samples", data.len() as i64),
             ("shuffle", i64::from(settings.shuffle)),
+            ("accumulate", a.accumulate as i64),
         ],
         floats: vec![
             ("learning_rate", learning_rate),
@@ -281,7 +296,7 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
         }
     };
     let plain = CompileOptions { mode: Mode::Train, batch: None, ..a.net.options()? };
-    let activity = Activity { net: program.compile(Some(&loss_net), &plain)?, samples: data.batch(&first) };
+    let activity = Activity { net: program.compile(Some(&loss_net), &plain)?, samples: first };
     let mut reporter =
         Reporter { a, stop: &stop, bar: None, validation, activity, save_checkpoint: &save_checkpoint, started: Instant::now() };
     let outcome = run_training(&mut trainer, &data, &settings, &mut state, &mut reporter)?;
@@ -320,7 +335,7 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
             )))
         }
         Outcome::NotFinite { step, loss, name: None, samples, seed } => {
-            let place = trainer.diagnose(&data.batch(&samples), &state.tensors, seed)?;
+            let place = trainer.diagnose(&with_clock(&samples, state.progress.epoch), &state.tensors, seed)?;
             let place = place.map_or_else(String::new, |p| format!("\n  the first value that is not finite is {p}"));
             save_checkpoint(&state)?;
             let kept = checkpoint.as_ref().map_or_else(String::new, |p| format!("\n  the state before the step is in `{}`", p.display()));
@@ -352,7 +367,23 @@ fn update(a: &TrainArguments) -> Result<(f64, Update), Failure> {
     if let Some(most) = a.clip_norm.filter(|x| !x.is_finite() || *x < 0.0) {
         return Err(Failure::Text(format!("`--clip-norm` is {most}: it is at least 0")));
     }
-    Ok((learning_rate, Update { weight_decay, clip_norm: a.clip_norm, learning_rates, weight_decays, frozen: a.freeze.clone(), ..default }))
+    Ok((
+        learning_rate,
+        Update {
+            weight_decay,
+            clip_norm: a.clip_norm,
+            learning_rates,
+            weight_decays,
+            frozen: a.freeze.clone(),
+            accumulate: a.accumulate as usize,
+            ..default
+        },
+    ))
+}
+
+/// The inputs of a net that say how far the training is, and that the data do not give.
+fn clock(program: &Program, net: &str, data: &DataSet) -> Result<Vec<(String, snn_ir::Type)>, Failure> {
+    Ok(snn_train::clock_inputs(program.signature(net)?, |n| data.has(n)))
 }
 
 /// The trained parameters without what belongs to the optimiser.
@@ -428,6 +459,8 @@ struct Validation {
     data: DataSet,
     labels: Option<DataSet>,
     batch: usize,
+    clock: Vec<(String, snn_ir::Type)>,
+    epochs: usize,
 }
 
 impl Validation {
@@ -450,15 +483,19 @@ impl Validation {
         };
         let options = CompileOptions { mode: Mode::Eval, batch: None, ..a.net.options()? };
         let batch = 250.min(data.len());
-        Ok(Some(Validation { metric: a.metric, net: program.compile(Some(net), &options)?, data, labels, batch }))
+        let (clock, epochs) = (clock(program, net, &data)?, a.epochs);
+        Ok(Some(Validation { metric: a.metric, net: program.compile(Some(net), &options)?, data, labels, batch, clock, epochs }))
     }
 
-    fn measure(&self, weights: &[(String, Tensor)]) -> Result<f64, Error> {
+    /// What is measured in an epoch, which counts from 0.
+    fn measure(&self, weights: &[(String, Tensor)], epoch: usize) -> Result<f64, Error> {
         let mut sum = 0.0;
         let all: Vec<usize> = (0..self.data.len()).collect();
         let weights = self.net.own_weights(weights)?;
         for samples in all.chunks(self.batch) {
-            let run = self.net.run(&self.data.batch(samples), &weights)?;
+            let mut batch = self.data.batch(samples);
+            batch.extend(snn_train::clock(&self.clock, epoch, self.epochs));
+            let run = self.net.run(&batch, &weights)?;
             let Some((_, prediction)) = run.outputs.first() else { continue };
             sum += match (&self.labels, self.metric) {
                 (Some(labels), MetricName::Accuracy) => {
@@ -513,6 +550,19 @@ struct Reporter<'a> {
     started: Instant,
 }
 
+impl Reporter<'_> {
+    /// Remembers a validation that is better than all before, and its parameters where those are wanted.
+    fn keep_best(&self, value: f64, epoch: usize, state: &mut State) -> Result<(), Error> {
+        if state.progress.best.is_none_or(|(best, _)| self.a.metric.is_better(value, best)) {
+            state.progress.best = Some((value, epoch));
+            if let (Some(path), Kept::Best) = (&self.a.weights_out, self.a.keep) {
+                snnc::save(path, &weights(state))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Watcher<Error> for Reporter<'_> {
     fn step(&mut self, epoch: usize, (done, all): (usize, usize), samples: usize, loss: f64) -> bool {
         if std::io::stderr().is_terminal() {
@@ -532,12 +582,25 @@ impl Watcher<Error> for Reporter<'_> {
         !self.stop.load(Ordering::SeqCst)
     }
 
+    fn during(&mut self, epoch: usize, (done, all): (usize, usize), state: &mut State) -> Result<bool, Error> {
+        if let Some(validation) = &self.validation {
+            let value = validation.measure(&weights(state), epoch - 1)?;
+            let line = format!("epoch {epoch}/{}, batch {done}/{all}: {} {value:.4}", self.a.epochs, self.a.metric.words());
+            match &self.bar {
+                Some(bar) => bar.suspend(|| remark!("{line}")),
+                None => remark!("{line}"),
+            }
+            self.keep_best(value, epoch, state)?;
+        }
+        Ok(true)
+    }
+
     fn epoch(&mut self, epoch: &Epoch, state: &mut State) -> Result<bool, Error> {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
         let rate = epoch.samples as f64 / epoch.time.as_secs_f64().max(1e-9);
-        let measured = self.validation.as_ref().map(|v| v.measure(&weights(state))).transpose()?;
+        let measured = self.validation.as_ref().map(|v| v.measure(&weights(state), epoch.epoch - 1)).transpose()?;
         let mut line = format!("epoch {}/{}: loss {:.4}", epoch.epoch, self.a.epochs, epoch.loss);
         for (name, value) in &epoch.metrics {
             line.push_str(&format!(", {name} {value:.4}"));
@@ -570,13 +633,7 @@ impl Watcher<Error> for Reporter<'_> {
         }
         let mut goes_on = true;
         if let Some(value) = measured {
-            let better = state.progress.best.is_none_or(|(best, _)| self.a.metric.is_better(value, best));
-            if better {
-                state.progress.best = Some((value, epoch.epoch));
-                if let (Some(path), Kept::Best) = (&self.a.weights_out, self.a.keep) {
-                    snnc::save(path, &weights(state))?;
-                }
-            }
+            self.keep_best(value, epoch.epoch, state)?;
             let since = state.progress.best.map_or(0, |(_, best)| epoch.epoch.saturating_sub(best));
             if self.a.patience.is_some_and(|most| since as u64 >= most) && epoch.epoch < self.a.epochs {
                 remark!("{metric} has not become better for {since} epochs: training ends");
