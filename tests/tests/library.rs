@@ -66,3 +66,133 @@ fn pools_are_those_of_pytorch() {
         }
     }
 }
+
+const ALL: [Backends; 3] = [Backends::Interpreter, Backends::Cranelift, Backends::CandleOperations];
+
+#[test]
+fn learning_rules_are_those_of_spikingjelly() {
+    for backend in ALL {
+        let check = |net: &str, inputs: &[&str]| {
+            let inputs: Vec<(&str, &str)> = inputs.iter().map(|n| (*n, *n)).collect();
+            check_in("plasticity", [file("plasticity"), file("plasticity")], net, &inputs, backend);
+        };
+        check("rules", &["x", "s", "reward", "w"]);
+        check("traced", &["x1", "s1", "reward1", "w"]);
+        check("online", &["x", "learner.weight"]);
+    }
+}
+
+fn plasticity(net: &str, options: &CompileOptions) -> snnc::Compiled {
+    let text = std::fs::read_to_string(format!("{}/library/plasticity.snn", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    Program::parse("plasticity", &text).unwrap().compile(Some(net), options).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn tensor(shape: &[usize], f: impl Fn(usize) -> f32) -> Tensor {
+    Tensor::f32(shape, (0..shape.iter().product()).map(f).collect())
+}
+
+/// Numbers between 0 and 1.
+fn uneven(i: usize) -> f32 {
+    ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1u32 << 24) as f32
+}
+
+#[test]
+fn e_prop_forward_in_time_is_its_gradient() {
+    let data = [
+        ("x".to_string(), tensor(&[20, 3, 6], |i| f32::from(u8::from(uneven(i) < 0.4)))),
+        ("target".to_string(), tensor(&[20, 3, 2], |i| uneven(i + 1000))),
+    ];
+    let weights = [
+        ("first.weight".to_string(), tensor(&[5, 6], |i| uneven(i + 2000) * 1.5 - 0.3)),
+        ("back.weight".to_string(), tensor(&[5, 5], |i| uneven(i + 3000) - 0.5)),
+        ("out.weight".to_string(), tensor(&[2, 5], |i| uneven(i + 4000) - 0.5)),
+    ];
+    let names = ["first.weight".to_string(), "back.weight".to_string()];
+    let backward = CompileOptions { gradients: Some(names.to_vec()), ..CompileOptions::default() };
+    let backward = plasticity("eprop", &backward).run(&data, &weights).unwrap();
+    let forward = plasticity("eprop_forward", &CompileOptions::default()).run(&data, &weights).unwrap();
+    for (name, output) in [("grad.first.weight", "first"), ("grad.back.weight", "back")] {
+        let (want, got) = (backward.outputs.get(name).unwrap(), forward.outputs.get(output).unwrap());
+        let largest = want.as_f32().iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        assert!(largest > 0.1);
+        for (a, b) in want.as_f32().iter().zip(got.as_f32()) {
+            assert!((a - b).abs() < 1e-4 * largest, "{name}: {a} {b}");
+        }
+    }
+}
+
+/// The first time at which `2 tau v' = i - v` with `i' = -i / tau` reaches 1, in small steps.
+fn simulated(times: &[f32], weights: &[f32], tau: f64) -> f64 {
+    let (mut v, mut i, dt) = (0.0f64, 0.0f64, 1e-5);
+    for step in 0..600_000 {
+        let t = f64::from(step) * dt;
+        for (at, w) in times.iter().zip(weights) {
+            if (f64::from(*at) - t).abs() < dt / 2.0 {
+                i += f64::from(*w);
+            }
+        }
+        v += dt * (i - v) / (2.0 * tau);
+        i -= dt * i / tau;
+        if v >= 1.0 {
+            return t;
+        }
+    }
+    f64::INFINITY
+}
+
+#[test]
+fn first_spikes_are_exact_in_event_times_and_so_are_their_gradients() {
+    // Thousandths, so that the simulation meets them; one input never fires.
+    let times = tensor(&[4, 5], |i| if i == 7 { f32::INFINITY } else { (uneven(i + 50) * 2000.0).round() / 1000.0 });
+    let weights = tensor(&[3, 5], |i| uneven(i + 90) * 5.0 - 1.0);
+    let data = [("times".to_string(), times.clone())];
+    let own = [("w".to_string(), weights.clone())];
+    let mut fired = 0;
+    for backend in ALL {
+        let run = plasticity("events", &CompileOptions { backend, ..CompileOptions::default() }).run(&data, &own).unwrap();
+        let got = run.outputs.get("first").unwrap().to_f32();
+        for (b, inputs) in times.as_f32().chunks(5).enumerate() {
+            for (o, w) in weights.as_f32().chunks(5).enumerate() {
+                let (want, got) = (simulated(inputs, w, 0.8), f64::from(got[b * 3 + o]));
+                assert!((want - got).abs() < 1e-3 || want == got, "{backend:?} {b} {o}: {want} {got}");
+                fired += usize::from(got.is_finite());
+            }
+        }
+    }
+    assert!((12..36).contains(&fired), "some fire, some never: {fired}");
+    // Finite differences of the closed form.
+    let options = CompileOptions { gradients: Some(vec!["w".into(), "times".into()]), ..CompileOptions::default() };
+    let latest = plasticity("latest", &options);
+    let run = latest.run(&data, &own).unwrap();
+    let value = |data: &[(String, Tensor)], own: &[(String, Tensor)]| f64::from(latest.run(data, own).unwrap().outputs[0].1.to_f32()[0]);
+    let h = 2e-3f32;
+    for (name, count) in [("w", 15), ("times", 20)] {
+        let gradient = run.outputs.get(&format!("grad.{name}")).unwrap().to_f32();
+        for (i, analytic) in gradient.iter().enumerate().take(count) {
+            let moved = |by: f32| {
+                let (mut d, mut o) = (data.clone(), own.clone());
+                let slot = if name == "w" { &mut o[0].1 } else { &mut d[0].1 };
+                *slot = tensor(slot.shape(), |k| slot.as_f32()[k] + if k == i { by } else { 0.0 });
+                value(&d, &o)
+            };
+            let numeric = (moved(h) - moved(-h)) / f64::from(2.0 * h);
+            assert!((numeric - f64::from(*analytic)).abs() < 0.02 * (1.0 + numeric.abs()), "{name}[{i}]: {numeric} {analytic}");
+        }
+    }
+}
+
+#[test]
+fn learning_in_a_run_holds_one_step_of_the_weights() {
+    let text = "net main(x: f32[T, B, 100]) -> (spikes: f32[T, B, 100], weight: f32[100, 100]) {
+        layer learner = stdp_linear(100, 100, rate = 0.01)
+        learner(x)
+    }";
+    let program = Program::parse("p", text).unwrap();
+    let memory = |steps: usize| {
+        let net = program.compile(None, &CompileOptions { threads: 1, ..CompileOptions::default() }).unwrap();
+        net.prepare(&[("x".into(), Tensor::f32([steps, 1, 100], vec![0.0; steps * 100]))], &[]).unwrap().memory()
+    };
+    // What grows are the sequences of spikes and traces, [T, B, 100], and not weights, [100, 100].
+    let more = memory(1000) - memory(100);
+    assert!(more < 900 * 100 * 4 * 8, "{more} bytes for 900 steps more");
+}

@@ -180,7 +180,7 @@ const fn graph(name: &'static str, does: &'static str, wanted: fn(&Options) -> b
 }
 
 /// All passes, in order.
-pub const PASSES: [Pass; 12] = [
+pub const PASSES: [Pass; 13] = [
     Pass { name: "parse", does: "text to syntax tree", kind: Kind::Text },
     graph("lower", "syntax tree to graph, with symbolic dimensions", |_| true, lower),
     graph("bind", "sizes are put in for dimensions", |_| true, bind),
@@ -192,6 +192,7 @@ pub const PASSES: [Pass; 12] = [
         seed,
     ),
     graph("hoist", "what is the same at every step moves out of neurons and loops", is_hoisted, hoist),
+    graph("last", "sequences of which only the last step is used become states", is_hoisted, last),
     graph("checkpoint", "neurons keep their states every few steps only", |o| checkpoint_steps(o).is_some(), checkpoint),
     graph("differentiate", "gradients of the scalar are computed too", |o| o.gradients != Gradients::None, differentiate),
     graph("update", "parameters follow their gradients: the optimiser step", |o| o.update.is_some(), update),
@@ -324,6 +325,11 @@ fn is_hoisted(options: &Options) -> bool {
 
 fn hoist(c: &mut Compilation, _: &Input<'_>, _: &Options) -> Result<(), Error> {
     c.graph = c.graph.hoisted();
+    Ok(())
+}
+
+fn last(c: &mut Compilation, _: &Input<'_>, _: &Options) -> Result<(), Error> {
+    c.graph = c.graph.with_last_steps();
     Ok(())
 }
 

@@ -38,6 +38,7 @@ pub const STANDARD_LIBRARY: &str = concat!(
     include_str!("../../../grammar/std/snntorch.snn"),
     include_str!("../../../grammar/std/norse.snn"),
     include_str!("../../../grammar/std/nir.snn"),
+    include_str!("../../../grammar/std/plasticity.snn"),
 );
 
 /// What the library is called in messages.

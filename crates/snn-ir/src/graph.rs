@@ -309,6 +309,11 @@ impl Graph {
         crate::hoist::hoist(self)
     }
 
+    /// Sequences of scans and loops of which only the step that is computed last is used become states, which hold one step.
+    pub fn with_last_steps(&self) -> Graph {
+        crate::last::with_last_steps(self)
+    }
+
     /// Removes nodes that no root needs, and outputs of scans and loops that nobody uses with the states that only they need.
     pub fn pruned(&self) -> Graph {
         crate::prune::prune(self)

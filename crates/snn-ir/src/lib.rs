@@ -35,6 +35,7 @@ pub mod infer;
 pub mod interpret;
 pub mod interrupt;
 pub mod lanes;
+mod last;
 pub mod math;
 pub mod op;
 pub mod pattern;

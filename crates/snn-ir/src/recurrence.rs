@@ -247,13 +247,15 @@ impl Builder<'_> {
 
     /// One step of a sequence from outside.
     fn sequence(&mut self, graph: &Graph, v: Value) -> Value {
-        // A repeated value is repeated inside.
-        if let Op::Broadcast { axes } = graph.op(v)
-            && !axes.contains(&0)
-        {
-            let source = self.invariant(graph, graph.node(v.node).operands[0]);
-            let ty = one_step(graph.ty(v));
-            return self.body.add(Op::Broadcast { axes: axes.clone() }, &[source], Some(ty));
+        // A repeated value is repeated inside: a step of it is small where the whole of it is not.
+        if let Op::Broadcast { axes } = graph.op(v) {
+            let operand = graph.node(v.node).operands[0];
+            let over_time = axes.first() == Some(&0);
+            if !over_time || graph.ty(operand).shape[0] == graph.ty(v).shape[0] {
+                let source = if over_time { self.sequence(graph, operand) } else { self.invariant(graph, operand) };
+                let ty = one_step(graph.ty(v));
+                return self.body.add(Op::Broadcast { axes: axes.clone() }, &[source], Some(ty));
+            }
         }
         if let Some((_, inner)) = self.sequences.iter().find(|(o, _)| *o == self.outer[&v]) {
             return *inner;
