@@ -31,6 +31,33 @@ fn the_digits_are_recognised_as_in_spikingjelly() {
     assert!(text(&out.stderr).contains("1000 samples"), "{}", text(&out.stderr));
 }
 
+/// One epoch each, of the programs in `examples/zoo`: they learn, or say what they say there.
+#[test]
+fn the_zoo_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |n: &str| folder.path().join(n).to_string_lossy().into_owned();
+    let data = "examples/digits/test.npz";
+    for name in ["spikformer", "snntorch", "eprop", "ann2snn"] {
+        let (program, weights) = (format!("examples/zoo/{name}.snn"), file(&format!("{name}.safetensors")));
+        let out = snnc(&["train", &program, "--data", data, "--batch", "100", "--epochs", "1", "--lr", "3e-3", "--weights-out", &weights]);
+        assert!(out.status.success(), "{name}: {}", text(&out.stderr));
+        let loss = text(&out.stderr).split("loss ").nth(1).and_then(|t| t.split([',', '\n']).next().map(str::to_string));
+        let loss: f64 = loss.unwrap().trim().parse().unwrap();
+        assert!(loss < 2.6, "{name}: {loss}");
+    }
+    let weights = file("ann2snn.safetensors");
+    let out = snnc(&["run", "examples/zoo/ann2snn.snn", "--net", "compare", "--data", data, "--weights", &weights]);
+    let said = text(&out.stdout);
+    let rates: Vec<f64> = said.lines().filter_map(|l| l.split(": ").nth(1)?.trim().parse().ok()).collect();
+    assert!(rates.len() == 2 && (rates[0] - rates[1]).abs() < 0.05 && rates[0] > 0.5, "{said} {}", text(&out.stderr));
+    let fields = file("fields.npz");
+    let out = snnc(&["run", "examples/zoo/stdp.snn", "--data", data, "--out", &fields]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let fired = snnc::load(&fields).unwrap().into_iter().find(|(n, _)| n == "fired").unwrap().1.to_f32();
+    assert_eq!(fired.iter().sum::<f32>(), 4000.0);
+    assert!(fired.iter().filter(|n| **n > 20.0).count() > 5, "{fired:?}");
+}
+
 #[test]
 fn pieces_give_what_the_whole_gives() {
     let folder = tempfile::tempdir().unwrap();

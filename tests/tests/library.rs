@@ -1,7 +1,7 @@
 //! The library beside PyTorch, snnTorch and Norse: `tests/library` has a program, and what they compute for it.
 
 use snn_ir::Tensor;
-use snnc::{Backends, CompileOptions, Program, load};
+use snnc::{Backends, CompileOptions, Mode, Program, load};
 
 fn file(name: &str) -> Vec<(String, Tensor)> {
     load(&format!("{}/library/{name}.safetensors", env!("CARGO_MANIFEST_DIR"))).unwrap()
@@ -79,6 +79,79 @@ fn learning_rules_are_those_of_spikingjelly() {
         check("rules", &["x", "s", "reward", "w"]);
         check("traced", &["x1", "s1", "reward1", "w"]);
         check("online", &["x", "learner.weight"]);
+    }
+}
+
+/// Norms that know the step in both modes, with their running statistics; Norse's cells; sparse connections.
+#[test]
+fn steps_and_sparse_connections_are_those_of_the_frameworks() {
+    let all = file("steps");
+    let text = std::fs::read_to_string(format!("{}/library/steps.snn", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let program = Program::parse("steps", &text).unwrap_or_else(|e| panic!("{e}"));
+    let edges = ["x", "rows", "columns", "values", "delays"];
+    let cases: [(&str, &[&str], &[Mode]); 6] = [
+        ("norms", &["x", "image"], &[Mode::Eval, Mode::Train]),
+        ("norms_loss", &["x", "image", "probe"], &[Mode::Eval, Mode::Train]),
+        ("norse", &["y"], &[Mode::Eval]),
+        ("norse_loss", &["y", "probe4", "probe3"], &[Mode::Eval]),
+        ("sparse", &edges, &[Mode::Eval]),
+        ("sparse_loss", &edges, &[Mode::Eval]),
+    ];
+    for backend in ALL {
+        for (net, inputs, modes) in cases {
+            for mode in modes {
+                let prefix = format!("{net} {}.", if *mode == Mode::Eval { "eval" } else { "train" });
+                let wanted: Vec<(&str, &Tensor)> = all.iter().filter_map(|(n, t)| Some((n.strip_prefix(&prefix)?, t))).collect();
+                assert!(!wanted.is_empty());
+                let wrt: Vec<String> = wanted.iter().filter_map(|(n, _)| Some(n.strip_prefix("grad.")?.to_string())).collect();
+                let gradients = (!wrt.is_empty()).then_some(wrt);
+                let options = CompileOptions { backend, mode: *mode, gradients, ..CompileOptions::default() };
+                let compiled = program.compile(Some(net), &options).unwrap_or_else(|e| panic!("{net}: {e}"));
+                let of = |name: &str| all.iter().find(|(n, _)| n == name).unwrap().1.clone();
+                let given: Vec<(String, Tensor)> =
+                    inputs.iter().map(|n| (if *n == "y" { "x".to_string() } else { n.to_string() }, of(n))).collect();
+                let run = compiled
+                    .run(&given, &compiled.own_weights(&all).unwrap_or_else(|e| panic!("{net}: {e}")))
+                    .unwrap_or_else(|e| panic!("{net}: {e}"));
+                for (name, want) in wanted {
+                    let got = match name.strip_prefix("update.") {
+                        Some(buffer) => run.updates.get(buffer),
+                        None => run.outputs.get(name),
+                    };
+                    let got = got.unwrap_or_else(|| panic!("{prefix} gives no {name}")).to_f32();
+                    let want = want.to_f32();
+                    let largest = want.iter().fold(1f32, |m, x| m.max(x.abs()));
+                    for (a, b) in got.iter().zip(&want) {
+                        assert!((a - b).abs() <= 1e-4 * largest, "{prefix}{name}, {backend:?}: {a}, not {b}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// An index outside of a sparse matrix is an error of the run.
+#[test]
+fn a_sparse_index_out_of_range_is_an_error() {
+    let text = "net main(x: f32[B, 2], rows: i64[E], columns: i64[E], values: f32[E]) { sparse_matmul(x, rows, columns, values, 2) }";
+    let program = Program::parse("p", text).unwrap();
+    for backend in ALL {
+        let net = program.compile(None, &CompileOptions { backend, ..CompileOptions::default() }).unwrap();
+        let run = |rows: Vec<i64>, columns: Vec<i64>| {
+            let n = rows.len();
+            let data = [
+                ("x".to_string(), Tensor::f32([1, 2], vec![1.0, 2.0])),
+                ("rows".to_string(), Tensor::i64([n], rows)),
+                ("columns".to_string(), Tensor::i64([n], columns)),
+                ("values".to_string(), Tensor::f32([n], vec![1.0; n])),
+            ];
+            net.run(&data, &[]).map(|r| r.outputs[0].1.to_f32())
+        };
+        assert_eq!(run(vec![0, 1], vec![1, 0]).unwrap(), [2.0, 1.0]);
+        for (rows, columns) in [(vec![2], vec![0]), (vec![0], vec![2]), (vec![-1], vec![0])] {
+            let text = run(rows, columns).unwrap_err().to_string();
+            assert!(text.contains("out of range") || text.contains("outside"), "{backend:?}: {text}");
+        }
     }
 }
 

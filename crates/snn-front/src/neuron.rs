@@ -66,6 +66,11 @@ impl Lowerer<'_> {
             let d = Diagnostic::warning(format!("`{name}` runs along the first dimension, and `T` is dimension {at} of {ty}"))
                 .help(format!("bring time to the front and back: `x |> permute({order:?}) |> {name} |> permute({order:?})`"));
             self.warn(inputs[0].span, d, format!("the first dimension of this is {}", ty.shape[0]));
+        } else if ty.shape[0].as_name() == Some("B") {
+            let d = Diagnostic::warning(format!("`{name}` runs along the first dimension, which is `B`, the samples, in {ty}")).help(
+                format!("time comes first: `x |> repeat(4) |> {name}` runs 4 steps of the same input, `unsqueeze(x, 0)` is one step"),
+            );
+            self.warn(inputs[0].span, d, "the first dimension of this is B");
         }
         let element = ty.shape[1..].to_vec();
         // A list of numbers is a tensor of the net around the step.
