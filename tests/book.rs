@@ -195,7 +195,10 @@ fn the_built_in_functions_are_true() {
     if std::env::var("SNNC_BOOK").is_ok_and(|v| v == "write") {
         std::fs::write(&chapter, &text).unwrap();
     }
-    assert!(text == std::fs::read_to_string(&chapter).unwrap(), "docs/operations.md is not grammar/operations.md: SNNC_BOOK=write makes it");
+    assert!(
+        text == std::fs::read_to_string(&chapter).unwrap(),
+        "docs/operations.md is not grammar/operations.md: SNNC_BOOK=write makes it"
+    );
 }
 
 /// The chapter on the library is made from the library.

@@ -299,7 +299,7 @@ fn the_optimiser_explains_itself() {
 /// Answers and errors of sessions, word for word. `SNNC_TRANSCRIPTS=write` writes them anew.
 #[test]
 fn sessions_answer_as_in_their_transcripts() {
-    ["tour", "helpers", "survival"].into_iter().for_each(transcript);
+    ["tour", "helpers", "survival", "comfort"].into_iter().for_each(transcript);
 }
 
 fn transcript(session: &str) {
@@ -383,7 +383,8 @@ fn pictures_and_traces_are_drawn() {
 
     done(&["plot", "raster", &file("o.npz"), "-o", &file("r.svg")]);
     done(&["plot", "trace", &file("o.npz"), "--spikes", "s", "--threshold", "1", "--neurons", "0,3", "-o", &file("v.svg")]);
-    done(&["plot", "graph", &file("model.snn"), "-o", &file("g.svg")]);
+    done(&["plot", "graph", &file("model.snn"), "--operations", "-o", &file("g.svg")]);
+    done(&["plot", "graph", &file("model.snn"), "-o", &file("l.svg")]);
     let svg = |n: &str| std::fs::read_to_string(file(n)).unwrap();
     assert!(svg("r.svg").contains("s: 4 neurons, firing rate") && svg("r.svg").contains("neuron"));
     assert!(svg("v.svg").contains("v, neuron 3") && svg("v.svg").contains("#0000FF"));

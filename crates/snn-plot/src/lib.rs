@@ -1,6 +1,7 @@
 //! Pictures: rasters of spikes, traces of membranes, graphs. SVG or PNG, by the ending of the file.
 
 mod graph;
+mod layers;
 mod signals;
 
 use std::path::Path;
@@ -11,7 +12,8 @@ use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
 pub use graph::graphs;
-pub use signals::{Membrane, Signal, raster, traces};
+pub use layers::layers;
+pub use signals::{Membrane, Signal, Style, raster, traces};
 
 /// Why a picture cannot be drawn or written, in words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +56,17 @@ pub fn as_svg(draw: impl FnOnce(&Path) -> Result<(), PlotError>) -> Result<Strin
     let path = folder.path().join("picture.svg");
     draw(&path)?;
     std::fs::read_to_string(&path).map_err(failed)
+}
+
+/// What a drawing writes into a file, as the bytes of a PNG.
+///
+/// # Errors
+/// As the drawing.
+pub fn as_png(draw: impl FnOnce(&Path) -> Result<(), PlotError>) -> Result<Vec<u8>, PlotError> {
+    let folder = tempfile::tempdir().map_err(failed)?;
+    let path = folder.path().join("picture.png");
+    draw(&path)?;
+    std::fs::read(&path).map_err(failed)
 }
 
 /// Where a picture is drawn.

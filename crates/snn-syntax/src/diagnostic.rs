@@ -74,6 +74,16 @@ impl Sources {
         (self.files.len() - 1) as u16
     }
 
+    /// How many files there are.
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Are there no files?
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
     /// What a file is called.
     pub fn name(&self, file: u16) -> &str {
         self.files.get(file as usize).map_or("", |(n, _)| n)

@@ -11,6 +11,32 @@ mod mistakes;
 pub mod parse;
 pub mod print;
 
+/// The words that begin statements and items, and those that are values.
+pub const KEYWORDS: &[&str] = &[
+    "net",
+    "neuron",
+    "surrogate",
+    "fn",
+    "use",
+    "let",
+    "let rec",
+    "layer",
+    "param",
+    "buffer",
+    "state",
+    "emit",
+    "assert",
+    "if",
+    "else",
+    "for",
+    "in",
+    "true",
+    "false",
+    "none",
+    "or",
+    "div",
+];
+
 pub use ast::{Ast, Span};
 pub use diagnostic::{Diagnostic, Severity, Sources, nearest};
 pub use dump::dump;

@@ -590,7 +590,7 @@ fn raster_svg(names: Vec<String>, arrays: &Bound<'_, PyDict>, sample: usize) -> 
     drawn(|| {
         let of = |n: &String| all.iter().find(|(k, _)| k == n).map(|(_, t)| snn_plot::Signal::new(n, t, sample));
         let layers = names.iter().filter_map(of).collect::<Result<Vec<_>, PlotError>>()?;
-        snn_plot::as_svg(|path| snn_plot::raster(path, &layers))
+        snn_plot::as_svg(|path| snn_plot::raster(path, &layers, &snn_plot::Style::default()))
     })
 }
 
@@ -609,7 +609,8 @@ fn trace_svg(
     drawn(|| {
         let potential = snn_plot::Signal::new("v", &v, sample)?;
         let spikes = spikes.map(|s| snn_plot::Signal::new("spikes", &s, sample)).transpose()?;
-        snn_plot::as_svg(|path| snn_plot::traces(path, &snn_plot::Membrane { potential, spikes, threshold, neurons }))
+        let membrane = snn_plot::Membrane { potential, spikes, threshold, before_reset: None, neurons };
+        snn_plot::as_svg(|path| snn_plot::traces(path, &membrane, &snn_plot::Style::default()))
     })
 }
 

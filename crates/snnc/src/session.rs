@@ -24,6 +24,8 @@ pub struct Session {
     values: Vec<(String, Tensor)>,
     /// Parameters and buffers of the layers.
     weights: Vec<(String, Tensor)>,
+    /// The expression that applied each layer last, so that later entries can read its states, `n.v`.
+    applied: Vec<(String, String)>,
     /// How entries are compiled.
     pub options: CompileOptions,
 }
@@ -48,7 +50,14 @@ enum Entry<'a> {
 impl Session {
     /// An empty session. Layers come one after the other: `partial` is set, so that a new one's parameters are drawn and the others stay.
     pub fn new(options: CompileOptions) -> Session {
-        Session { items: vec![], lines: vec![], values: vec![], weights: vec![], options: CompileOptions { partial: true, ..options } }
+        Session {
+            items: vec![],
+            lines: vec![],
+            values: vec![],
+            weights: vec![],
+            applied: vec![],
+            options: CompileOptions { partial: true, ..options },
+        }
     }
 
     /// Evaluates one entry of the language.
@@ -62,7 +71,8 @@ impl Session {
         }
         // A defect below must not take the session with it.
         let entered = catch_unwind(AssertUnwindSafe(|| self.entered(text)));
-        entered.unwrap_or_else(|_| Err(Error::Data("this is a defect of snnc; the session is as before".into())))
+        let entered = entered.unwrap_or_else(|_| Err(Error::Data("this is a defect of snnc; the session is as before".into())));
+        entered.map_err(|e| as_typed(e, text))
     }
 
     fn entered(&mut self, text: &str) -> Result<Reply, Error> {
@@ -86,6 +96,7 @@ impl Session {
                         said = format!("`{name}` is replaced");
                     }
                     next.weights.retain(|(n, _)| !n.starts_with(&format!("{name}.")));
+                    remove(&mut next.applied, name);
                 } else {
                     // A helper's later call is the one that counts: `set_threshold_margin(out, ...` for the same layer.
                     let call = |line: &str| line.split([',', ')']).next().unwrap_or_default().replace(' ', "");
@@ -107,9 +118,28 @@ impl Session {
                 let replaced = remove(&mut self.values, name);
                 self.lines.retain(|(n, _)| n.as_deref() != Some(name));
                 self.values.push((name.to_string(), outputs.remove(0).1));
+                self.note_applied(value);
                 Ok(Reply::Said(if replaced { format!("`{name}` is replaced") } else { String::new() }))
             }
-            Entry::Expression => Ok(Reply::Values(self.evaluate(text)?)),
+            Entry::Expression => {
+                let values = self.evaluate(text)?;
+                self.note_applied(text);
+                // The last value that was shown is `_`.
+                if let [(_, value)] = values.as_slice() {
+                    remove(&mut self.values, LAST);
+                    self.values.push((LAST.to_string(), value.clone()));
+                }
+                Ok(Reply::Values(values))
+            }
+        }
+    }
+
+    /// Remembers which layers an expression has applied.
+    fn note_applied(&mut self, expression: &str) {
+        let layers: Vec<String> = self.lines.iter().filter_map(|(n, line)| n.clone().filter(|_| line.starts_with("layer"))).collect();
+        for layer in layers.into_iter().filter(|n| applies(expression, n)) {
+            remove(&mut self.applied, &layer);
+            self.applied.push((layer, expression.to_string()));
         }
     }
 
@@ -131,10 +161,17 @@ impl Session {
             text.push_str(item);
             text.push('\n');
         }
-        let inputs: Vec<String> = self.values.iter().map(|(n, t)| format!("{n}: {}", t.ty())).collect();
+        let used = |n: &str| n != LAST || mentions(expression, LAST, |_| true, |_| true);
+        let inputs: Vec<String> = self.values.iter().filter(|(n, _)| used(n)).map(|(n, t)| format!("{n}: {}", t.ty())).collect();
         text.push_str(&format!("net {NET}({}) {{\n", inputs.join(", ")));
         for (_, line) in &self.lines {
             text.push_str(&format!("    {line}\n"));
+        }
+        // A layer whose states are read and that the entry does not apply itself: as it was applied last.
+        for (k, (layer, last)) in self.applied.iter().enumerate() {
+            if reads_fields(expression, layer) && !applies(expression, layer) {
+                text.push_str(&format!("    let session_{k} = {last}\n"));
+            }
         }
         text.push_str(&format!("    {expression}\n}}\n"));
         Program::parse("session", &text)
@@ -146,7 +183,7 @@ impl Session {
     /// What is wrong with it.
     pub fn lowered(&self, expression: &str) -> Result<Graph, Error> {
         let options = Options { mode: self.options.mode, dims: self.options.dims.clone(), rest: None, ..Default::default() };
-        self.program(expression)?.lower(Some(NET), &options).map_err(without_warnings)
+        self.program(expression).and_then(|p| p.lower(Some(NET), &options)).map_err(without_warnings).map_err(|e| as_typed(e, expression))
     }
 
     /// An expression at a stage of the compiler, as text.
@@ -154,8 +191,9 @@ impl Session {
     /// # Errors
     /// What is wrong with it.
     pub fn stage(&self, expression: &str, stage: crate::stages::Stage) -> Result<String, Error> {
-        let program = self.program(expression)?;
-        crate::stages::stage(&program, Some(NET), stage, &self.passes(), crate::DeviceName::Cpu).map_err(without_warnings)
+        let made =
+            self.program(expression).and_then(|p| crate::stages::stage(&p, Some(NET), stage, &self.passes(), crate::DeviceName::Cpu));
+        made.map_err(without_warnings).map_err(|e| as_typed(e, expression))
     }
 
     /// The graph of an expression as it is written, and after the optimiser.
@@ -163,7 +201,8 @@ impl Session {
     /// # Errors
     /// What is wrong with it.
     pub fn before_and_after(&self, expression: &str) -> Result<[Graph; 2], Error> {
-        crate::stages::before_and_after(&self.program(expression)?, Some(NET), &self.passes()).map_err(without_warnings)
+        let made = self.program(expression).and_then(|p| crate::stages::before_and_after(&p, Some(NET), &self.passes()));
+        made.map_err(without_warnings).map_err(|e| as_typed(e, expression))
     }
 
     fn passes(&self) -> crate::PassOptions {
@@ -200,7 +239,7 @@ impl Session {
     /// What is wrong with it.
     pub fn gradient(&self, expression: &str, wrt: &[String]) -> Result<Vec<(String, Tensor)>, Error> {
         let options = CompileOptions { gradients: Some(wrt.to_vec()), ..self.options.clone() };
-        Ok(self.run(expression, &options)?.outputs.into())
+        Ok(self.run(expression, &options).map_err(|e| as_typed(e, expression))?.outputs.into())
     }
 
     /// Milliseconds to compile an expression, and the least of several runs.
@@ -208,6 +247,10 @@ impl Session {
     /// # Errors
     /// What is wrong with it.
     pub fn time(&self, expression: &str) -> Result<(f64, f64), Error> {
+        self.timed(expression).map_err(without_warnings).map_err(|e| as_typed(e, expression))
+    }
+
+    fn timed(&self, expression: &str) -> Result<(f64, f64), Error> {
         let ms = |start: Instant| start.elapsed().as_secs_f64() * 1e3;
         let start = Instant::now();
         let net = self.program(expression)?.compile(Some(NET), &self.options)?;
@@ -259,9 +302,78 @@ impl Session {
             next.items.push((name.clone(), text[span.start..span.end].to_string()));
             names.push(name);
         }
+        // A program with a mistake anywhere changes nothing.
+        let mut wrong = program.check(self.options.mode);
+        wrong.retain(|d| d.severity == crate::Severity::Error);
+        if !wrong.is_empty() {
+            return Err(program.error(wrong));
+        }
         next.lowered("0.0")?;
         *self = next;
         Ok(names.join(", "))
+    }
+
+    /// The text of a net, neuron, surrogate or function of the session.
+    pub fn item(&self, name: &str) -> Option<&str> {
+        self.items.iter().find(|(n, _)| n == name).map(|(_, text)| text.as_str())
+    }
+
+    /// The fields of a layer of the session: its parameters, and the states of its neuron.
+    pub fn fields(&self, layer: &str) -> Vec<String> {
+        let Some((_, line)) = self.lines.iter().find(|(n, _)| n.as_deref() == Some(layer)) else { return vec![] };
+        let called = line.split_once('=').map_or("", |(_, call)| call.trim());
+        let called: &str = &called[..called.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(called.len())];
+        let text = self.item(called).map(str::to_string).or_else(|| snn_front::documentation(called)).unwrap_or_default();
+        let states = text.lines().filter_map(|l| Some(l.trim().strip_prefix("state ")?.split_whitespace().next()?.to_string()));
+        let prefix = format!("{layer}.");
+        let parameters = self.weights.iter().filter_map(|(n, _)| n.strip_prefix(&prefix).map(str::to_string));
+        let mut all: Vec<String> = states.chain(parameters).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// Moves the parameters of the session's layers along the gradient of a scalar, by Adam, and gives the losses before the first and after the last of `steps`.
+    ///
+    /// # Errors
+    /// What is wrong with the expression, and a loss that is not finite.
+    pub fn train(&mut self, expression: &str, steps: usize, learning_rate: f64) -> Result<(f32, f32), Error> {
+        self.trained(expression, steps, learning_rate).map_err(without_warnings).map_err(|e| as_typed(e, expression))
+    }
+
+    fn trained(&mut self, expression: &str, steps: usize, learning_rate: f64) -> Result<(f32, f32), Error> {
+        let update = snn_train::Update::from(snn_train::Optimizer::ADAM);
+        let options = CompileOptions { update: Some(update.clone()), ..self.options.clone() };
+        let mut trainer = crate::Trainer::new(&self.program(expression)?, NET, &options)?;
+        let own = self.program(expression)?.compile(Some(NET), &self.options)?.own_weights(&self.weights).map_err(without_warnings)?;
+        let (mut state, independent) = trainer.start(&self.values, &own).map_err(without_warnings)?;
+        let moves = |n: &String| !n.starts_with(snn_train::update::PREFIX) && !independent.contains(n);
+        if !state.tensors.iter().any(|(n, _)| moves(n)) {
+            return Err(Error::Data("there is nothing to train: no layer of the session has parameters that the expression uses".into()));
+        }
+        let (mut first, mut last) = (None, f32::NAN);
+        for step in 0..steps {
+            for (name, value) in update.numbers(learning_rate, |rate| rate, step as u64 + 1, snn_train::Part::WHOLE) {
+                if let Some(slot) = state.tensors.iter_mut().find(|(n, _)| *n == name) {
+                    slot.1 = value;
+                }
+            }
+            let result = snn_train::Step::step(&mut trainer, &self.values, &mut state.tensors, step as u64)?;
+            last = result.loss;
+            if !result.loss.is_finite() || result.not_finite.is_some() {
+                return Err(Error::Data(format!("the loss is {} in step {}; nothing has changed", result.loss, step + 1)));
+            }
+            first.get_or_insert(last);
+            if snn_ir::interrupt::is_wanted() {
+                break;
+            }
+        }
+        snn_train::Step::sync_to_host(&mut trainer, &mut state.tensors)?;
+        for (name, tensor) in state.tensors.into_iter().filter(|(n, _)| !n.starts_with(snn_train::update::PREFIX)) {
+            remove(&mut self.weights, &name);
+            self.weights.push((name, tensor));
+        }
+        Ok((first.unwrap_or(last), last))
     }
 
     /// A value by name.
@@ -299,6 +411,59 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// What the last value that was shown is called.
+const LAST: &str = "_";
+
+/// Is a name in a text, followed by what `after` accepts?
+fn mentions(text: &str, name: &str, before: impl Fn(&str) -> bool, after: impl Fn(&str) -> bool) -> bool {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(name).any(|(at, _)| {
+        let (left, right) = (&text[..at], &text[at + name.len()..]);
+        !left.ends_with(|c| is_word(c) || c == '.') && !right.starts_with(is_word) && (before(left) || after(right))
+    })
+}
+
+/// Does an expression apply a layer, as `n(...)` or `|> n`?
+fn applies(expression: &str, layer: &str) -> bool {
+    mentions(expression, layer, |left| left.trim_end().ends_with("|>"), |right| right.starts_with('('))
+}
+
+/// Does an expression read a field of a layer, `n.v`?
+fn reads_fields(expression: &str, layer: &str) -> bool {
+    mentions(expression, layer, |_| false, |right| right.starts_with('.'))
+}
+
+/// An error with places in what was typed, rather than in the program that it became.
+fn as_typed(error: Error, typed: &str) -> Error {
+    let Error::Source { sources, mut diagnostics } = error else { return error };
+    // The program is the session's, or a file's.
+    let whole = sources.whole(0).to_string();
+    if sources.name(0) != "session" {
+        return Error::Source { sources, diagnostics };
+    }
+    // Of `let x = e` only `e` is there.
+    let value = typed.strip_prefix("let ").and_then(|t| t.split_once('=')).map_or(typed, |(_, v)| v.trim());
+    let found = [typed, value].into_iter().find_map(|part| Some((whole.rfind(part)?, typed.rfind(part)?, part.len())));
+    let Some((start, own, len)) = found else { return Error::Source { sources, diagnostics } };
+    let mut shown = crate::Sources::default();
+    shown.add("entry", typed);
+    for file in 1..sources.len() {
+        shown.add(sources.name(file as u16), sources.whole(file as u16));
+    }
+    let session = shown.add("session", whole);
+    for (span, _) in diagnostics.iter_mut().flat_map(|d| &mut d.labels).filter(|(s, _)| s.file == 0) {
+        if span.start >= start && span.end <= start + len {
+            (span.start, span.end) = (span.start - start + own, span.end - start + own);
+        } else if span.start >= start + len {
+            // What is missing at the end.
+            (span.start, span.end) = (own + len, own + len);
+        } else {
+            span.file = session;
+        }
+    }
+    Error::Source { sources: Box::new(shown), diagnostics }
 }
 
 /// Values of the session that an expression does not use are inputs of its net that are not used, which is no fault.
@@ -368,21 +533,60 @@ pub fn show(t: &Tensor) -> String {
         return text + "[]";
     }
     let spikes = t.dtype() == DType::Bool || (t.dtype() == DType::F32 && t.as_f32().iter().all(|x| *x == 0.0 || *x == 1.0));
+    // A large raster says more than its digits.
+    let picture = if spikes { raster(t) } else { None };
+    if let Some(picture) = picture.as_ref().filter(|_| t.len() > WRITTEN) {
+        return text + picture;
+    }
     let shorten = t.len() > 1000;
     let width = (0..t.len().min(2000)).map(|i| number(t, i, spikes).len()).max().unwrap_or(0);
     nested(t, 0, 0, shorten, spikes, width, &mut text);
-    let fires = spikes && t.to_f32().iter().any(|x| *x != 0.0);
-    if fires && t.shape().len() <= 2 && t.shape()[0] > 1 && t.shape()[0] <= 120 {
-        let (steps, n) = (t.shape()[0], t.shape().get(1).copied().unwrap_or(1));
-        if n <= 40 {
-            let values = t.to_f32();
-            for neuron in 0..n {
-                let marks: String = (0..steps).map(|s| if values[s * n + neuron] == 0.0 { '·' } else { '|' }).collect();
-                text.push_str(&format!("\n{neuron:>3} {marks}"));
-            }
-        }
+    if let Some(picture) = picture {
+        text.push('\n');
+        text.push_str(&picture);
     }
     text
+}
+
+/// The most elements of a raster that are written as digits as well.
+const WRITTEN: usize = 60;
+/// The most neurons and columns of a raster: what fits a terminal.
+const ROWS: usize = 20;
+const COLUMNS: usize = 72;
+
+/// The text of a raster of `[T]` or `[T, N]` in which something fires: a line for each neuron, a mark for each step, or for several where they are many.
+pub fn raster(t: &Tensor) -> Option<String> {
+    let values = Some(t.to_f32()).filter(|v| v.iter().any(|x| *x != 0.0))?;
+    let (steps, n) = match t.shape() {
+        [steps] => (*steps, 1),
+        [steps, n] => (*steps, *n),
+        _ => return None,
+    };
+    if steps < 2 {
+        return None;
+    }
+    let each = steps.div_ceil(COLUMNS);
+    let mark = |neuron: usize, column: usize| {
+        let own = column * each..((column + 1) * each).min(steps);
+        let count = own.len();
+        let fired = own.filter(|s| values[s * n + neuron] != 0.0).count();
+        match (fired, 2 * fired >= count) {
+            (0, _) => '·',
+            (_, true) => '|',
+            (_, false) => ':',
+        }
+    };
+    let line = |neuron: usize| format!("{neuron:>3} {}", (0..steps.div_ceil(each)).map(|c| mark(neuron, c)).collect::<String>());
+    let mut lines: Vec<String> = (0..n.min(ROWS)).map(line).collect();
+    if n > ROWS {
+        lines.push(format!("    and {} more", n - ROWS));
+    }
+    if n > ROWS || each > 1 {
+        let rate = values.iter().filter(|x| **x != 0.0).count() as f64 / values.len() as f64;
+        let marks = if each > 1 { format!("; a mark is {each} steps: `|` half of them or more, `:` fewer") } else { String::new() };
+        lines.push(format!("    firing rate {rate:.3}{marks}"));
+    }
+    Some(lines.join("\n"))
 }
 
 fn number(t: &Tensor, i: usize, spikes: bool) -> String {

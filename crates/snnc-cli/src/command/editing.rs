@@ -146,12 +146,12 @@ impl Completer for Names {
             CompletionResult::fresh(names.into_iter().map(suggestion).collect::<Vec<_>>())
         };
         let before = &line[..pos];
-        let takes_file = [":load ", ":save ", ":dot "].iter().any(|c| before.starts_with(c));
+        let takes_file = [":load ", ":save ", ":dot ", ":plot "].iter().any(|c| before.starts_with(c));
         if takes_file {
             let start = before.rfind(char::is_whitespace).map_or(0, |i| i + 1);
             return found(start, files(&before[start..]));
         }
-        let start = before.rfind(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').map_or(0, |i| i + 1);
+        let start = before.rfind(|c: char| !c.is_alphanumeric() && c != '_' && c != ':' && c != '.').map_or(0, |i| i + 1);
         let word = &before[start..];
         // Settings of the call first.
         let signature = signature_at(before).unwrap_or_default();

@@ -15,6 +15,7 @@ mod repl;
 mod run;
 mod say;
 mod stream;
+mod terminal;
 mod test;
 mod train;
 

@@ -18,25 +18,28 @@ use super::{Failure, colour};
 use crate::command::say::{remark_part, say, say_part};
 
 const HELP: &str = "\
-an expression     its value; `let x = ...` keeps it
+an expression     its value, `_` in the next entry; `let x = ...` keeps it
 net, neuron, surrogate, fn, layer, let rec, set_threshold_margin(...)   as in a file
-:type E           the type of an expression
+                  after `n(x)` of a layer `n` its states are `n.v`
+:type E           the type of an expression, the signature of a function
 :ast E  :ir E     its syntax tree, its graph
 :opt E            its graph before and after the optimiser, and the rules that fired
 :clif E  :asm E   the generated code
 :dot E [FILE]     the graph for Graphviz; with FILE.svg or .png a picture
 :time E           milliseconds to compile and to run
 :grad E wrt x, y  the value of a scalar and its gradients
+:train E [N] [LR] moves the parameters of layers along the gradient of a scalar, N steps of Adam (100, 0.01)
+:plot E [FILE]    a raster or traces, in the terminal, or as .svg or .png
 :load FILE        a program, or tensors: .snn .npz .safetensors
 :save NAME FILE   writes a value
 :vars  :reset     lists, forgets everything
 :mode train|eval  :backend cranelift|interpreter|candle  :set memory-limit BYTES
-:doc NAME         text, equation and example of a function, neuron, surrogate or layer
-:quit             leaves";
+:doc [NAME]       text, equation and example of a function, neuron, surrogate or layer; without a name all of them
+:quit             leaves, as `exit` and Ctrl-D do";
 
-const COMMANDS: [&str; 19] = [
-    ":help", ":type", ":ast", ":ir", ":opt", ":clif", ":asm", ":dot", ":time", ":grad", ":load", ":save", ":vars", ":reset", ":mode",
-    ":backend", ":set", ":doc", ":quit",
+const COMMANDS: [&str; 21] = [
+    ":help", ":type", ":ast", ":ir", ":opt", ":clif", ":asm", ":dot", ":time", ":grad", ":train", ":plot", ":load", ":save", ":vars",
+    ":reset", ":mode", ":backend", ":set", ":doc", ":quit",
 ];
 
 #[derive(Args)]
@@ -145,7 +148,8 @@ fn answer(session: &mut Session, text: &str, said: &mut Said) -> bool {
     if said.echo && !text.is_empty() {
         say!("> {}", text.replace('\n', "\n. "));
     }
-    if text == ":quit" || text == ":q" {
+    let leaves = ["exit", "quit", "exit()", "quit()"].contains(&text) && session.value(text).is_none() && session.item(text).is_none();
+    if text == ":quit" || text == ":q" || leaves {
         return false;
     }
     let result = if let Some(command) = text.strip_prefix(':') { run_command(session, command) } else { evaluated(session, text) };
@@ -190,10 +194,18 @@ fn run_command(session: &mut Session, command: &str) -> Result<String, Error> {
         "grad" => needs("an expression: `:grad sum(x * x) wrt x`")?,
         "load" => needs("a file")?,
         "save" => needs("a value and a file: `:save x x.npz`")?,
-        "doc" => needs("a name")?,
+        "train" => needs("a scalar: `:train mse_loss(fc(x), y) 200`")?,
+        "plot" => needs("a tensor: `:plot s` or `:plot s raster.svg`")?,
         _ => {}
     }
     match name {
+        "type" if session.item(rest).is_some() => {
+            let text = session.item(rest).unwrap_or_default();
+            Ok(text.split('{').next().unwrap_or_default().trim().to_string())
+        }
+        "type" if session.value(rest).is_none() && snn_front::signature_of(rest).is_some() => {
+            Ok(snn_front::signature_of(rest).unwrap_or_default())
+        }
         "type" => {
             let graph = session.lowered(rest)?;
             let types = graph.outputs.iter().map(|(_, v)| graph.ty(*v).to_string());
@@ -234,6 +246,8 @@ fn run_command(session: &mut Session, command: &str) -> Result<String, Error> {
             let names: Vec<String> = names.split(',').map(|n| n.trim().to_string()).filter(|n| !n.is_empty()).collect();
             Ok(values_text(&session.gradient(expression, &names)?))
         }
+        "train" => train(session, rest),
+        "plot" => plot(session, rest),
         "load" => session.load(rest),
         "save" => {
             let (name, file) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
@@ -251,12 +265,92 @@ fn run_command(session: &mut Session, command: &str) -> Result<String, Error> {
             }
             _ => Err(Error::Data("`:set` knows `memory-limit`: `:set memory-limit 2G`".into())),
         },
+        "doc" if rest.is_empty() => Ok(everything(session)),
+        "doc" if session.item(rest).is_some() => Ok(session.item(rest).unwrap_or_default().trim_end().to_string()),
         "doc" => documentation(rest),
         _ => {
             let near = snn_syntax::nearest(name, COMMANDS.iter().map(|c| &c[1..])).map(|n| format!("; did you mean `:{n}`?"));
             Err(Error::Data(format!("there is no command `:{name}`{}", near.unwrap_or_else(|| "; `:help` lists them".into()))))
         }
     }
+}
+
+/// `:train E [N] [LR]`
+fn train(session: &mut Session, rest: &str) -> Result<String, Error> {
+    let (mut expression, mut numbers) = (rest, Vec::new());
+    // Numbers that stand alone at the end.
+    while let Some((before, last)) = expression.rsplit_once(char::is_whitespace)
+        && numbers.len() < 2
+        && !before.trim_end().ends_with(|c: char| "+-*/=,(^@".contains(c))
+        && let Ok(number) = last.parse::<f64>()
+    {
+        numbers.insert(0, number);
+        expression = before.trim_end();
+    }
+    let steps = numbers.first().copied().unwrap_or(100.0);
+    let rate = numbers.get(1).copied().unwrap_or(0.01);
+    if steps < 1.0 || steps.fract() != 0.0 || rate <= 0.0 || !rate.is_finite() {
+        return Err(Error::Data(format!("`:train` takes a number of steps and a learning rate above 0, not {steps} and {rate}")));
+    }
+    let (first, last) = session.train(expression, steps as usize, rate)?;
+    Ok(format!("{first:.4} before, {last:.4} in the last of {steps} steps"))
+}
+
+/// `:plot E [FILE]`
+fn plot(session: &mut Session, rest: &str) -> Result<String, Error> {
+    let (expression, file) = match rest.rsplit_once(char::is_whitespace) {
+        Some((e, f)) if [".svg", ".png"].iter().any(|end| f.ends_with(end)) => (e, Some(f)),
+        _ => (rest, None),
+    };
+    let Reply::Values(values) = session.enter(expression)? else {
+        return Err(Error::Data("`:plot` draws the value of an expression".into()));
+    };
+    let Some(file) = file else {
+        return Ok(values.iter().map(|(_, t)| super::terminal::drawn(t)).collect::<Vec<_>>().join("\n"));
+    };
+    let failed = |e: snn_plot::PlotError| Error::Data(e.to_string());
+    let path = Path::new(file);
+    let is_raster = |t: &Tensor| t.to_f32().iter().all(|x| *x == 0.0 || *x == 1.0);
+    if values.iter().all(|(_, t)| is_raster(t)) {
+        let signals = values.iter().map(|(n, t)| snn_plot::Signal::new(n, t, 0)).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        snn_plot::raster(path, &signals, &snn_plot::Style::default()).map_err(failed)?;
+    } else {
+        let potential = snn_plot::Signal::new(&values[0].0, &values[0].1, 0).map_err(failed)?;
+        snn_plot::traces(path, &snn_plot::Membrane::alone(potential), &snn_plot::Style::default()).map_err(failed)?;
+    }
+    Ok(String::new())
+}
+
+/// All names to read about, by part.
+fn everything(session: &Session) -> String {
+    let own: Vec<String> = session.names().into_iter().map(|(n, _)| n).filter(|n| session.item(n).is_some()).collect();
+    let built_in: Vec<String> = snn_front::known_names().collect();
+    let library = snn_front::library_parts();
+    let of_library: HashSet<&String> = library.iter().flat_map(|(_, names)| names).collect();
+    let built_in: Vec<String> = built_in.into_iter().filter(|n| !of_library.contains(n)).collect();
+    let parts = [("of this session".to_string(), own), ("built-in functions".to_string(), built_in)].into_iter().chain(library.clone());
+    let written = |(title, names): (String, Vec<String>)| {
+        let known = |n: &String| snn_front::documentation(n).is_some() || session.item(n).is_some();
+        let mut names: Vec<String> = names.into_iter().filter(known).collect();
+        names.dedup();
+        (!names.is_empty()).then(|| format!("{title}:\n{}", wrapped(&names)))
+    };
+    parts.filter_map(written).collect::<Vec<_>>().join("\n")
+}
+
+/// Names in lines of 100 characters.
+fn wrapped(names: &[String]) -> String {
+    let mut lines = vec![String::from(" ")];
+    for name in names {
+        if lines.last().is_some_and(|l| l.len() + name.len() > 100) {
+            lines.push(String::from(" "));
+        }
+        if let Some(line) = lines.last_mut() {
+            line.push(' ');
+            line.push_str(name);
+        }
+    }
+    lines.join("\n")
 }
 
 /// The text about something that is built in or of the library.
@@ -297,7 +391,10 @@ fn interactive(session: &mut Session) -> Result<(), Failure> {
     let mut said = Said { echo: false, failed: false };
     loop {
         snn_ir::interrupt::clear();
-        let names: Vec<String> = session.names().into_iter().map(|(n, _)| n).chain(library.iter().cloned()).collect();
+        let own: Vec<String> = session.names().into_iter().map(|(n, _)| n).collect();
+        let fields = own.iter().flat_map(|n| session.fields(n).into_iter().map(move |f| format!("{n}.{f}")));
+        let keywords = snn_syntax::KEYWORDS.iter().map(|k| (*k).to_string());
+        let names: Vec<String> = own.iter().cloned().chain(fields).chain(library.iter().cloned()).chain(keywords).collect();
         let known: HashSet<String> = names.iter().cloned().collect();
         editor = editor.with_highlighter(Box::new(Colours(known))).with_completer(Box::new(Names(names)));
         match editor.read_line(&Arrow) {
