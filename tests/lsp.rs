@@ -182,6 +182,124 @@ fn an_editor_is_served() {
     assert!(editor.child.wait().unwrap().success());
 }
 
+const RICH: &str = "\
+// Two lines
+// of a comment.
+neuron leaky_sum(x; decay = 0.5) {
+    state total = 0.0
+    total = decay * total + x
+    emit total
+}
+
+net main(x: f32[T, B, 8]; width = 4) -> f32[T, B, 4] {
+    layer fc = linear(8, width)
+    layer sum = leaky_sum(decay = 0.9)
+    let h = x |> fc
+    let s = sum(h)
+    s + sum.total
+}
+";
+
+#[test]
+fn an_editor_shows_what_it_shows_elsewhere() {
+    let mut editor = Editor::new();
+    assert_eq!(editor.write(1, RICH), Vec::<Value>::new());
+    let document = || json!({ "textDocument": { "uri": FILE } });
+
+    let symbols = editor.ask("textDocument/documentSymbol", document());
+    let names: Vec<&str> = symbols.as_array().unwrap().iter().filter_map(|s| s["name"].as_str()).collect();
+    assert_eq!(names, ["leaky_sum", "main"]);
+    let inside: Vec<&str> = symbols[1]["children"].as_array().unwrap().iter().filter_map(|s| s["name"].as_str()).collect();
+    assert_eq!(inside, ["x", "width", "fc", "sum", "h", "s"]);
+    assert_eq!(symbols[0]["detail"], "neuron leaky_sum(x; decay = 0.5)");
+    let found = editor.ask("workspace/symbol", json!({ "query": "LEAKY" }));
+    assert_eq!(found[0]["name"], "leaky_sum");
+
+    // Inside of `linear(8, |width)` and of `leaky_sum(decay = |0.9)`.
+    let help = editor.at("textDocument/signatureHelp", 9, 24);
+    assert!(help["signatures"][0]["label"].as_str().unwrap().starts_with("net linear("), "{help}");
+    assert_eq!(help["activeParameter"], 1);
+    let help = editor.at("textDocument/signatureHelp", 10, 34);
+    assert_eq!(help["signatures"][0]["label"], "neuron leaky_sum(x; decay = 0.5)");
+    assert_eq!(help["activeParameter"], 1);
+
+    let hints = editor.ask(
+        "textDocument/inlayHint",
+        json!({ "textDocument": { "uri": FILE }, "range": { "start": { "line": 0, "character": 0 }, "end": { "line": 20, "character": 0 } } }),
+    );
+    let labels: Vec<&str> = hints.as_array().unwrap().iter().filter_map(|h| h["label"].as_str()).collect();
+    assert_eq!(labels, [": f32[T, B, 4]", ": f32[T, B, 4]"], "{hints}");
+
+    // Tokens are numbers in fives, whose lines add up to places of the file.
+    let tokens = editor.ask("textDocument/semanticTokens/full", document());
+    let data: Vec<u64> = tokens["data"].as_array().unwrap().iter().filter_map(Value::as_u64).collect();
+    let (mut line, mut start, mut words) = (0, 0, Vec::new());
+    for t in data.chunks(5) {
+        start = if t[0] == 0 { start + t[1] } else { t[1] };
+        line += t[0];
+        let text = RICH.lines().nth(line as usize).unwrap();
+        words.push((&text[start as usize..(start + t[2]) as usize], t[3]));
+    }
+    for wanted in
+        [("// of a comment.", 7), ("neuron", 6), ("leaky_sum", 0), ("state", 6), ("decay", 2), ("linear", 1), ("fc", 3), ("h", 4), ("T", 5)]
+    {
+        assert!(words.contains(&wanted), "{wanted:?}: {words:?}");
+    }
+
+    let marks = editor.at("textDocument/documentHighlight", 11, 8);
+    assert_eq!(marks.as_array().map(Vec::len), Some(2), "{marks}");
+    let folds = editor.ask("textDocument/foldingRange", document());
+    let lines: Vec<(u64, u64)> =
+        folds.as_array().unwrap().iter().map(|f| (f["startLine"].as_u64().unwrap(), f["endLine"].as_u64().unwrap())).collect();
+    assert_eq!(lines, [(0, 1), (2, 6), (8, 14)]);
+
+    let prepared = editor.at("textDocument/prepareRename", 11, 8);
+    assert_eq!(prepared["placeholder"], "h");
+    assert_eq!(editor.at("textDocument/prepareRename", 9, 16)["message"], "what stands here is not declared in this file");
+    let rename = |new: &str| json!({ "textDocument": { "uri": FILE }, "position": { "line": 11, "character": 8 }, "newName": new });
+    assert_eq!(editor.ask("textDocument/rename", rename("s"))["message"], "`s` has a meaning here already, in line 13");
+    assert_eq!(editor.ask("textDocument/rename", rename("leaky_sum"))["message"], "`leaky_sum` has a meaning here already, in line 3");
+
+    let library = editor.at("textDocument/definition", 9, 16);
+    let path = library["uri"].as_str().unwrap().strip_prefix("file://").unwrap();
+    let line = library["range"]["start"]["line"].as_u64().unwrap() as usize;
+    assert!(std::fs::read_to_string(path).unwrap().lines().nth(line).unwrap().starts_with("net linear("));
+
+    // Behind a dot fields; in a call its settings first.
+    let labels = |v: &Value| v.as_array().unwrap().iter().filter_map(|i| i["label"].as_str().map(str::to_string)).collect::<Vec<_>>();
+    assert_eq!(labels(&editor.at("textDocument/completion", 13, 12)), ["total"]);
+    let of_call = editor.at("textDocument/completion", 10, 26);
+    assert_eq!(labels(&of_call)[0], "decay");
+    assert!(labels(&of_call).iter().any(|l| l == "state"));
+}
+
+#[test]
+fn mistakes_have_fixes() {
+    let mut editor = Editor::new();
+    let cases = [
+        ("net main(x: f32[T, 4]) {\n    x |> lif(tua = 2.0)\n}\n", "tau"),
+        ("net main(x: f32[T, 4]) {\n    x |> lof()\n}\n", "lif"),
+        ("net main(x: f32[T, 4]) {\n    let hidden = lif(x)\n    hiden\n}\n", "hidden"),
+        ("net main(x: f32[T, 4]) {\n    where(x > 0 and x < 1, x, 0.0)\n}\n", "&&"),
+    ];
+    for (i, (text, wanted)) in cases.into_iter().enumerate() {
+        let diagnostics = editor.write(i as i64 + 1, text);
+        let range = &diagnostics[0]["range"];
+        let asked = json!({ "textDocument": { "uri": FILE }, "range": range, "context": { "diagnostics": diagnostics } });
+        let actions = editor.ask("textDocument/codeAction", asked);
+        let edit = &actions[0]["edit"]["changes"][FILE][0];
+        assert_eq!(edit["newText"], wanted, "{text}: {diagnostics:?} {actions}");
+        // The fix mends the program.
+        let line = edit["range"]["start"]["line"].as_u64().unwrap() as usize;
+        let (from, to) =
+            (edit["range"]["start"]["character"].as_u64().unwrap() as usize, edit["range"]["end"]["character"].as_u64().unwrap() as usize);
+        let mut lines: Vec<String> = text.lines().map(str::to_string).collect();
+        lines[line].replace_range(from..to, wanted);
+        let mended = editor.write(i as i64 + 100, &lines.join("\n"));
+        assert!(mended.iter().all(|d| d["severity"] != 1), "{}: {mended:?}", lines.join("\n"));
+    }
+}
+
 /// The colours of the extension know every word of the language.
 /// Half of programs, doubled tokens, characters of several bytes, places that are none: every request is answered.
 #[test]
@@ -235,9 +353,17 @@ fn nothing_that_is_typed_ends_the_server() {
         editor.write(version, &text);
         // Past the ends of lines and of the file too.
         let (line, character) = (roll(16), roll(60));
-        for method in ["hover", "definition", "references", "completion"] {
+        for method in ["hover", "definition", "references", "completion", "signatureHelp", "documentHighlight", "prepareRename"] {
             editor.at(&format!("textDocument/{method}"), line, character);
         }
+        for method in ["documentSymbol", "foldingRange", "semanticTokens/full"] {
+            editor.ask(&format!("textDocument/{method}"), json!({ "textDocument": { "uri": FILE } }));
+        }
+        let range = json!({ "start": { "line": 0, "character": 0 }, "end": { "line": line, "character": character } });
+        editor.ask("textDocument/inlayHint", json!({ "textDocument": { "uri": FILE }, "range": range }));
+        let context = json!({ "diagnostics": [] });
+        editor.ask("textDocument/codeAction", json!({ "textDocument": { "uri": FILE }, "range": range, "context": context }));
+        editor.ask("workspace/symbol", json!({ "query": "m" }));
         let document = json!({ "uri": FILE });
         let place = json!({ "line": line, "character": character });
         editor.ask("textDocument/rename", json!({ "textDocument": document, "position": place, "newName": WORDS[roll(WORDS.len())] }));

@@ -45,6 +45,62 @@ impl Document {
         &self.text
     }
 
+    /// The file, or the last text of it that parsed.
+    pub fn module(&self) -> Option<&Module> {
+        self.module.as_ref()
+    }
+
+    /// Every name of the file, in order; nothing where it does not parse.
+    pub fn occurrences(&self) -> &[Occurrence] {
+        &self.occurrences
+    }
+
+    /// What is known of the type of a declared name, where it is one.
+    pub fn type_of(&self, declaration: Span) -> Option<String> {
+        let mut types: Vec<&str> = self.bindings.iter().filter(|(s, _)| *s == declaration).map(|(_, t)| t.as_str()).collect();
+        types.sort_unstable();
+        types.dedup();
+        (!types.is_empty()).then(|| types.join(" or "))
+    }
+
+    /// An item up to its body.
+    pub fn head(&self, item: &snn_syntax::ast::Item) -> String {
+        let end = match &item.body {
+            snn_syntax::ast::Body::Block(b) => b.span.start,
+            snn_syntax::ast::Body::Expression(e) => self.module.as_ref().map_or(item.span.end, |m| m.ast.expr(*e).span.start),
+        };
+        // The text may be another one by now.
+        let text = self.text.get(item.span.start..end).unwrap_or_default();
+        text.trim_end().trim_end_matches('=').trim_end().to_string()
+    }
+
+    /// What a layer of this name is an instance of.
+    pub fn called_by(&self, layer: &str) -> Option<String> {
+        let line = self
+            .text
+            .lines()
+            .find_map(|l| l.trim_start().strip_prefix("layer ")?.trim_start().strip_prefix(layer)?.trim_start().strip_prefix('='))?;
+        let name: String = line.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        (!name.is_empty()).then_some(name)
+    }
+
+    /// The fields of a layer, by name, each with the line that declares it: parameters, states and layers of what it is an instance of.
+    pub fn fields(&self, path: &str) -> Vec<(String, String)> {
+        let Some(called) = self.called_by(path) else { return vec![] };
+        let own = self.module.as_ref().and_then(|m| m.ast.items.iter().find(|i| i.name.text == called));
+        let text = match own {
+            Some(item) => self.text.get(item.span.start..item.span.end).unwrap_or_default().to_string(),
+            None => snn_front::documentation(&called).unwrap_or_default(),
+        };
+        let field = |line: &str| {
+            let line = line.trim();
+            let rest = ["state ", "param ", "buffer ", "layer "].iter().find_map(|word| line.strip_prefix(word))?;
+            let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || "_.".contains(*c)).collect();
+            Some((name, line.to_string()))
+        };
+        text.lines().filter_map(field).collect()
+    }
+
     /// What is wrong, with where.
     pub fn diagnostics(&self) -> &[Diagnostic] {
         &self.diagnostics
@@ -67,6 +123,23 @@ impl Document {
         let mut spans: Vec<Span> = all.map(|o| o.span).collect();
         spans.dedup();
         spans
+    }
+
+    /// Why a name cannot get another one: it would mean something else somewhere.
+    pub fn clash(&self, occurrence: &Occurrence, new: &str) -> Option<String> {
+        let declaration = occurrence.declaration?;
+        let items = &self.module.as_ref()?.ast.items;
+        let item_of = |span: Span| items.iter().find(|i| i.span.start <= span.start && span.end <= i.span.end);
+        let is_item = items.iter().any(|i| i.name.span == declaration);
+        let own = item_of(declaration)?;
+        let others = self.occurrences.iter().filter(|o| o.text == new && o.declaration != Some(declaration));
+        // The name of an item is known everywhere, others in their item.
+        let clash = others.into_iter().find(|o| {
+            let inside = own.span.start <= o.span.start && o.span.end <= own.span.end;
+            is_item || inside || items.iter().any(|i| i.name.span == o.span)
+        })?;
+        let line = self.position(clash.span.start).line + 1;
+        Some(format!("`{new}` has a meaning here already, in line {line}"))
     }
 
     /// What is known about a name, in Markdown.
@@ -98,7 +171,7 @@ impl Document {
             Kind::Dimension => return Some(format!("`{name}`: a dimension")),
             _ => "let",
         };
-        if types.is_empty() || matches!(occurrence.kind, Kind::Layer | Kind::State | Kind::Parameter) {
+        if types.is_empty() || matches!(occurrence.kind, Kind::Layer | Kind::State) {
             return Some(format!("{word} `{name}`\n```snn\n{line}\n```"));
         }
         Some(format!("{word} `{name}`: `{}`\n```snn\n{line}\n```", types.join("` or `")))

@@ -1,7 +1,8 @@
-//! The language server: diagnostics while typing, hover, definition, references, completion, rename and formatting, over
-//! standard input and output.
+//! The language server: diagnostics while typing with their fixes, hover, definition, references, highlights, completion, signatures,
+//! symbols, colours, hints of shapes, rename, folding and formatting, over standard input and output.
 
 mod document;
+mod features;
 mod names;
 
 use std::collections::HashMap;
@@ -109,8 +110,29 @@ impl LanguageServer for Language {
                 hover_provider: Some(HoverProviderCapability::Simple(true)),
                 definition_provider: Some(OneOf::Left(true)),
                 references_provider: Some(OneOf::Left(true)),
-                completion_provider: Some(CompletionOptions::default()),
-                rename_provider: Some(OneOf::Left(true)),
+                completion_provider: Some(CompletionOptions {
+                    trigger_characters: Some(vec![".".into(), "(".into(), ",".into()]),
+                    ..CompletionOptions::default()
+                }),
+                signature_help_provider: Some(SignatureHelpOptions {
+                    trigger_characters: Some(vec!["(".into(), ",".into()]),
+                    ..SignatureHelpOptions::default()
+                }),
+                rename_provider: Some(OneOf::Right(RenameOptions {
+                    prepare_provider: Some(true),
+                    work_done_progress_options: WorkDoneProgressOptions::default(),
+                })),
+                document_symbol_provider: Some(OneOf::Left(true)),
+                workspace_symbol_provider: Some(OneOf::Left(true)),
+                document_highlight_provider: Some(OneOf::Left(true)),
+                folding_range_provider: Some(FoldingRangeProviderCapability::Simple(true)),
+                inlay_hint_provider: Some(OneOf::Left(true)),
+                code_action_provider: Some(CodeActionProviderCapability::Simple(true)),
+                semantic_tokens_provider: Some(SemanticTokensServerCapabilities::SemanticTokensOptions(SemanticTokensOptions {
+                    legend: SemanticTokensLegend { token_types: features::TOKENS.to_vec(), token_modifiers: vec![] },
+                    full: Some(SemanticTokensFullOptions::Bool(true)),
+                    ..SemanticTokensOptions::default()
+                })),
                 document_formatting_provider: Some(OneOf::Left(true)),
                 ..ServerCapabilities::default()
             },
@@ -151,8 +173,12 @@ impl LanguageServer for Language {
         let at = p.text_document_position_params;
         let uri = at.text_document.uri;
         Ok(self.with(&uri, |d| {
-            let range = d.range(d.at(at.position)?.declaration?);
-            Some(GotoDefinitionResponse::Scalar(Location { uri: uri.clone(), range }))
+            let occurrence = d.at(at.position)?;
+            let location = match occurrence.declaration {
+                Some(declaration) => Location { uri: uri.clone(), range: d.range(declaration) },
+                None => features::in_library(&occurrence.text)?,
+            };
+            Some(GotoDefinitionResponse::Scalar(location))
         }))
     }
 
@@ -174,7 +200,18 @@ impl LanguageServer for Language {
                 label,
                 ..CompletionItem::default()
             };
-            Some(CompletionResponse::Array(d.completions(at.position).into_iter().map(item).collect()))
+            let context = features::in_context(d, at.position);
+            // After a dot there is nothing else; in a call settings come first.
+            if let Some(fields) = context.as_ref().filter(|_| features::is_after_dot(d, at.position)) {
+                return Some(CompletionResponse::Array(fields.clone()));
+            }
+            let keyword = |word: &&str| CompletionItem {
+                label: (*word).to_string(),
+                kind: Some(CompletionItemKind::KEYWORD),
+                ..CompletionItem::default()
+            };
+            let all = context.into_iter().flatten().chain(d.completions(at.position).into_iter().map(item));
+            Some(CompletionResponse::Array(all.chain(snn_syntax::KEYWORDS.iter().map(keyword)).collect()))
         }))
     }
 
@@ -184,6 +221,9 @@ impl LanguageServer for Language {
         }
         let at = p.text_document_position;
         let uri = at.text_document.uri;
+        if let Some(clash) = self.with(&uri, |d| d.clash(d.at(at.position)?, &p.new_name)) {
+            return Err(Error::invalid_params(clash));
+        }
         let edits = self.with(&uri, |d| {
             let spans = d.same(d.at(at.position)?);
             let edit = |s| TextEdit { range: d.range(s), new_text: p.new_name.clone() };
@@ -193,6 +233,81 @@ impl LanguageServer for Language {
             Some(edits) => Ok(Some(WorkspaceEdit { changes: Some(HashMap::from([(uri, edits)])), ..WorkspaceEdit::default() })),
             None => Err(Error::invalid_params("what stands here is not declared in this file")),
         }
+    }
+
+    async fn prepare_rename(&self, p: TextDocumentPositionParams) -> Result<Option<PrepareRenameResponse>> {
+        let range = self.with(&p.text_document.uri, |d| {
+            let occurrence = d.at(p.position)?;
+            occurrence.declaration.map(|_| PrepareRenameResponse::RangeWithPlaceholder {
+                range: d.range(occurrence.span),
+                placeholder: occurrence.text.clone(),
+            })
+        });
+        match range {
+            Some(range) => Ok(Some(range)),
+            None => Err(Error::invalid_params("what stands here is not declared in this file")),
+        }
+    }
+
+    async fn document_symbol(&self, p: DocumentSymbolParams) -> Result<Option<DocumentSymbolResponse>> {
+        Ok(self.with(&p.text_document.uri, |d| Some(DocumentSymbolResponse::Nested(features::symbols(d)))))
+    }
+
+    async fn symbol(&self, p: WorkspaceSymbolParams) -> Result<Option<WorkspaceSymbolResponse>> {
+        let query = p.query.to_lowercase();
+        let mut found = Vec::new();
+        for (key, d) in self.documents().iter() {
+            let Ok(uri) = key.parse::<Uri>() else { continue };
+            for s in features::symbols(d).into_iter().filter(|s| s.name.to_lowercase().contains(&query)) {
+                #[allow(deprecated, reason = "the struct has no other constructor")]
+                found.push(SymbolInformation {
+                    name: s.name,
+                    kind: s.kind,
+                    tags: None,
+                    deprecated: None,
+                    location: Location { uri: uri.clone(), range: s.selection_range },
+                    container_name: None,
+                });
+            }
+        }
+        found.sort_by(|a, b| (&a.name, a.location.uri.as_str()).cmp(&(&b.name, b.location.uri.as_str())));
+        Ok(Some(WorkspaceSymbolResponse::Flat(found)))
+    }
+
+    async fn signature_help(&self, p: SignatureHelpParams) -> Result<Option<SignatureHelp>> {
+        let at = p.text_document_position_params;
+        Ok(self.with(&at.text_document.uri, |d| features::signature_help(d, at.position)))
+    }
+
+    async fn document_highlight(&self, p: DocumentHighlightParams) -> Result<Option<Vec<DocumentHighlight>>> {
+        let at = p.text_document_position_params;
+        Ok(self.with(&at.text_document.uri, |d| {
+            let own = d.at(at.position)?;
+            let mark = |s: snn_syntax::Span| DocumentHighlight {
+                range: d.range(s),
+                kind: Some(if own.declaration == Some(s) { DocumentHighlightKind::WRITE } else { DocumentHighlightKind::READ }),
+            };
+            Some(d.same(own).into_iter().map(mark).collect())
+        }))
+    }
+
+    async fn folding_range(&self, p: FoldingRangeParams) -> Result<Option<Vec<FoldingRange>>> {
+        Ok(self.with(&p.text_document.uri, |d| Some(features::folds(d))))
+    }
+
+    async fn semantic_tokens_full(&self, p: SemanticTokensParams) -> Result<Option<SemanticTokensResult>> {
+        Ok(self.with(&p.text_document.uri, |d| {
+            Some(SemanticTokensResult::Tokens(SemanticTokens { result_id: None, data: features::tokens(d) }))
+        }))
+    }
+
+    async fn inlay_hint(&self, p: InlayHintParams) -> Result<Option<Vec<InlayHint>>> {
+        Ok(self.with(&p.text_document.uri, |d| Some(features::hints(d, p.range))))
+    }
+
+    async fn code_action(&self, p: CodeActionParams) -> Result<Option<CodeActionResponse>> {
+        let uri = p.text_document.uri;
+        Ok(self.with(&uri, |d| Some(features::actions(d, &uri, p.range))))
     }
 
     async fn formatting(&self, p: DocumentFormattingParams) -> Result<Option<Vec<TextEdit>>> {

@@ -264,6 +264,11 @@ enum Slot {
     Passing,
 }
 
+/// An arrow on its way: from and to which part, the slots so far, and its last column.
+type Passing = (usize, usize, Vec<(usize, usize)>, f64);
+/// A net by its path, with two corners of the rectangle around it.
+type Group = (Vec<String>, (i32, i32), (i32, i32));
+
 /// Boxes with places.
 struct Placed<'a> {
     layers: &'a Layers,
@@ -295,8 +300,8 @@ impl Placed<'_> {
         let mut column = vec![0usize; parts.len()];
         let mut arrows = Vec::new();
         // Row by row: parts stand below the mean of what they read, and long arrows have places on their way.
-        let mut passing: Vec<(usize, usize, Vec<(usize, usize)>, f64)> = Vec::new();
-        for r in 0..rows.len() {
+        let mut passing: Vec<Passing> = Vec::new();
+        for (r, own_row) in rows.iter_mut().enumerate() {
             let mean = |p: &Part| {
                 let above: Vec<f64> = p.reads.iter().filter(|s| row[**s] < r).map(|s| column[*s] as f64).collect();
                 if above.is_empty() { 0.0 } else { above.iter().sum::<f64>() / above.len() as f64 }
@@ -306,7 +311,7 @@ impl Placed<'_> {
             slots.extend(passing.iter().enumerate().filter(|(_, p)| row[p.1] > r).map(|(k, p)| (p.3 + 0.6, Slot::Passing, Some(k))));
             slots.sort_by(|a, b| a.0.total_cmp(&b.0));
             for (c, (_, slot, arrow)) in slots.iter().enumerate() {
-                rows[r].push(*slot);
+                own_row.push(*slot);
                 match (slot, arrow) {
                     (Slot::Part(i), _) => column[*i] = c,
                     (Slot::Passing, Some(k)) => {
@@ -356,7 +361,7 @@ impl Placed<'_> {
     }
 
     /// The nets whose parts are drawn one by one, outer ones first, with the rectangle around them.
-    fn groups(&self) -> Vec<(Vec<String>, (i32, i32), (i32, i32))> {
+    fn groups(&self) -> Vec<Group> {
         let centres = self.centres();
         let mut groups: BTreeMap<Vec<String>, Vec<(i32, i32)>> = BTreeMap::new();
         for (i, p) in self.layers.parts.iter().enumerate() {
@@ -490,7 +495,7 @@ pub fn layers(path: &Path, graph: &Graph, depth: Option<usize>) -> Result<(), Pl
     let placed = Placed::new(&shown);
     write(path, placed.size, |canvas: &Canvas<'_>| {
         on!(canvas, area => {
-            placed.draw(&area)?;
+            placed.draw(area)?;
             area.present().map_err(failed)
         })
     })
