@@ -208,17 +208,24 @@ fn the_chapter_on_the_library_is_made_from_it() {
         "# The standard library\n\nMade from `grammar/std.snn`: its text is the definition. Times and delays are in time steps; \
          spikes are 0 and 1. `x` is `[T, ...]`, time first.\n",
     );
+    // What has an example is for users; the rest helps the library itself, and comes last.
+    let mut seen: Vec<String> = Vec::new();
+    let mut helpers = String::new();
     for (title, names) in snn_front::library_parts() {
         let title = title[..1].to_uppercase() + &title[1..];
-        text.push_str(&format!("\n## {title}\n"));
-        let mut seen: Vec<String> = Vec::new();
-        for name in names.into_iter().filter(|n| snn_front::documentation(n).is_some()) {
-            if !seen.contains(&name) {
-                let about = snn_front::documentation(&name).unwrap().replace("```snn\n", "```text\n");
-                text.push_str(&format!("\n### {name}\n\n{about}\n"));
-                seen.push(name);
-            }
+        let mut part = String::new();
+        for name in names {
+            let Some(about) = snn_front::documentation(&name).filter(|_| !seen.contains(&name)) else { continue };
+            let is_helper = !about.contains("```repl");
+            let about = about.replace("```snn\n", "```text\n");
+            let own = if is_helper { &mut helpers } else { &mut part };
+            own.push_str(&format!("\n### {name}\n\n{about}\n"));
+            seen.push(name);
+        }
+        if !part.is_empty() {
+            text.push_str(&format!("\n## {title}\n{part}"));
         }
     }
+    text.push_str(&format!("\n## What the library uses itself\n{helpers}"));
     page("docs/library.md", Some(text));
 }
