@@ -492,3 +492,32 @@ fn every_pass_can_be_looked_at() {
     let out = snnc(&["emit", file, "--after", "sleep"]);
     assert!(out.status.code() == Some(2) && text(&out.stderr).contains("differentiate"), "{}", text(&out.stderr));
 }
+
+#[test]
+fn what_looks_like_a_mistake_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |n: &str| folder.path().join(n).to_string_lossy().into_owned();
+    std::fs::write(file("m.snn"), "net main(x: f32[T, N]) { x |> lif }\n").unwrap();
+    snnc::save(&folder.path().join("x.npz"), &[("x".into(), snnc::Tensor::f32([2, 3], vec![1.0, 2.0, 3.0, f32::NAN, 1.0, f32::NAN]))])
+        .unwrap();
+    let out = snnc(&["run", &file("m.snn"), "--data", &file("x.npz"), "--dims", "Q=7", "--out", &file("o.npz")]);
+    assert!(out.status.success());
+    let said = text(&out.stderr);
+    assert!(said.contains("holds NaN, first at [1, 0]"), "{said}");
+    assert!(said.contains("no input of `main` has a dimension `Q` (`--dims`); they have N, T"), "{said}");
+    // Rows of a profile say their layers, and rates are those of all steps of a loop.
+    std::fs::write(
+        file("loop.snn"),
+        "net main(x: f32[T, B, 4]) -> f32[T, B, 4] {\n    layer fc = linear(4, 4)\n    layer out = lif()\n    let h = fc(x)\n    let rec s: f32[T, B, 4] = out(h * 6.0 + delay(s, 1))\n    s\n}\n",
+    )
+    .unwrap();
+    let x = (0..40 * 2 * 4).map(|i| (i * 7 % 13) as f32 * 0.3).collect();
+    snnc::save(&folder.path().join("y.npz"), &[("x".into(), snnc::Tensor::f32([40, 2, 4], x))]).unwrap();
+    let out = snnc(&["run", &file("loop.snn"), "--data", &file("y.npz"), "--profile", "--out", &file("p.npz")]);
+    let said = text(&out.stderr);
+    assert!(said.contains("fc: contract: product"), "{said}");
+    let spikes = snnc::load(&file("p.npz")).unwrap()[0].1.to_f32();
+    let rate = spikes.iter().sum::<f32>() / spikes.len() as f32;
+    let row = said.lines().find(|l| l.contains("out: step")).unwrap_or_else(|| panic!("{said}"));
+    assert!(rate > 0.0 && row.contains(&format!("{rate:.4}")), "{rate}: {row}");
+}

@@ -148,10 +148,15 @@ impl Run<'_> {
         if matches!(task.kernel, Kernel::Loop(_) | Kernel::Alias | Kernel::Ring(_)) {
             return;
         }
-        let name = snn_plan::describe_task(graph, task);
+        let name = match snn_plan::layer_of(graph, task) {
+            Some(layer) => format!("{layer}: {}", snn_plan::describe_task(graph, task)),
+            None => snn_plan::describe_task(graph, task),
+        };
         let tensors = || task.needs.iter().chain(&task.gives).filter_map(|v| values.get(graph, *v).ok());
         let bytes = tensors().map(Tensor::byte_len).sum();
         let spikes = task.gives.first().and_then(|v| values.get(graph, *v).ok()).filter(|t| t.dtype() == DType::F32 && !t.is_empty());
+        // Zeros that a state begins with are no spikes.
+        let spikes = spikes.filter(|_| !matches!(graph.node(task.node).op, Op::Broadcast { .. } | Op::Constant(_)));
         let rate = spikes.map(Tensor::as_f32).filter(|v| v.iter().all(|x| *x == 0.0 || *x == 1.0));
         let firing_rate = rate.map(|v| v.iter().map(|x| f64::from(*x)).sum::<f64>() / v.len() as f64);
         let operations = snn_plan::operations(graph, task);

@@ -69,6 +69,9 @@ impl KernelTime {
     pub fn add(times: &mut Vec<KernelTime>, new: KernelTime) {
         match times.iter_mut().find(|t| t.name == new.name) {
             Some(t) => {
+                // The rate of all runs, such as the steps of a loop.
+                let before = t.runs.len() as f64;
+                t.firing_rate = t.firing_rate.zip(new.firing_rate).map(|(old, rate)| (old * before + rate) / (before + 1.0));
                 t.time += new.time;
                 t.bytes += new.bytes;
                 t.operations += new.operations;

@@ -27,5 +27,5 @@ pub mod selection;
 pub mod step;
 mod verify;
 
-pub use plan::{Kernel, LoopPlan, Plan, Task, describe, describe_task, operations, plan, plan_for_threads};
+pub use plan::{Kernel, LoopPlan, Plan, Task, describe, describe_task, layer_of, operations, plan, plan_for_threads};
 pub use verify::{PlanError, verify};

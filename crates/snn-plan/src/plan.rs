@@ -668,6 +668,24 @@ pub fn describe_task(graph: &Graph, task: &Task) -> String {
     format!("{name}: {what} -> {}", node.types[0])
 }
 
+/// The layer that a kernel belongs to: whose parameter it reads, as it is or moved.
+pub fn layer_of(graph: &Graph, task: &Task) -> Option<String> {
+    let parameter = |v: &Value| {
+        let mut at = *v;
+        loop {
+            let node = graph.node(at.node);
+            if let Op::Parameter(name) = &node.op {
+                return name.rsplit_once('.').map(|(layer, _)| layer.to_string());
+            }
+            if !matches!(node.op, Op::Transpose { .. } | Op::Reshape | Op::Broadcast { .. }) {
+                return None;
+            }
+            at = node.operands[0];
+        }
+    };
+    graph.node(task.node).operands.iter().chain(&task.needs).find_map(parameter)
+}
+
 /// The plan as text, a line for each kernel: what it is, which values it reads and writes, numbered as in the text of the graph, the
 /// bytes of what it writes, and what nobody reads after it.
 pub fn describe(graph: &Graph, plan: &Plan, depth: usize) -> String {

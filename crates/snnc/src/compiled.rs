@@ -395,6 +395,15 @@ impl Compiled {
         Ok(inputs.chain(parameters).collect())
     }
 
+    /// The names of the dimensions of the inputs, the `...` among them as `_0`, `_1` and so on.
+    ///
+    /// # Errors
+    /// What is wrong with the source of the inputs.
+    pub fn dimensions(&self) -> Result<BTreeSet<String>, Error> {
+        let declared = self.signature(None)?;
+        Ok(declared.iter().flat_map(|(_, t)| &t.shape).flat_map(|d| d.names()).map(|n| n.to_string()).collect())
+    }
+
     /// What the data hold, for messages.
     fn held(&self, data: &[(String, Tensor)]) -> String {
         let names: Vec<&str> = data.iter().map(|(n, _)| n).chain(&self.options.other_data).map(String::as_str).collect();

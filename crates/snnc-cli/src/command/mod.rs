@@ -18,6 +18,7 @@ mod stream;
 mod terminal;
 mod test;
 mod train;
+mod waiting;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -325,6 +326,12 @@ impl NetArguments {
     /// The data that a net asks for, and parameters of it.
     fn load_data(&self, net: &snnc::Compiled) -> Result<Files, Failure> {
         let names = net.names()?;
+        let known = net.dimensions()?;
+        for name in self.dims.iter().flatten().map(|(n, _)| n).filter(|n| !known.contains(*n)) {
+            let all: Vec<&str> = known.iter().map(String::as_str).collect();
+            let near = snn_syntax::nearest(name, all.iter().copied()).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
+            remark!("Warning: no input of `{}` has a dimension `{name}` (`--dims`); they have {}{near}", net.net(), all.join(", "));
+        }
         load_wanted(&self.data, &|n| names.iter().any(|k| k == n), self.memory())
     }
 }
@@ -418,9 +425,37 @@ impl From<snn_data::FileError> for Failure {
     }
 }
 
+/// What a command that says nothing while it works is doing; others show their own progress, or talk.
+fn waits_for(command: &Command) -> Option<&'static str> {
+    match command {
+        Command::Run(_) => Some("running"),
+        Command::Grad(_) => Some("differentiating"),
+        Command::Bench(_) => Some("measuring"),
+        Command::Emit(_) => Some("compiling"),
+        Command::Check { .. } => Some("checking"),
+        Command::Test(_) => Some("testing"),
+        Command::Plot(_) => Some("drawing"),
+        Command::Eval(_) => Some("evaluating"),
+        Command::Build(_) => Some("building"),
+        Command::Cost(_) => Some("counting"),
+        Command::Diff(_) => Some("comparing"),
+        Command::Quantise(_) => Some("quantising"),
+        Command::Import(_) | Command::Export(_) => Some("converting"),
+        Command::Nir { .. }
+        | Command::Stream(_)
+        | Command::Train(_)
+        | Command::Repl(_)
+        | Command::Fmt { .. }
+        | Command::Lsp
+        | Command::Devices
+        | Command::Events(_) => None,
+    }
+}
+
 /// Runs the command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    let waiting = waits_for(&cli.command).map(waiting::Waiting::new);
     let result = match cli.command {
         Command::Check { file, mode, nir } => check(&file, mode.into(), &nir),
         Command::Import(arguments) => nir::import(&arguments),
@@ -453,6 +488,7 @@ pub fn main() -> ExitCode {
         Command::Build(arguments) => build::build(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
     };
+    drop(waiting);
     match result {
         Ok(()) if say::is_lost() => {
             remark!("Error: standard output could not be written");
@@ -557,6 +593,17 @@ struct Files {
 }
 
 /// Reads of some files what is wanted.
+/// The index of the first NaN of a tensor.
+fn first_nan(t: &Tensor) -> Option<Vec<usize>> {
+    if t.dtype() != snnc::DType::F32 {
+        return None;
+    }
+    let mut at = t.as_f32().iter().position(|x| x.is_nan())?;
+    let mut index: Vec<usize> = t.shape().iter().rev().map(|n| (at % n, at /= n).0).collect();
+    index.reverse();
+    Some(index)
+}
+
 fn load_wanted(files: &[String], wanted: &dyn Fn(&str) -> bool, limit: u64) -> Result<Files, Failure> {
     let mut all = Files::default();
     let request = snn_data::Request::new(wanted, limit);
@@ -566,6 +613,9 @@ fn load_wanted(files: &[String], wanted: &dyn Fn(&str) -> bool, limit: u64) -> R
         for (name, tensor) in loaded.tensors {
             if all.tensors.iter().any(|(n, _)| *n == name) {
                 return Err(Failure::Text(format!("the tensor `{name}` is in more than one file; `{file}` has it again")));
+            }
+            if let Some(at) = first_nan(&tensor) {
+                remark!("Warning: `{name}` in `{file}` holds NaN, first at {at:?}: it spreads to everything that is computed from it");
             }
             all.tensors.push((name, tensor));
         }
