@@ -164,7 +164,7 @@ impl Printer<'_> {
                 None => s.name.text.clone(),
             })
             .collect();
-        let settings = if settings.is_empty() { String::new() } else { format!("; {}", settings.join(", ")) };
+        let listed = if settings.is_empty() { String::new() } else { format!("; {}", settings.join(", ")) };
         let result = match item.results.as_slice() {
             [] => String::new(),
             [ResultType { name: None, ty: Some(ty) }] => format!(" -> {}", self.type_expr(ty)),
@@ -179,7 +179,13 @@ impl Printer<'_> {
                 format!(" -> ({})", several.iter().map(named).collect::<Vec<_>>().join(", "))
             }
         };
-        let head = format!("{kind} {}({}{settings}){result}", item.name.text, inputs.join(", "));
+        let mut head = format!("{kind} {}({}{listed}){result}", item.name.text, inputs.join(", "));
+        // A signature that does not fit has inputs and settings in lines of their own, as many in each as fit.
+        if head.chars().count() > WIDTH && !inputs.is_empty() {
+            let end = if settings.is_empty() { "" } else { ";" };
+            let parts = [filled(&inputs, end), filled(&settings, "")].concat();
+            head = format!("{kind} {}(\n{}){result}", item.name.text, parts);
+        }
         match &item.body {
             Body::Expression(e) => {
                 let text = format!("{head} = {}", self.expr(*e, 0, 0));
@@ -369,6 +375,32 @@ impl Printer<'_> {
     }
 }
 
+/// Parts of a signature, one level in, in lines that fit; the last ends with `end`.
+fn filled(parts: &[String], end: &str) -> String {
+    let mut text = String::new();
+    let mut column = 0;
+    for (i, part) in parts.iter().enumerate() {
+        let after = if i + 1 == parts.len() { end } else { "," };
+        let length = part.chars().count() + after.len();
+        if column > 0 && column + 1 + length <= WIDTH {
+            text.push(' ');
+            column += 1 + length;
+        } else {
+            if column > 0 {
+                text.push('\n');
+            }
+            text.push_str("    ");
+            column = 4 + length;
+        }
+        text.push_str(part);
+        text.push_str(after);
+    }
+    if column > 0 {
+        text.push('\n');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -401,6 +433,21 @@ mod tests {
         let deep = (0..90).fold("x".to_string(), |inner, i| format!("if k == {i} {{ {inner} }} else {{ y |> f(k = {i}) }}"));
         let once = format(&format!("fn f(x, y; k) {{ {deep} }}"));
         assert_eq!(format(&once), once);
+    }
+
+    #[test]
+    fn long_signatures_break() {
+        let settings = (0..12).map(|i| format!("setting_{i} = {i}.0")).collect::<Vec<_>>().join(", ");
+        let inputs = (0..5).map(|i| format!("input_{i}: f32[T, B, 784]")).collect::<Vec<_>>().join(", ");
+        for source in [
+            format!("net a({inputs}; {settings}) -> f32[T] {{ x }}"),
+            format!("net a({inputs}) {{ x }}"),
+            format!("fn a(x; {settings}) = x"),
+        ] {
+            let once = format(&source);
+            assert!(once.lines().count() > 3 && once.lines().all(|l| l.len() <= WIDTH), "{once}");
+            assert_eq!(format(&once), once);
+        }
     }
 
     #[test]

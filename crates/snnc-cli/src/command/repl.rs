@@ -380,6 +380,9 @@ fn interactive(session: &mut Session) -> Result<(), Failure> {
         .with_edit_mode(Box::new(Emacs::new(keys)))
         .with_validator(Box::new(Brackets))
         .with_hinter(Box::new(Signatures))
+        // What only one name begins with is completed at once, what several share as far as they share it.
+        .with_quick_completions(true)
+        .with_partial_completions(true)
         .with_menu(ReedlineMenu::EngineCompleter(Box::new(ColumnarMenu::default().with_name("names"))));
     // Without a place for it the history lives as long as the session.
     if let Some(history) = history_file().and_then(|f| FileBackedHistory::with_file(10_000, f).ok()) {
