@@ -124,7 +124,7 @@ fn an_editor_is_served() {
     let hover = editor.at("textDocument/hover", 6, 16);
     assert!(text(&hover).starts_with("A layer of spikes.\n"), "{hover}");
     let hover = editor.at("textDocument/hover", 3, 16);
-    assert!(text(&hover).contains("neuron lif(x; tau = 2.0"), "{hover}");
+    assert!(text(&hover).contains("neuron lif(\n    x;\n    tau = 2.0"), "{hover}");
     assert!(editor.at("textDocument/hover", 4, 0).is_null());
 
     let definition = editor.at("textDocument/definition", 6, 15);

@@ -324,3 +324,43 @@ fn a_step_moves_every_parameter_but_those_without_gradient() {
     assert_ne!(get(&before, "fc.weight"), get(&state.tensors, "fc.weight"));
     assert_eq!(get(&before, "unused.weight"), get(&state.tensors, "unused.weight"));
 }
+
+/// Straight-through: the loss and its gradient are those of the rounded weights, and the gradient moves the weights that were rounded.
+#[test]
+fn training_with_rounded_weights_is_straight_through() {
+    use snnc::quantise::{WeightBits, quantised};
+    let update = || Update::from(Optimizer::Sgd { momentum: 0.0 });
+    let (data, start) = regression();
+    let batch = data.batch(&[0, 1, 2]);
+    let one = |weights_dtype, weights: &[(String, Tensor)], backend| {
+        let program = Program::parse("train.snn", REGRESSION).unwrap();
+        let options = CompileOptions { update: Some(update()), backend, weights_dtype, ..CompileOptions::default() };
+        let mut step = Trainer::new(&program, "loss", &options).unwrap();
+        let (mut state, independent) = step.start(&batch, weights).unwrap();
+        assert!(independent.is_empty());
+        assert_eq!(get(&state.tensors, "fc.weight"), get(weights, "fc.weight"), "what training moves is not rounded");
+        state.tensors.extend(update().numbers(0.1, |rate| rate, 1, Part::WHOLE));
+        let loss = step.step(&batch, &mut state.tensors, 0).unwrap().loss;
+        (loss, state.tensors)
+    };
+    for bits in [WeightBits::I8, WeightBits::I16] {
+        let rounded = quantised(&get(&start, "fc.weight"), bits);
+        assert_ne!(rounded, get(&start, "fc.weight"));
+        let weights = vec![("fc.weight".to_string(), rounded.clone()), start[1].clone()];
+        let (loss, expected) = one(None, &weights, Backends::Cranelift);
+        for backend in [Backends::Cranelift, Backends::Interpreter] {
+            let (found_loss, found) = one(Some(bits), &start, backend);
+            assert!((loss - found_loss).abs() < 1e-6, "{loss} {found_loss}");
+            assert_close(&get(&expected, "fc.bias"), &get(&found, "fc.bias"));
+            let moved = |to: &Tensor, from: &Tensor| -> Vec<f32> { to.as_f32().iter().zip(from.as_f32()).map(|(t, f)| t - f).collect() };
+            let should = moved(&get(&expected, "fc.weight"), &rounded);
+            let does = moved(&get(&found, "fc.weight"), &get(&start, "fc.weight"));
+            assert!(should.iter().any(|d| d.abs() > 1e-4), "it moves");
+            assert!(should.iter().zip(&does).all(|(a, b)| (a - b).abs() < 1e-6), "{should:?} {does:?}");
+        }
+    }
+}
+
+fn assert_close(a: &Tensor, b: &Tensor) {
+    assert!(a.as_f32().iter().zip(b.as_f32()).all(|(x, y)| (x - y).abs() < 1e-6), "{a:?} {b:?}");
+}

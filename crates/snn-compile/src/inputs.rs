@@ -1,6 +1,6 @@
 //! Graphs that get more inputs: gradients of outputs, and numbers that are drawn outside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use snn_ir::{Build, DType, Graph, Op, Value};
 
@@ -34,6 +34,32 @@ pub(crate) fn with_cotangents(mut graph: Graph) -> Graph {
     graph.outputs = vec![("loss".into(), total)];
     graph.outputs.extend(own.into_iter().map(|(name, v)| (format!("{OUTPUT}{name}"), v)));
     graph.outputs.extend(said);
+    graph
+}
+
+/// What the names of inputs begin with that are rounded parameters.
+pub const QUANTISED: &str = "quantised.";
+
+/// A graph that reads some parameters as inputs; they are parameters all the same.
+pub(crate) fn with_quantised_inputs(graph: &Graph, names: &BTreeSet<String>) -> Graph {
+    let mut inputs: BTreeMap<String, Value> = BTreeMap::new();
+    let mut graph = graph.rebuild(|new, _, mut node| {
+        if let Op::Parameter(name) = &node.op
+            && names.contains(name)
+        {
+            if let Some(known) = inputs.get(name) {
+                return vec![*known];
+            }
+            let name = name.clone();
+            node.op = Op::Input(format!("{QUANTISED}{name}"));
+            let value = Value { node: new.push(node), result: 0 };
+            inputs.insert(name, value);
+            return vec![value];
+        }
+        let id = new.push(node);
+        new.results(id).collect()
+    });
+    graph.inputs.extend(inputs.into_values());
     graph
 }
 

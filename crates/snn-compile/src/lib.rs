@@ -12,7 +12,7 @@ use snn_front::Module;
 use snn_ir::{CompileError, DimError, Graph, VerifyErrors};
 use snn_syntax::Diagnostic;
 
-pub use inputs::{COTANGENT, OUTPUT, drawn_name};
+pub use inputs::{COTANGENT, OUTPUT, QUANTISED, drawn_name};
 
 /// What the optimiser may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -49,6 +49,8 @@ pub struct Options {
     pub closed: bool,
     /// Random operations whose numbers are given as inputs, by their stream, with the axis of samples.
     pub random_inputs: BTreeMap<u32, usize>,
+    /// Parameters that the net reads rounded: as inputs [`QUANTISED`], whose gradients are those of the parameters (straight-through).
+    pub quantised: BTreeSet<String>,
     /// Which gradients.
     pub gradients: Gradients,
     /// With gradients: keep the states of neurons every so many steps only, and compute those between again.
@@ -180,11 +182,12 @@ const fn graph(name: &'static str, does: &'static str, wanted: fn(&Options) -> b
 }
 
 /// All passes, in order.
-pub const PASSES: [Pass; 13] = [
+pub const PASSES: [Pass; 14] = [
     Pass { name: "parse", does: "text to syntax tree", kind: Kind::Text },
     graph("lower", "syntax tree to graph, with symbolic dimensions", |_| true, lower),
     graph("bind", "sizes are put in for dimensions", |_| true, bind),
     graph("draw", "random numbers that are drawn outside become inputs", |o| !o.random_inputs.is_empty(), draw),
+    graph("quantise", "the net reads rounded weights, which are inputs", |o| !o.quantised.is_empty(), quantise),
     graph(
         "cotangents",
         "outputs are multiplied by their gradients, which are inputs",
@@ -313,6 +316,11 @@ fn draw(c: &mut Compilation, _: &Input<'_>, options: &Options) -> Result<(), Err
     Ok(())
 }
 
+fn quantise(c: &mut Compilation, _: &Input<'_>, options: &Options) -> Result<(), Error> {
+    c.graph = inputs::with_quantised_inputs(&c.graph, &options.quantised);
+    Ok(())
+}
+
 fn seed(c: &mut Compilation, _: &Input<'_>, _: &Options) -> Result<(), Error> {
     c.graph = inputs::with_cotangents(std::mem::take(&mut c.graph));
     Ok(())
@@ -349,9 +357,19 @@ fn differentiate(c: &mut Compilation, _: &Input<'_>, options: &Options) -> Resul
         Gradients::None => return Ok(()),
         Gradients::Scalar(wrt) | Gradients::Outputs(wrt) => wrt,
     };
-    let gradients = gradients(&c.graph, wrt)?;
+    let learnable = || c.graph.parameters.iter().filter(|p| p.learnable).map(|p| p.name.clone()).collect();
+    let wrt = if wrt.is_empty() { learnable() } else { wrt.clone() };
+    // What is rounded hands its gradient on to what it was rounded from.
+    let read = |name: &String| if options.quantised.contains(name) { format!("{QUANTISED}{name}") } else { name.clone() };
+    let gradients = gradients(&c.graph, &wrt.iter().map(read).collect::<Vec<_>>())?;
+    let own = |name: String| name.strip_prefix(QUANTISED).map(str::to_string).unwrap_or(name);
     c.graph = gradients.graph;
-    c.independent = gradients.independent;
+    for (name, _) in &mut c.graph.outputs {
+        if let Some(parameter) = name.strip_prefix("grad.").and_then(|n| n.strip_prefix(QUANTISED)) {
+            *name = format!("grad.{parameter}");
+        }
+    }
+    c.independent = gradients.independent.into_iter().map(own).collect();
     Ok(())
 }
 

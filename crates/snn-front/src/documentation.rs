@@ -13,19 +13,17 @@ pub fn documentation(name: &str) -> Option<String> {
     }
 }
 
-/// The first line of the documentation: how a name is used.
+/// How a name is used: the heading of its documentation, or the head of its declaration.
 pub fn signature_of(name: &str) -> Option<String> {
     if let Some(heading) = heading(name) {
         return Some(heading.to_string());
     }
-    let line = STANDARD_LIBRARY.lines().find(|l| declares(l, name))?;
-    // The declaration ends where its brackets close.
-    let mut depth = 0;
-    let end = line.char_indices().find(|(_, c)| {
-        depth += i32::from(*c == '(') - i32::from(*c == ')');
-        *c == ')' && depth == 0
-    });
-    Some(line[..end.map_or(line.len(), |(i, _)| i + 1)].to_string())
+    let mut from = 0;
+    let start = STANDARD_LIBRARY.split_inclusive('\n').find_map(|line| {
+        from += line.len();
+        declares(line, name).then(|| from - line.len())
+    })?;
+    Some(snn_syntax::head(&STANDARD_LIBRARY[start..]))
 }
 
 /// The parts of the library, each with a title and the names that it declares.
@@ -77,7 +75,9 @@ fn library(name: &str) -> Option<String> {
     for at in (0..lines.len()).filter(|i| declares(lines[*i], name)) {
         let is_comment = |l: &str| l.starts_with("//") && !l.starts_with("// --");
         let first = (0..at).rev().take_while(|i| is_comment(lines[*i])).last().unwrap_or(at);
-        let last = if lines[at].ends_with('{') { (at..lines.len()).find(|i| lines[*i] == "}").unwrap_or(at) } else { at };
+        // A long head goes on to the line that closes its bracket.
+        let head = if lines[at].ends_with('(') { (at..lines.len()).find(|i| lines[*i].starts_with(')')).unwrap_or(at) } else { at };
+        let last = if lines[head].ends_with('{') { (head..lines.len()).find(|i| lines[*i] == "}").unwrap_or(head) } else { head };
         let comment: Vec<&str> = lines[first..at].iter().map(|l| l.trim_start_matches('/').trim()).collect();
         // Lines that begin with `>` are entries for the REPL that show it at work.
         let (examples, words): (Vec<&str>, Vec<&str>) = comment.into_iter().partition(|l| l.starts_with("> "));
@@ -98,8 +98,10 @@ mod tests {
     #[test]
     fn every_name_is_documented() {
         for name in known_names() {
-            assert!(documentation(&name).is_some_and(|d| d.len() > 20), "{name}");
-            assert!(signature_of(&name).is_some_and(|s| s.contains('(')), "{name}");
+            let text = documentation(&name).unwrap_or_default();
+            assert!(text.len() > 20, "{name}");
+            assert_eq!(text.matches('{').count(), text.matches('}').count(), "{name} is cut off");
+            assert!(signature_of(&name).is_some_and(|s| s.contains('(') && s.contains(')')), "{name}");
         }
         for heading in OPERATIONS.lines().filter_map(|l| l.strip_prefix("## ")) {
             let name = heading.split('(').next().unwrap_or_default();

@@ -65,13 +65,8 @@ impl Document {
 
     /// An item up to its body.
     pub fn head(&self, item: &snn_syntax::ast::Item) -> String {
-        let end = match &item.body {
-            snn_syntax::ast::Body::Block(b) => b.span.start,
-            snn_syntax::ast::Body::Expression(e) => self.module.as_ref().map_or(item.span.end, |m| m.ast.expr(*e).span.start),
-        };
         // The text may be another one by now.
-        let text = self.text.get(item.span.start..end).unwrap_or_default();
-        text.trim_end().trim_end_matches('=').trim_end().to_string()
+        snn_syntax::head(self.text.get(item.span.start..item.span.end).unwrap_or_default())
     }
 
     /// What a layer of this name is an instance of.

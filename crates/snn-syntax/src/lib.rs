@@ -42,4 +42,4 @@ pub use diagnostic::{Diagnostic, Severity, Sources, nearest};
 pub use dump::dump;
 pub use mistakes::foreign_name;
 pub use parse::{parse, parse_all, parse_expression};
-pub use print::print;
+pub use print::{head, print};

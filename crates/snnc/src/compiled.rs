@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use snn_candle::{DeviceName, Precision};
-use snn_compile::{COTANGENT, Gradients, OUTPUT, Optimise, drawn_name};
+use snn_compile::{COTANGENT, Gradients, OUTPUT, Optimise, QUANTISED, drawn_name};
 use snn_front::{Mode, Options};
 use snn_ir::{Backend, DeviceState, Dims, Executable, Graph, Interpreter, Tensor, Type};
 
@@ -110,7 +110,8 @@ pub struct CompileOptions {
     pub settings: snn_front::Settings,
     /// Draw parameters that given weights lack, instead of failing.
     pub partial: bool,
-    /// Weights of products and convolutions as integers; see [`crate::quantise`].
+    /// Weights of products and convolutions as integers; see [`crate::quantise`]. With `update` the net is trained with rounded weights: it reads
+    /// them rounded, and their gradients move what they are rounded from.
     pub weights_dtype: Option<crate::quantise::WeightBits>,
     /// Where the lines of `print` in the program go; standard error if nothing else is said.
     pub printer: Printer,
@@ -438,8 +439,14 @@ impl Compiled {
         if let Some(ready) = cache().get(&key) {
             return Ok(ready.clone());
         }
+        // Training with rounded weights: the net reads them rounded, and the optimiser moves what they are rounded from.
+        let quantised = match (self.options.weights_dtype, &self.options.update) {
+            (Some(_), Some(_)) => crate::quantise::weights(&self.lowered(key.dims.clone(), key.rest)?.graph),
+            _ => BTreeSet::new(),
+        };
         let options = snn_compile::Options {
             closed: true,
+            quantised,
             random_inputs: key.drawn_outside.clone(),
             may_be_infinite: !key.assume_finite,
             ..self.options.passes(Options { observe: true, ..self.lowering(key.dims.clone(), key.rest) })
@@ -559,7 +566,8 @@ impl Compiled {
         let key = Key { dims: dims.clone(), rest, assume_finite: true, drawn_outside: drawn_outside.clone() };
         let mut ready = self.ready(key.clone()).map_err(|e| self.with_missing_inputs(e, &tensors, data))?;
         let needed = ready.graph.needed_inputs();
-        let missing: Vec<&str> = needed.iter().map(|(n, _)| *n).filter(|n| !tensors.contains_key(*n)).collect();
+        let is_rounded = |name: &str| name.starts_with(QUANTISED);
+        let missing: Vec<&str> = needed.iter().map(|(n, _)| *n).filter(|n| !tensors.contains_key(*n) && !is_rounded(n)).collect();
         if !missing.is_empty() {
             let given = self.held(data);
             let inputs: Vec<String> = needed.iter().map(|(n, t)| format!("{n}: {t}")).collect();
@@ -577,6 +585,14 @@ impl Compiled {
         }
         let needed: Vec<String> = ready.graph.needed_inputs().iter().map(|(n, _)| (*n).to_string()).collect();
         tensors.retain(|name, _| needed.contains(name));
+        if let Some(bits) = self.options.weights_dtype {
+            let rounded = |name: &String| {
+                let own = name.strip_prefix(QUANTISED)?;
+                let (_, t) = parameters.iter().find(|(n, _)| n == own)?;
+                Some((name.clone(), crate::quantise::quantised(t, bits)))
+            };
+            tensors.extend(needed.iter().filter_map(rounded));
+        }
         tensors.extend(parameters.iter().cloned());
         Ok((Prepared { ready, tensors, seed: self.options.seed }, parameters))
     }
@@ -599,7 +615,7 @@ impl Compiled {
         // Weights win over tensors of the data that carry a parameter's name.
         let given: HashMap<&str, &Tensor> = data.iter().chain(weights).map(|(n, t)| (n.as_str(), t)).collect();
         let mut values = parameters(graph, &given, self.options.seed)?;
-        if let Some(bits) = self.options.weights_dtype {
+        if let Some(bits) = self.options.weights_dtype.filter(|_| self.options.update.is_none()) {
             let own = crate::quantise::weights(graph);
             for (_, t) in values.iter_mut().filter(|(n, _)| own.contains(n)) {
                 *t = crate::quantise::quantised(t, bits);

@@ -87,9 +87,14 @@ impl Highlighter for Colours {
 
 /// The names of arguments and settings of a signature such as `neuron lif(x; tau = 2.0)`.
 fn argument_names(signature: &str) -> Vec<&str> {
-    let inside = signature.split_once('(').map_or("", |(_, rest)| rest.trim_end_matches(')'));
+    let inside = signature.split_once('(').map_or("", |(_, rest)| rest);
     let mut depth = 0;
-    let parts = inside.split(|c: char| {
+    let end = inside.find(|c: char| {
+        depth += i32::from(c == '(') - i32::from(c == ')');
+        depth < 0
+    });
+    let mut depth = 0;
+    let parts = inside[..end.unwrap_or(inside.len())].split(|c: char| {
         depth += i32::from("([{".contains(c)) - i32::from(")]}".contains(c));
         depth == 0 && (c == ',' || c == ';')
     });

@@ -199,10 +199,7 @@ fn run_command(session: &mut Session, command: &str) -> Result<String, Error> {
         _ => {}
     }
     match name {
-        "type" if session.item(rest).is_some() => {
-            let text = session.item(rest).unwrap_or_default();
-            Ok(text.split('{').next().unwrap_or_default().trim().to_string())
-        }
+        "type" if session.item(rest).is_some() => Ok(snn_syntax::head(session.item(rest).unwrap_or_default())),
         "type" if session.value(rest).is_none() && snn_front::signature_of(rest).is_some() => {
             Ok(snn_front::signature_of(rest).unwrap_or_default())
         }

@@ -128,6 +128,9 @@ pub struct TrainArguments {
     /// Average the gradients of this many batches before parameters move: the step of a batch that is so many times larger.
     #[arg(long, value_name = "BATCHES", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     accumulate: u64,
+    /// Train with weights as integers times powers of two, as `snnc quantise` rounds them: the net reads rounded weights, in training and in validation, and their gradients move the weights that they are rounded from.
+    #[arg(long, value_name = "i8|i16")]
+    quantise_aware: Option<snnc::quantise::WeightBits>,
     /// The largest norm of all gradients together.
     #[arg(long)]
     clip_norm: Option<f64>,
@@ -188,7 +191,18 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
     let (program, own) = load_program(&a.net.file, &a.net.nir)?;
     warn(&program, Mode::Train);
     let (learning_rate, update) = update(a)?;
-    let options = CompileOptions { update: Some(update.clone()), checkpoint: a.checkpoint, ..a.net.options()? };
+    let options =
+        CompileOptions { update: Some(update.clone()), checkpoint: a.checkpoint, weights_dtype: a.quantise_aware, ..a.net.options()? };
+    if a.net.weights_dtype.is_some() {
+        return Err(Failure::Text(
+            "weights that were rounded after each step would not move: `--quantise-aware i8` trains with rounded weights".into(),
+        ));
+    }
+    if a.quantise_aware.is_some() && matches!(options.backend, snnc::Backends::Candle(..)) {
+        return Err(Failure::Text(
+            "`--quantise-aware` trains on the CPU: candle keeps weights on its device, where they are not rounded".into(),
+        ));
+    }
     let loss_net = loss_net(a, &program)
         .ok_or_else(|| Failure::Text("training needs a net called `loss` whose value is one number, or `--net`".into()))?;
     if a.weights_out.is_none() {
@@ -242,6 +256,7 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
             ("samples", data.len() as i64),
             ("shuffle", i64::from(settings.shuffle)),
             ("accumulate", a.accumulate as i64),
+            ("quantise_aware", a.quantise_aware.map_or(0, |b| b.largest() as i64)),
         ],
         floats: vec![
             ("learning_rate", learning_rate),
@@ -481,7 +496,7 @@ impl Validation {
             (MetricName::Accuracy, Some(l)) => Some(DataSet::new(vec![("label".to_string(), l)]).map_err(Error::from)?),
             (MetricName::Loss, _) => None,
         };
-        let options = CompileOptions { mode: Mode::Eval, batch: None, ..a.net.options()? };
+        let options = CompileOptions { mode: Mode::Eval, batch: None, weights_dtype: a.quantise_aware, ..a.net.options()? };
         let batch = 250.min(data.len());
         let (clock, epochs) = (clock(program, net, &data)?, a.epochs);
         Ok(Some(Validation { metric: a.metric, net: program.compile(Some(net), &options)?, data, labels, batch, clock, epochs }))
