@@ -244,3 +244,18 @@ fn integer_weights_are_stored_and_exact() {
     assert_eq!(size(None), 4 * (36 + 180 + 25 + 15 + 4 + 5 + 3));
     assert!(size(Some(WeightBits::I8)) <= 36 + 180 + 25 + 15 + 4 * 2 * (4 + 5 + 3) + 4 * 5);
 }
+
+#[test]
+fn lavas_integers_are_the_same_in_c() {
+    if !compiler() {
+        return;
+    }
+    let text = "net main(x: f32[T, 8]) -> (s: f32[T, 8], u: f32[T, 8], v: f32[T, 8]) {
+    layer n = lava_lif(vth = 90, du = 700, dv = 40, bias_mant = -9, bias_exp = -1)
+    let s = n(x)
+    (s, n.u, n.v)
+}";
+    let program = Program::parse("lava.snn", text).unwrap();
+    let x: Vec<f32> = (0..800i32).map(|i| ((i * 7919) % 613 - 250) as f32).collect();
+    assert_eq!(difference(&program, 0, &[("x".to_string(), Tensor::f32(vec![100, 8], x))], &[]), Ok(true));
+}

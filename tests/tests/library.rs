@@ -269,3 +269,73 @@ fn learning_in_a_run_holds_one_step_of_the_weights() {
     let more = memory(1000) - memory(100);
     assert!(more < 900 * 100 * 4 * 8, "{more} bytes for 900 steps more");
 }
+
+/// One step of Lava's bit-accurate LIF, from the definition of its published model (`PyLifModelBitAcc`), in integers of 64 bits.
+fn lava_step(u: &mut i64, v: &mut i64, x: i64, [vth, du, dv, bias_mant, bias_exp]: [i64; 5]) -> i64 {
+    let decayed = |state: i64, decay: i64| state.signum() * ((state.abs() * (4096 - decay)) >> 12);
+    let charged = decayed(*u, du + 1) + (x << 6);
+    *u = match charged {
+        c if c > 1 << 23 => c - (1 << 24),
+        c if c <= -(1 << 23) => c + (1 << 24),
+        c => c,
+    };
+    let bias = if bias_exp >= 0 { bias_mant << bias_exp } else { bias_mant >> -bias_exp };
+    *v = (decayed(*v, dv) + *u + bias).clamp(1 - (1 << 23), (1 << 23) - 1);
+    let spike = i64::from(*v > vth << 6);
+    *v *= 1 - spike;
+    spike
+}
+
+#[test]
+fn lava_lif_has_lavas_integers() {
+    let mut random = 7u64;
+    let mut next = |below: i64| {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (random >> 33) as i64 % below
+    };
+    let (steps, neurons) = (200, 16);
+    let (mut wrapped, mut clipped, mut fired) = (0, 0, 0);
+    for case in 0..12 {
+        // Weak and strong inputs, slow and fast decays: the strongest wrap the current around and reach the bounds of the membrane.
+        let settings = [next(131072), next(4096) >> (case % 3 * 4), next(4096) >> (case % 4 * 3), next(8192) - 4096, next(11) - 3];
+        let range = 1 << [6, 11, 15, 16][case as usize % 4];
+        let x: Vec<i64> = (0..steps * neurons).map(|i| next(2 * range) - range + if i % 5 == 0 { range / 2 } else { 0 }).collect();
+        let [vth, du, dv, bias_mant, bias_exp] = settings;
+        let settled = format!("vth = {vth}, du = {du}, dv = {dv}, bias_mant = {bias_mant}, bias_exp = {bias_exp}");
+        let text = format!(
+            "net main(x: i64[T, N]) -> (s: f32[T, N], u: f32[T, N], v: f32[T, N]) {{\n    layer n = lava_lif({settled})\n    let s = n(f32(x))\n    (s, n.u, n.v)\n}}\n"
+        );
+        let (mut want, mut u, mut v) = ([vec![], vec![], vec![]], vec![0; neurons], vec![0; neurons]);
+        for (i, x) in x.iter().enumerate() {
+            let n = i % neurons;
+            let before = u[n];
+            let s = lava_step(&mut u[n], &mut v[n], *x, settings);
+            wrapped += usize::from((before - u[n]).abs() > 1 << 23);
+            clipped += usize::from(v[n].abs() == (1 << 23) - 1);
+            fired += s;
+            [s, u[n], v[n]].into_iter().zip(&mut want).for_each(|(value, all)| all.push(value));
+        }
+        for backend in [Backends::Interpreter, Backends::Cranelift, Backends::CandleOperations] {
+            let net =
+                Program::parse("lava.snn", &text).unwrap().compile(None, &CompileOptions { backend, ..CompileOptions::default() }).unwrap();
+            let run = net.run(&[("x".to_string(), Tensor::i64(vec![steps, neurons], x.clone()))], &[]).unwrap();
+            for ((name, got), want) in run.outputs.iter().zip(&want) {
+                let got: Vec<i64> = got.to_f32().iter().map(|x| *x as i64).collect();
+                let at = got.iter().zip(want).position(|(a, b)| a != b);
+                assert_eq!(at, None, "{settled}, {backend:?}: {name}: {:?}", at.map(|i| (i, got[i], want[i])));
+            }
+        }
+    }
+    assert!(wrapped > 50 && clipped > 50 && fired > 500, "{wrapped} {clipped} {fired}");
+}
+
+/// Rounding has slope 1: a net of such neurons is trained as one of those that do not round.
+#[test]
+fn lava_decay_has_the_slope_of_what_it_rounds() {
+    let text = "net main(x: f32[2]) -> f32[] { sum(lava_decay(x, 1000) * [1.0, 3.0]) }";
+    let options = CompileOptions { gradients: Some(vec!["x".into()]), ..CompileOptions::default() };
+    let net = Program::parse("lava.snn", text).unwrap().compile(None, &options).unwrap();
+    let run = net.run(&[("x".to_string(), Tensor::f32(vec![2], vec![4097.0, -5.0]))], &[]).unwrap();
+    assert_eq!(run.outputs[0].1.to_f32().to_vec(), [(4097 * 3096 / 4096 - 3 * (5 * 3096 / 4096)) as f32]);
+    assert_eq!(run.outputs[1].1.to_f32().to_vec(), [3096.0 / 4096.0, 3.0 * 3096.0 / 4096.0]);
+}

@@ -37,6 +37,7 @@ pub const STANDARD_LIBRARY: &str = concat!(
     include_str!("../../../grammar/std/norms.snn"),
     include_str!("../../../grammar/std/snntorch.snn"),
     include_str!("../../../grammar/std/norse.snn"),
+    include_str!("../../../grammar/std/lava.snn"),
     include_str!("../../../grammar/std/nir.snn"),
     include_str!("../../../grammar/std/plasticity.snn"),
 );
