@@ -521,3 +521,27 @@ fn what_looks_like_a_mistake_is_said() {
     let row = said.lines().find(|l| l.contains("out: step")).unwrap_or_else(|| panic!("{said}"));
     assert!(rate > 0.0 && row.contains(&format!("{rate:.4}")), "{rate}: {row}");
 }
+
+/// Ctrl-C ends a command with what it has, and with the exit code of shells.
+#[test]
+#[cfg(unix)]
+fn an_interrupted_command_says_what_it_has() {
+    use std::process::Stdio;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("net.snn");
+    std::fs::write(&file, "net main() -> f32[] { sum(lif(ones([1000, 8]))) }\n// test: run\n").unwrap();
+    let path = file.display().to_string();
+    assert!(snnc(&["test", "--bless", &path]).status.success());
+    let tests = vec![path.as_str(); 20_000];
+    for (arguments, has) in [(vec!["bench", "--repeats", "100000000", &path], "run "), ([vec!["test"], tests].concat(), "")] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_snnc"));
+        let child = child.args(&arguments).env("NO_COLOR", "1").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        let said = text(&output.stderr);
+        assert!(said.contains("interrupted after "), "{}: {said}", arguments[0]);
+        assert!(text(&output.stdout).contains(has));
+        assert_eq!(output.status.code(), Some(130), "{said}");
+    }
+}

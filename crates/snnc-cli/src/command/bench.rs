@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use snnc::CompileOptions;
+use snn_ir::RuntimeError;
+use snnc::{CompileOptions, Error};
 
 use super::{Failure, NetArguments, load_program};
-use crate::command::say::{say, say_part};
+use crate::command::say::{remark, say, say_part};
 
 #[derive(Args)]
 pub struct BenchArguments {
@@ -45,10 +46,17 @@ pub fn bench(a: &BenchArguments) -> Result<(), Failure> {
     let prepared = net.prepare(&data, &weights)?;
     let compile = parsed + started.elapsed();
     let mut times: Vec<Duration> = Vec::new();
-    let mut bytes = 0;
+    let (mut bytes, mut interrupted) = (0, false);
     for i in 0..a.repeats.max(1) + 2 {
         let started = Instant::now();
-        let run = prepared.run()?;
+        let run = match prepared.run() {
+            // After Ctrl-C the runs that there were count.
+            Err(Error::Run(RuntimeError::Interrupted)) if !times.is_empty() => {
+                interrupted = true;
+                break;
+            }
+            run => run?,
+        };
         if i >= 2 {
             times.push(started.elapsed());
         }
@@ -69,6 +77,10 @@ pub fn bench(a: &BenchArguments) -> Result<(), Failure> {
         say!("compile {:.2} ms (code generation {:.2} ms)", ms(compile), ms(net.code_generation_time()));
         say!("run     {best:.3} ms min, {median:.3} median, {worst:.3} max over {} runs", times.len());
         say!("inputs and outputs: {bytes} bytes, {rate:.2} GB/s; memory beside inputs: {} bytes", prepared.memory());
+    }
+    if interrupted {
+        remark!("interrupted after {} of {} runs", times.len(), a.repeats);
+        return Err(Failure::Said);
     }
     if a.profile {
         say_part!("{}", super::profile_text(prepared.profile()?));

@@ -34,7 +34,7 @@ use snnc::{Backends, CompileOptions, Dims, Error, Mode, Optimise, Precision, Pro
 #[command(
     version,
     about = "A compiler for spiking neural networks: a net described in a page of text, run as machine code.",
-    after_help = "Examples:\n  snnc check examples/digits/digits.snn\n  snnc run model.snn --data x.safetensors --weights model.safetensors --out y.safetensors\n  snnc emit model.snn --stage ir\n\nExit codes: 0 fine, 1 an error in the program or its data, 2 wrong use of the command."
+    after_help = "Examples:\n  snnc check examples/digits/digits.snn\n  snnc run model.snn --data x.safetensors --weights model.safetensors --out y.safetensors\n  snnc emit model.snn --stage ir\n\nExit codes: 0 fine, 1 an error in the program or its data, 2 wrong use of the command, 130 ended by Ctrl-C."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -452,10 +452,32 @@ fn waits_for(command: &Command) -> Option<&'static str> {
     }
 }
 
+/// What Ctrl-C ends with, as in shells.
+const INTERRUPTED: u8 = 130;
+
+/// Ctrl-C asks what runs to stop, so that a command ends with what it has. What does not hear it within a second, or gets another, ends there.
+fn stop_on_interrupt() {
+    // Where signals cannot be caught, Ctrl-C ends the process at once.
+    let _ = ctrlc::set_handler(|| {
+        let end = || std::process::exit(INTERRUPTED.into());
+        if snn_ir::interrupt::is_wanted() {
+            end();
+        }
+        snn_ir::interrupt::request();
+        std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            end();
+        });
+    });
+}
+
 /// Runs the command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let waiting = waits_for(&cli.command).map(waiting::Waiting::new);
+    if waiting.is_some() {
+        stop_on_interrupt();
+    }
     let result = match cli.command {
         Command::Check { file, mode, nir } => check(&file, mode.into(), &nir),
         Command::Import(arguments) => nir::import(&arguments),
@@ -502,7 +524,7 @@ pub fn main() -> ExitCode {
                 Failure::Text(text) => remark!("Error: {text}"),
                 Failure::Said => {}
             }
-            ExitCode::from(1)
+            ExitCode::from(if snn_ir::interrupt::is_wanted() { INTERRUPTED } else { 1 })
         }
     }
 }

@@ -111,7 +111,7 @@ pub fn test(a: &TestArguments) -> Result<(), Failure> {
         }
     }
     let (mut count, mut failed, mut tested, mut changed) = (0, 0, 0, 0);
-    for path in &files {
+    for path in files.iter().take_while(|_| !snn_ir::interrupt::is_wanted()) {
         let text = read_text(path)?;
         let cases = cases(&text);
         if cases.is_empty() {
@@ -156,6 +156,9 @@ pub fn test(a: &TestArguments) -> Result<(), Failure> {
     }
     let plural = |n: usize, what: &str| if n == 1 { format!("{n} {what}") } else { format!("{n} {what}s") };
     let all = format!("{} in {}", plural(count, "test"), plural(tested, "file"));
+    if snn_ir::interrupt::is_wanted() {
+        return Err(Failure::Text(format!("interrupted after {all}, of which {failed} failed; there are {} files", files.len())));
+    }
     match (failed, a.bless) {
         (0, false) => say!("{all}: all as expected"),
         (0, true) => say!("{all}: {} changed", plural(changed, "file")),
