@@ -18,12 +18,16 @@ pub fn signature_of(name: &str) -> Option<String> {
     if let Some(heading) = heading(name) {
         return Some(heading.to_string());
     }
+    Some(snn_syntax::head(&STANDARD_LIBRARY[declaration(name)?..]))
+}
+
+/// Where the library declares a name, in bytes of [`STANDARD_LIBRARY`].
+pub fn declaration(name: &str) -> Option<usize> {
     let mut from = 0;
-    let start = STANDARD_LIBRARY.split_inclusive('\n').find_map(|line| {
+    STANDARD_LIBRARY.split_inclusive('\n').find_map(|line| {
         from += line.len();
         declares(line, name).then(|| from - line.len())
-    })?;
-    Some(snn_syntax::head(&STANDARD_LIBRARY[start..]))
+    })
 }
 
 /// The parts of the library, each with a title and the names that it declares.

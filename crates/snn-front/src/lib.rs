@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-pub use documentation::{OPERATIONS, documentation, known_names, library_parts, signature_of};
+pub use documentation::{OPERATIONS, declaration, documentation, known_names, library_parts, signature_of};
 pub use observe::{Observation, Observed, is_observation};
 use snn_ir::{Dims, Graph, Type};
 use snn_syntax::ast::ItemKind;

@@ -87,13 +87,7 @@ impl Document {
             Some(item) => self.text.get(item.span.start..item.span.end).unwrap_or_default().to_string(),
             None => snn_front::documentation(&called).unwrap_or_default(),
         };
-        let field = |line: &str| {
-            let line = line.trim();
-            let rest = ["state ", "param ", "buffer ", "layer "].iter().find_map(|word| line.strip_prefix(word))?;
-            let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || "_.".contains(*c)).collect();
-            Some((name, line.to_string()))
-        };
-        text.lines().filter_map(field).collect()
+        snn_syntax::declarations(&text).map(|(_, name, line)| (name, line.to_string())).collect()
     }
 
     /// What is wrong, with where.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use snn_syntax::ast::ItemKind;
-use snn_syntax::{Diagnostic, KEYWORDS, Span};
+use snn_syntax::{Diagnostic, Span, arguments, is_keyword, last_word};
 use tower_lsp_server::ls_types::*;
 
 use crate::document::Document;
@@ -161,29 +161,6 @@ fn signature(d: &Document, name: &str) -> Option<String> {
         .or_else(|| snn_front::signature_of(name))
 }
 
-/// The names between the brackets of a signature, with their places in it.
-fn arguments(signature: &str) -> Vec<(String, usize, usize)> {
-    let Some(open) = signature.find('(') else { return vec![] };
-    let mut found = Vec::new();
-    let (mut depth, mut start) = (0i32, open + 1);
-    for (i, c) in signature.char_indices().skip_while(|(i, _)| *i <= open) {
-        if depth == 0 && (c == ',' || c == ';' || c == ')') {
-            let part = &signature[start..i];
-            let from = start + part.len() - part.trim_start().len();
-            let name: String = part.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            if !name.is_empty() {
-                found.push((name, from, from + part.trim().len()));
-            }
-            start = i + 1;
-            if c == ')' {
-                break;
-            }
-        }
-        depth += i32::from("([{".contains(c)) - i32::from(")]}".contains(c));
-    }
-    found
-}
-
 /// The signature of the call that a place is in, and which argument is typed.
 pub fn signature_help(d: &Document, position: Position) -> Option<SignatureHelp> {
     let (callee, place, named) = call_at(d.text(), d.offset(position))?;
@@ -193,7 +170,7 @@ pub fn signature_help(d: &Document, position: Position) -> Option<SignatureHelp>
     let units = |end: usize| label[..end].encode_utf16().count() as u32;
     let parameters = all
         .iter()
-        .map(|(_, from, to)| ParameterInformation { label: ParameterLabel::LabelOffsets([units(*from), units(*to)]), documentation: None });
+        .map(|(_, at)| ParameterInformation { label: ParameterLabel::LabelOffsets([units(at.start), units(at.end)]), documentation: None });
     let information = SignatureInformation {
         parameters: Some(parameters.collect()),
         active_parameter: Some(active as u32),
@@ -212,9 +189,7 @@ pub fn tokens(d: &Document) -> Vec<SemanticToken> {
         match l.kind {
             LexemeKind::Comment => all.push((l.span, 7)),
             LexemeKind::Text => all.push((l.span, 8)),
-            LexemeKind::Word if KEYWORDS.iter().any(|k| k.split(' ').any(|w| w == &d.text()[l.span.start..l.span.end])) => {
-                all.push((l.span, 6))
-            }
+            LexemeKind::Word if is_keyword(&d.text()[l.span.start..l.span.end]) => all.push((l.span, 6)),
             LexemeKind::Word | LexemeKind::Bracket(_) => {}
         }
     }
@@ -351,13 +326,9 @@ pub fn folds(d: &Document) -> Vec<FoldingRange> {
 pub fn in_context(d: &Document, position: Position) -> Option<Vec<CompletionItem>> {
     let offset = d.offset(position);
     let before = &d.text()[..offset];
-    let word =
-        before.rfind(|c: char| !c.is_alphanumeric() && c != '_').map_or(0, |i| i + before[i..].chars().next().map_or(1, char::len_utf8));
+    let word = offset - last_word(before, "").len();
     if let Some(rest) = before[..word].strip_suffix('.') {
-        let start = rest
-            .rfind(|c: char| !c.is_alphanumeric() && c != '_' && c != '.')
-            .map_or(0, |i| i + rest[i..].chars().next().map_or(1, char::len_utf8));
-        let fields = d.fields(&rest[start..]);
+        let fields = d.fields(last_word(rest, "."));
         let item = |(label, detail): (String, String)| CompletionItem {
             label,
             detail: Some(detail),
@@ -370,8 +341,8 @@ pub fn in_context(d: &Document, position: Position) -> Option<Vec<CompletionItem
     let label = signature(d, &callee)?;
     let settings = label.split_once(';').map(|_| arguments(&label)).unwrap_or_default();
     let after = label.find(';').unwrap_or(label.len());
-    let item = |(name, from, to): (String, usize, usize)| CompletionItem {
-        detail: Some(label[from..to].to_string()),
+    let item = |(name, at): (String, std::ops::Range<usize>)| CompletionItem {
+        detail: Some(label[at].to_string()),
         insert_text: Some(format!("{name} = ")),
         // Settings of the call come before everything else.
         sort_text: Some(format!("0{name}")),
@@ -379,23 +350,19 @@ pub fn in_context(d: &Document, position: Position) -> Option<Vec<CompletionItem
         kind: Some(CompletionItemKind::FIELD),
         ..CompletionItem::default()
     };
-    Some(settings.into_iter().filter(|(_, from, _)| *from > after).map(item).collect())
+    Some(settings.into_iter().filter(|(_, at)| at.start > after).map(item).collect())
 }
 
 /// Is a place behind a name and a dot?
 pub fn is_after_dot(d: &Document, position: Position) -> bool {
     let before = &d.text()[..d.offset(position)];
-    before.trim_end_matches(|c: char| c.is_alphanumeric() || c == '_').ends_with('.')
+    before[..before.len() - last_word(before, "").len()].ends_with('.')
 }
 
 /// The library as a file that an editor can open, with the place of a name in it.
 pub fn in_library(name: &str) -> Option<Location> {
-    let text = snn_front::STANDARD_LIBRARY;
-    let declares = |line: &str| {
-        let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
-        matches!(words.next(), Some("net" | "neuron" | "surrogate" | "fn")) && words.next() == Some(name)
-    };
-    let line = text.lines().position(declares)? as u32;
+    let before = &snn_front::STANDARD_LIBRARY[..snn_front::declaration(name)?];
+    let line = before.matches('\n').count() as u32;
     let path = library_file()?;
     let range = Range { start: Position { line, character: 0 }, end: Position { line, character: 0 } };
     Some(Location { uri: Uri::from_file_path(path)?, range })

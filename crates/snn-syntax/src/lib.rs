@@ -10,36 +10,12 @@ mod layout;
 mod mistakes;
 pub mod parse;
 pub mod print;
-
-/// The words that begin statements and items, and those that are values.
-pub const KEYWORDS: &[&str] = &[
-    "net",
-    "neuron",
-    "surrogate",
-    "fn",
-    "use",
-    "let",
-    "let rec",
-    "layer",
-    "param",
-    "buffer",
-    "state",
-    "emit",
-    "assert",
-    "if",
-    "else",
-    "for",
-    "in",
-    "true",
-    "false",
-    "none",
-    "or",
-    "div",
-];
+mod typed;
 
 pub use ast::{Ast, Span};
 pub use diagnostic::{Diagnostic, Severity, Sources, nearest};
 pub use dump::dump;
 pub use mistakes::foreign_name;
 pub use parse::{parse, parse_all, parse_expression};
-pub use print::{head, print};
+pub use print::print;
+pub use typed::{KEYWORDS, arguments, declarations, head, is_keyword, last_word};

@@ -401,27 +401,6 @@ fn filled(parts: &[String], end: &str) -> String {
     text
 }
 
-/// The head of an item on one line, such as `neuron lif(x; tau = 2.0)` or `net main(x: f32[T]) -> f32[T]`: `text` begins with the item.
-pub fn head(text: &str) -> String {
-    let (mut depth, mut closed) = (0i32, false);
-    let end = text.find(|c: char| {
-        depth += i32::from("([".contains(c)) - i32::from(")]".contains(c));
-        closed |= c == ')' && depth == 0;
-        closed && depth == 0 && (c == '{' || c == '=')
-    });
-    // An item without a body is one that is being typed.
-    let mut line = String::new();
-    for part in text[..end.unwrap_or(text.len())].lines().map(|l| l.split("//").next().unwrap_or_default().trim()).filter(|l| !l.is_empty())
-    {
-        let joined = line.is_empty() || line.ends_with('(') || part.starts_with(')');
-        let cut = if part.starts_with(')') { line.trim_end_matches(',').len() } else { line.len() };
-        line.truncate(cut);
-        line.push_str(if joined { "" } else { " " });
-        line.push_str(part);
-    }
-    line
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -477,14 +456,5 @@ mod tests {
         let once = format(&format!("net a(x: f32[T]) -> f32[T] {{\n x |> {stages}\n}}"));
         assert!(once.lines().all(|l| l.len() <= WIDTH), "{once}");
         assert_eq!(format(&once), once);
-    }
-
-    #[test]
-    fn a_head_is_one_line() {
-        assert_eq!(head("neuron n(x; tau = 2.0) {\n    emit x\n}"), "neuron n(x; tau = 2.0)");
-        assert_eq!(head("neuron n(\n    x; // an input\n    a = f(1), b = none,\n) {\n"), "neuron n(x; a = f(1), b = none)");
-        assert_eq!(head("net m(x: f32[T, 2]) -> (a: f32[], b: f32[T]) {"), "net m(x: f32[T, 2]) -> (a: f32[], b: f32[T])");
-        assert_eq!(head("fn twice(y; k = 2.0) = y * k"), "fn twice(y; k = 2.0)");
-        assert_eq!(head("net m("), "net m(");
     }
 }

@@ -7,10 +7,9 @@ use reedline::{
     Color, Completer, CompletionResult, Highlighter, Hinter, History, Prompt, PromptEditMode, PromptHistorySearch, Span, StyledText,
     Suggestion, ValidationResult, Validator,
 };
+use snn_syntax::{arguments, is_keyword, last_word};
 use snnc::session::is_unfinished;
 
-const KEYWORDS: [&str; 15] =
-    ["net", "neuron", "surrogate", "fn", "layer", "param", "buffer", "state", "emit", "let", "rec", "if", "else", "or", "training"];
 const CONSTANTS: [&str; 9] = ["true", "false", "none", "f32", "i64", "bool", "u8", "pi", "inf"];
 
 /// What a piece of a line is.
@@ -47,8 +46,8 @@ pub fn tokens<'a>(text: &'a str, known: &HashSet<String>) -> Vec<(Token, &'a str
             let n = until(&|c| !is_word(c));
             let word = &rest[..n];
             let kind = match word {
-                _ if KEYWORDS.contains(&word) => Token::Keyword,
                 _ if CONSTANTS.contains(&word) => Token::Constant,
+                _ if word == "training" || is_keyword(word) => Token::Keyword,
                 _ if known.contains(word) => Token::Known,
                 _ => Token::Other,
             };
@@ -85,22 +84,6 @@ impl Highlighter for Colours {
     }
 }
 
-/// The names of arguments and settings of a signature such as `neuron lif(x; tau = 2.0)`.
-fn argument_names(signature: &str) -> Vec<&str> {
-    let inside = signature.split_once('(').map_or("", |(_, rest)| rest);
-    let mut depth = 0;
-    let end = inside.find(|c: char| {
-        depth += i32::from(c == '(') - i32::from(c == ')');
-        depth < 0
-    });
-    let mut depth = 0;
-    let parts = inside[..end.unwrap_or(inside.len())].split(|c: char| {
-        depth += i32::from("([{".contains(c)) - i32::from(")]}".contains(c));
-        depth == 0 && (c == ',' || c == ';')
-    });
-    parts.filter_map(|p| p.split([':', '=']).next()).map(str::trim).filter(|n| !n.is_empty()).collect()
-}
-
 /// The signature of the call that the cursor is in: the innermost open bracket after the name of something known.
 pub fn signature_at(line: &str) -> Option<String> {
     let mut open: Vec<usize> = Vec::new();
@@ -113,11 +96,7 @@ pub fn signature_at(line: &str) -> Option<String> {
             _ => {}
         }
     }
-    open.iter().rev().find_map(|i| {
-        let before = &line[..*i];
-        let start = before.rfind(|c: char| !c.is_alphanumeric() && c != '_').map_or(0, |i| i + 1);
-        snn_front::signature_of(&before[start..])
-    })
+    open.iter().rev().find_map(|i| snn_front::signature_of(last_word(&line[..*i], "")))
 }
 
 /// Shows the signature of the function whose arguments are being typed.
@@ -153,16 +132,15 @@ impl Completer for Names {
         let before = &line[..pos];
         let takes_file = [":load ", ":save ", ":dot ", ":plot "].iter().any(|c| before.starts_with(c));
         if takes_file {
-            let start = before.rfind(char::is_whitespace).map_or(0, |i| i + 1);
-            return found(start, files(&before[start..]));
+            let begun = before.rsplit(char::is_whitespace).next().unwrap_or_default();
+            return found(pos - begun.len(), files(begun));
         }
-        let start = before.rfind(|c: char| !c.is_alphanumeric() && c != '_' && c != ':' && c != '.').map_or(0, |i| i + 1);
-        let word = &before[start..];
+        let word = last_word(before, ":.");
         // Settings of the call first.
         let signature = signature_at(before).unwrap_or_default();
-        let settings = argument_names(&signature).into_iter().map(|n| format!("{n} = "));
+        let settings = arguments(&signature).into_iter().map(|(n, _)| format!("{n} = "));
         let all = settings.chain(self.0.iter().cloned());
-        found(start, all.filter(|n| !word.is_empty() && n.starts_with(word)).collect())
+        found(pos - word.len(), all.filter(|n| !word.is_empty() && n.starts_with(word)).collect())
     }
 }
 
@@ -251,5 +229,11 @@ mod tests {
         assert_eq!(values(names.complete("x |> lif(ta", 11)), ["tau = "]);
         assert_eq!(values(names.complete("lif(x, surrogate = atan(al", 26)), ["alpha = "]);
         assert_eq!(values(names.complete("lif(x, v_t", 10)), ["v_threshold = "]);
+        // What no program has is typed too.
+        let line = "x \u{2192} \u{201c}li";
+        assert_eq!(values(names.complete(line, line.len())), ["lif"]);
+        assert!(signature_at("\u{201c}lif(").is_some());
+        let line = ":load \u{a0}no-such-folder/x";
+        assert_eq!(values(names.complete(line, line.len())), Vec::<String>::new());
     }
 }
