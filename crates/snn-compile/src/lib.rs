@@ -275,9 +275,13 @@ pub fn optimised(graph: Graph, options: &Options) -> Result<Compilation, Error> 
 /// # Errors
 /// If it has no scalar, or a name is unknown or not of floats.
 pub fn gradients(graph: &Graph, wrt: &[String]) -> Result<snn_autodiff::Gradients, snn_autodiff::GradientError> {
+    snn_autodiff::differentiate(graph, &asked_for(graph, wrt))
+}
+
+/// The names to differentiate with respect to; without any, all learnable parameters.
+fn asked_for(graph: &Graph, wrt: &[String]) -> Vec<String> {
     let all = || graph.parameters.iter().filter(|p| p.learnable).map(|p| p.name.clone()).collect();
-    let wrt = if wrt.is_empty() { all() } else { wrt.to_vec() };
-    snn_autodiff::differentiate(graph, &wrt)
+    if wrt.is_empty() { all() } else { wrt.to_vec() }
 }
 
 fn verify(pass: &Pass, graph: &Graph, options: &Options) -> Result<(), Error> {
@@ -357,11 +361,10 @@ fn differentiate(c: &mut Compilation, _: &Input<'_>, options: &Options) -> Resul
         Gradients::None => return Ok(()),
         Gradients::Scalar(wrt) | Gradients::Outputs(wrt) => wrt,
     };
-    let learnable = || c.graph.parameters.iter().filter(|p| p.learnable).map(|p| p.name.clone()).collect();
-    let wrt = if wrt.is_empty() { learnable() } else { wrt.clone() };
     // What is rounded hands its gradient on to what it was rounded from.
-    let read = |name: &String| if options.quantised.contains(name) { format!("{QUANTISED}{name}") } else { name.clone() };
-    let gradients = gradients(&c.graph, &wrt.iter().map(read).collect::<Vec<_>>())?;
+    let read = |name: String| if options.quantised.contains(&name) { format!("{QUANTISED}{name}") } else { name };
+    let wrt: Vec<String> = asked_for(&c.graph, wrt).into_iter().map(read).collect();
+    let gradients = snn_autodiff::differentiate(&c.graph, &wrt)?;
     let own = |name: String| name.strip_prefix(QUANTISED).map(str::to_string).unwrap_or(name);
     c.graph = gradients.graph;
     for (name, _) in &mut c.graph.outputs {

@@ -160,6 +160,11 @@ impl Tensor {
         }
     }
 
+    /// The indices, one for each axis, of the element at a place in row-major order.
+    pub fn indices(&self, place: usize) -> Vec<usize> {
+        row_major_strides(&self.shape).iter().zip(&self.shape[..]).map(|(s, n)| place / s % n).collect()
+    }
+
     /// The elements as integers, converted where they are not.
     pub fn to_i64(&self) -> Vec<i64> {
         match &self.data {

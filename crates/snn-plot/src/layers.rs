@@ -10,7 +10,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use snn_ir::text::op_name;
-use snn_ir::{Graph, Node, NodeId, Op, Type};
+use snn_ir::{Class, Graph, Node, NodeId, Op, Type};
 
 use super::{Canvas, FONT, failed, on, write};
 use crate::PlotError;
@@ -26,7 +26,7 @@ const MARGIN: i32 = 28;
 const TITLE: i32 = 26;
 
 /// A layer, an operation between layers, an input or an output.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Part {
     /// The net that it belongs to, and for a layer its own name.
     path: Vec<String>,
@@ -64,15 +64,7 @@ impl Layers {
         }
         for (name, v) in &graph.outputs {
             let reads = found.part_of.get(&v.node).copied().into_iter().collect();
-            found.parts.push(Part {
-                path: vec![],
-                is_layer: false,
-                title: name.clone(),
-                ty: Some(graph.ty(*v).clone()),
-                parameters: 0,
-                reads,
-                given: true,
-            });
+            found.parts.push(Part { title: name.clone(), ty: Some(graph.ty(*v).clone()), reads, given: true, ..Part::default() });
         }
         Layers { name: graph.name.clone(), parts: found.parts }
     }
@@ -91,15 +83,7 @@ impl Layers {
             }
             let path = part.path[..depth.max(1).min(part.path.len())].to_vec();
             let at = *groups.entry(path.clone()).or_insert_with(|| {
-                parts.push(Part {
-                    title: path.last().cloned().unwrap_or_default(),
-                    path,
-                    is_layer: true,
-                    ty: None,
-                    parameters: 0,
-                    reads: BTreeSet::new(),
-                    given: false,
-                });
+                parts.push(Part { title: path.last().cloned().unwrap_or_default(), path, is_layer: true, ..Part::default() });
                 parts.len() - 1
             });
             parts[at].parameters += part.parameters;
@@ -131,21 +115,17 @@ struct Found<'a> {
 
 impl Found<'_> {
     fn visit(&mut self, id: NodeId, node: &Node) {
-        match &node.op {
-            Op::Constant(_) | Op::Size(_) => return,
-            Op::Parameter(name) => {
-                let mut path: Vec<String> = name.split('.').map(str::to_string).collect();
-                if path.len() > 1 {
-                    path.pop();
-                }
-                self.owner.insert(id, path);
-                return;
+        if let Op::Parameter(name) = &node.op {
+            let mut path: Vec<String> = name.split('.').map(str::to_string).collect();
+            if path.len() > 1 {
+                path.pop();
             }
-            Op::Input(name) => {
-                self.add(id, node, vec![], name.clone(), BTreeSet::new(), true);
-                return;
-            }
-            _ => {}
+            self.owner.insert(id, path);
+        } else if let Op::Input(name) = &node.op {
+            self.add(id, node, vec![], name.clone(), BTreeSet::new(), true);
+        }
+        if node.op.class() == Class::Given {
+            return;
         }
         let reads: BTreeSet<usize> = node.operands.iter().filter_map(|v| self.part_of.get(&v.node).copied()).collect();
         let owner = node.operands.iter().find_map(|v| self.owner.get(&v.node).cloned());
@@ -159,17 +139,11 @@ impl Found<'_> {
             return;
         }
         let moved = node.operands.iter().any(|v| self.windows.contains(&v.node));
-        let works = matches!(
-            node.op,
-            Op::Scan(_)
-                | Op::Loop(_)
-                | Op::Reduce { .. }
-                | Op::ArgMax { .. }
-                | Op::CumSum { .. }
-                | Op::Delay { .. }
-                | Op::Contract(_)
-                | Op::Conv(_)
-        );
+        let works = match node.op.class() {
+            Class::Reduction | Class::Product | Class::Recurrence => true,
+            Class::Time => matches!(node.op, Op::Delay { .. }),
+            Class::Given | Class::Elementwise | Class::Movement | Class::Label => false,
+        };
         let joins = reads.len() == 1 && !works;
         if joins {
             let own = reads.iter().next().copied().unwrap_or_default();
@@ -209,17 +183,15 @@ impl Found<'_> {
 
     fn add(&mut self, id: NodeId, node: &Node, path: Vec<String>, title: String, reads: BTreeSet<usize>, given: bool) {
         self.part_of.insert(id, self.parts.len());
-        self.parts.push(Part { path, is_layer: false, title, ty: Some(node.types[0].clone()), parameters: 0, reads, given });
+        self.parts.push(Part { path, title, ty: Some(node.types[0].clone()), reads, given, ..Part::default() });
     }
 
     fn layer(&mut self, id: NodeId, node: &Node, path: Vec<String>, reads: BTreeSet<usize>) {
-        let kind = match &node.op {
-            Op::Conv(_) | Op::ConvInputGradient(_) => Some("conv"),
-            Op::Contract(_) => Some("linear"),
-            Op::Gather { .. } => Some("embedding"),
-            Op::Scan(_) => Some("neurons"),
-            Op::Loop(_) => Some("recurrent"),
-            _ => None,
+        let kind = match node.op.class() {
+            Class::Product => Some(if matches!(node.op, Op::Contract(_)) { "linear" } else { "conv" }),
+            Class::Recurrence => Some(if matches!(node.op, Op::Scan(_)) { "neurons" } else { "recurrent" }),
+            Class::Movement => matches!(node.op, Op::Gather { .. }).then_some("embedding"),
+            Class::Given | Class::Elementwise | Class::Reduction | Class::Time | Class::Label => None,
         };
         let known = self.layers.get(&path).copied();
         // A layer that is applied again, behind others, is another box.
@@ -234,15 +206,7 @@ impl Found<'_> {
                     .filter(|p| p.name.strip_prefix(&prefix).is_some_and(|r| r.is_empty() || r.starts_with('.')));
                 let count = owned.filter_map(|p| p.ty.sizes().ok()).map(|s| s.iter().product::<usize>() as u64).sum();
                 let title = path.last().cloned().unwrap_or_default();
-                self.parts.push(Part {
-                    path: path.clone(),
-                    is_layer: true,
-                    title,
-                    ty: None,
-                    parameters: count,
-                    reads: BTreeSet::new(),
-                    given: false,
-                });
+                self.parts.push(Part { path: path.clone(), is_layer: true, title, parameters: count, ..Part::default() });
                 self.layers.insert(path, self.parts.len() - 1);
                 self.parts.len() - 1
             }
@@ -476,16 +440,8 @@ pub fn layers(path: &Path, graph: &Graph, depth: Option<usize>) -> Result<(), Pl
     let shown = match depth {
         Some(depth) => all.folded(depth.max(1)),
         None => {
-            let levels = (1..=all.depth().max(1)).rev().map(|d| all.folded(d));
-            let mut last = None;
-            for folded in levels {
-                let fits = folded.parts.len() <= READABLE;
-                last = Some(folded);
-                if fits {
-                    break;
-                }
-            }
-            last.unwrap_or(all)
+            let mut levels = (1..=all.depth()).rev().map(|d| all.folded(d));
+            levels.find(|folded| folded.parts.len() <= READABLE).unwrap_or_else(|| all.folded(1))
         }
     };
     if shown.parts.len() > MOST {

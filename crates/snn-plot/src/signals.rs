@@ -35,6 +35,11 @@ impl Style {
         step * self.dt.unwrap_or(1.0)
     }
 
+    /// What a tick on the time axis says.
+    fn tick(&self, time: f64) -> String {
+        if self.dt.is_some() { short(time) } else { whole(time) }
+    }
+
     fn time_label(&self) -> &'static str {
         if self.dt.is_some() { "time (ms)" } else { "time step" }
     }
@@ -43,6 +48,11 @@ impl Style {
     fn title_font(&self) -> u32 {
         self.font + 3
     }
+}
+
+/// Steps and neurons are whole: ticks between them would say one twice.
+fn whole(x: f64) -> String {
+    if (x - x.round()).abs() < 1e-6 { format!("{x:.0}") } else { String::new() }
 }
 
 /// A number on the time axis, without what it does not need.
@@ -166,16 +176,13 @@ fn draw_raster<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, layer: &Signal
         .y_label_area_size(style.font * 4)
         .build_cartesian_2d(style.time(-0.5)..style.time(right.max(0.5)), -0.5..top.max(0.5))
         .map_err(failed)?;
-    // Neurons are whole: ticks between them would say one twice.
-    let whole = |y: &f64| if (y - y.round()).abs() < 1e-6 { format!("{y:.0}") } else { String::new() };
-    let time = |x: &f64| if style.dt.is_some() { short(*x) } else { whole(x) };
     chart
         .configure_mesh()
         .disable_mesh()
         .x_desc(style.time_label())
         .y_desc("neuron")
-        .x_label_formatter(&time)
-        .y_label_formatter(&whole)
+        .x_label_formatter(&|x| style.tick(*x))
+        .y_label_formatter(&|y| whole(*y))
         .y_labels(layer.neurons.clamp(1, 8) + usize::from(layer.neurons < 8))
         .label_style((FONT, style.font))
         .draw()
@@ -243,21 +250,12 @@ fn draw_trace<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, m: &Membrane, n
         .y_label_area_size(style.font * 4)
         .build_cartesian_2d(0.0..end, low - room..high + 2.0 * room)
         .map_err(failed)?;
-    let time = |x: &f64| {
-        if style.dt.is_some() {
-            short(*x)
-        } else if (x - x.round()).abs() < 1e-6 {
-            format!("{x:.0}")
-        } else {
-            String::new()
-        }
-    };
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
         .x_desc(style.time_label())
         .y_desc("membrane")
-        .x_label_formatter(&time)
+        .x_label_formatter(&|x| style.tick(*x))
         .y_label_formatter(&|y| short(*y))
         .label_style((FONT, style.font))
         .draw()

@@ -74,6 +74,15 @@ const METRIC: &str = "metric.";
 type Kinds = BTreeMap<String, (String, Vec<usize>)>;
 
 impl State {
+    /// Sets the numbers of a step, [`crate::Update::numbers`]; those that no parameter follows are not there.
+    pub fn set_numbers(&mut self, numbers: Vec<(String, Tensor)>) {
+        for (name, value) in numbers {
+            if let Some(slot) = self.tensors.iter_mut().find(|(n, _)| *n == name) {
+                slot.1 = value;
+            }
+        }
+    }
+
     /// The state as named tensors.
     pub fn to_tensors(&self, identity: &Identity) -> Vec<(String, Tensor)> {
         let number = |name: &str, n: i64| (format!("{PREFIX}{name}"), Tensor::i64([], vec![n]));

@@ -181,12 +181,7 @@ pub fn train<S: Step>(
             let of_group = (group * settings.batch).min(order.len() - first_of_group);
             let is_last = (i + 1).is_multiple_of(group) || i + 1 == batches;
             let part = Part { share: samples.len() as f64 / of_group as f64, is_last };
-            for (name, value) in settings.update.numbers(settings.learning_rate, schedule, state.progress.updates + 1, part) {
-                // Those that no parameter follows are not there.
-                if let Some(slot) = state.tensors.iter_mut().find(|(n, _)| *n == name) {
-                    slot.1 = value;
-                }
-            }
+            state.set_numbers(settings.update.numbers(settings.learning_rate, schedule, state.progress.updates + 1, part));
             let seed = seed_of(settings.seed, number);
             let mut given = data.batch(samples);
             given.extend(clock(&settings.clock, epoch, settings.epochs));

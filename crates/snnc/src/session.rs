@@ -322,9 +322,9 @@ impl Session {
     pub fn fields(&self, layer: &str) -> Vec<String> {
         let Some((_, line)) = self.lines.iter().find(|(n, _)| n.as_deref() == Some(layer)) else { return vec![] };
         let called = line.split_once('=').map_or("", |(_, call)| call.trim());
-        let called: &str = &called[..called.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(called.len())];
+        let called = &called[..called.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(called.len())];
         let text = self.item(called).map(str::to_string).or_else(|| snn_front::documentation(called)).unwrap_or_default();
-        let states = text.lines().filter_map(|l| Some(l.trim().strip_prefix("state ")?.split_whitespace().next()?.to_string()));
+        let states = snn_syntax::declarations(&text).filter(|(word, ..)| *word == "state").map(|(_, name, _)| name);
         let prefix = format!("{layer}.");
         let parameters = self.weights.iter().filter_map(|(n, _)| n.strip_prefix(&prefix).map(str::to_string));
         let mut all: Vec<String> = states.chain(parameters).collect();
@@ -344,8 +344,9 @@ impl Session {
     fn trained(&mut self, expression: &str, steps: usize, learning_rate: f64) -> Result<(f32, f32), Error> {
         let update = snn_train::Update::from(snn_train::Optimizer::ADAM);
         let options = CompileOptions { update: Some(update.clone()), ..self.options.clone() };
-        let mut trainer = crate::Trainer::new(&self.program(expression)?, NET, &options)?;
-        let own = self.program(expression)?.compile(Some(NET), &self.options)?.own_weights(&self.weights).map_err(without_warnings)?;
+        let program = self.program(expression)?;
+        let mut trainer = crate::Trainer::new(&program, NET, &options)?;
+        let own = program.compile(Some(NET), &self.options)?.own_weights(&self.weights).map_err(without_warnings)?;
         let (mut state, independent) = trainer.start(&self.values, &own).map_err(without_warnings)?;
         let moves = |n: &String| !n.starts_with(snn_train::update::PREFIX) && !independent.contains(n);
         if !state.tensors.iter().any(|(n, _)| moves(n)) {
@@ -353,11 +354,8 @@ impl Session {
         }
         let (mut first, mut last) = (None, f32::NAN);
         for step in 0..steps {
-            for (name, value) in update.numbers(learning_rate, |rate| rate, step as u64 + 1, snn_train::Part::WHOLE) {
-                if let Some(slot) = state.tensors.iter_mut().find(|(n, _)| *n == name) {
-                    slot.1 = value;
-                }
-            }
+            let numbers = update.numbers(learning_rate, |rate| rate, step as u64 + 1, snn_train::Part::WHOLE);
+            state.set_numbers(numbers);
             let result = snn_train::Step::step(&mut trainer, &self.values, &mut state.tensors, step as u64)?;
             last = result.loss;
             if !result.loss.is_finite() || result.not_finite.is_some() {

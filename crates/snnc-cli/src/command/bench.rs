@@ -46,15 +46,13 @@ pub fn bench(a: &BenchArguments) -> Result<(), Failure> {
     let prepared = net.prepare(&data, &weights)?;
     let compile = parsed + started.elapsed();
     let mut times: Vec<Duration> = Vec::new();
-    let (mut bytes, mut interrupted) = (0, false);
-    for i in 0..a.repeats.max(1) + 2 {
+    let mut bytes = 0;
+    let repeats = a.repeats.max(1);
+    for i in 0..repeats + 2 {
         let started = Instant::now();
         let run = match prepared.run() {
             // After Ctrl-C the runs that there were count.
-            Err(Error::Run(RuntimeError::Interrupted)) if !times.is_empty() => {
-                interrupted = true;
-                break;
-            }
+            Err(Error::Run(RuntimeError::Interrupted)) if !times.is_empty() => break,
             run => run?,
         };
         if i >= 2 {
@@ -78,8 +76,8 @@ pub fn bench(a: &BenchArguments) -> Result<(), Failure> {
         say!("run     {best:.3} ms min, {median:.3} median, {worst:.3} max over {} runs", times.len());
         say!("inputs and outputs: {bytes} bytes, {rate:.2} GB/s; memory beside inputs: {} bytes", prepared.memory());
     }
-    if interrupted {
-        remark!("interrupted after {} of {} runs", times.len(), a.repeats);
+    if times.len() < repeats {
+        remark!("interrupted after {} of {repeats} runs", times.len());
         return Err(Failure::Said);
     }
     if a.profile {

@@ -105,9 +105,7 @@ fn part(name: &str, x: &Tensor, y: &Tensor, tolerance: f32, is_layer: bool) -> P
     let mut at = u.iter().zip(&v).enumerate().filter(|(_, p)| apart(p)).map(|(i, _)| i);
     let first = at.next();
     let differ = usize::from(first.is_some()) + at.count();
-    let strides = snn_ir::tensor::row_major_strides(x.shape());
-    let place = |i: usize| x.shape().iter().zip(&strides).map(|(n, s)| i / s % n).collect();
-    Part { name: name.into(), differ, of: u.len(), first: first.map(|i| (place(i), u[i], v[i])), is_layer }
+    Part { name: name.into(), differ, of: u.len(), first: first.map(|i| (x.indices(i), u[i], v[i])), is_layer }
 }
 
 fn report(a: &DiffArguments, parts: &[Part]) -> Result<(), Failure> {

@@ -620,10 +620,7 @@ fn first_nan(t: &Tensor) -> Option<Vec<usize>> {
     if t.dtype() != snnc::DType::F32 {
         return None;
     }
-    let mut at = t.as_f32().iter().position(|x| x.is_nan())?;
-    let mut index: Vec<usize> = t.shape().iter().rev().map(|n| (at % n, at /= n).0).collect();
-    index.reverse();
-    Some(index)
+    t.as_f32().iter().position(|x| x.is_nan()).map(|at| t.indices(at))
 }
 
 fn load_wanted(files: &[String], wanted: &dyn Fn(&str) -> bool, limit: u64) -> Result<Files, Failure> {

@@ -305,16 +305,7 @@ fn plot(session: &mut Session, rest: &str) -> Result<String, Error> {
     let Some(file) = file else {
         return Ok(values.iter().map(|(_, t)| super::terminal::drawn(t)).collect::<Vec<_>>().join("\n"));
     };
-    let failed = |e: snn_plot::PlotError| Error::Data(e.to_string());
-    let path = Path::new(file);
-    let is_raster = |t: &Tensor| t.to_f32().iter().all(|x| *x == 0.0 || *x == 1.0);
-    if values.iter().all(|(_, t)| is_raster(t)) {
-        let signals = values.iter().map(|(n, t)| snn_plot::Signal::new(n, t, 0)).collect::<Result<Vec<_>, _>>().map_err(failed)?;
-        snn_plot::raster(path, &signals, &snn_plot::Style::default()).map_err(failed)?;
-    } else {
-        let potential = snn_plot::Signal::new(&values[0].0, &values[0].1, 0).map_err(failed)?;
-        snn_plot::traces(path, &snn_plot::Membrane::alone(potential), &snn_plot::Style::default()).map_err(failed)?;
-    }
+    super::terminal::picture(Path::new(file), &values).map_err(|e| Error::Data(e.to_string()))?;
     Ok(String::new())
 }
 

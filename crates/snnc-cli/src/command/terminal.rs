@@ -1,10 +1,11 @@
 //! Pictures in a terminal: an image where it can show one, else marks.
 
 use std::io::IsTerminal;
+use std::path::Path;
 
 use base64::Engine;
-use snn_plot::{Membrane, PlotError, Signal};
-use snnc::{DType, Tensor};
+use snn_plot::{Membrane, PlotError, Signal, Style};
+use snnc::Tensor;
 
 /// The most neurons whose traces are drawn.
 const TRACES: usize = 10;
@@ -37,23 +38,27 @@ pub fn drawn(t: &Tensor) -> String {
     if let Some(picture) = images().and_then(|how| Some(shown(how, &png(t).ok()?))) {
         return picture;
     }
-    let is_raster = t.dtype() == DType::Bool || t.to_f32().iter().all(|x| *x == 0.0 || *x == 1.0);
-    match snnc::session::raster(t) {
-        Some(raster) if is_raster => raster,
-        _ => traces(t),
-    }
+    let raster = if is_raster(t) { snnc::session::raster(t) } else { None };
+    raster.unwrap_or_else(|| traces(t))
+}
+
+fn is_raster(t: &Tensor) -> bool {
+    t.to_f32().iter().all(|x| *x == 0.0 || *x == 1.0)
 }
 
 /// The same picture as `snnc plot` draws.
 fn png(t: &Tensor) -> Result<Vec<u8>, PlotError> {
-    let signal = Signal::new("value", t, 0)?;
-    snn_plot::as_png(|path| {
-        if t.to_f32().iter().all(|x| *x == 0.0 || *x == 1.0) {
-            snn_plot::raster(path, &[signal], &snn_plot::Style::default())
-        } else {
-            snn_plot::traces(path, &Membrane::alone(signal), &snn_plot::Style::default())
-        }
-    })
+    snn_plot::as_png(|path| picture(path, &[("value".to_string(), t.clone())]))
+}
+
+/// A file with the rasters of some tensors; if one is none, with the traces of the first.
+pub fn picture(path: &Path, values: &[(String, Tensor)]) -> Result<(), PlotError> {
+    let signals = values.iter().map(|(n, t)| Signal::new(n, t, 0)).collect::<Result<Vec<_>, _>>()?;
+    let style = Style::default();
+    if values.iter().all(|(_, t)| is_raster(t)) {
+        return snn_plot::raster(path, &signals, &style);
+    }
+    signals.into_iter().next().map_or(Ok(()), |first| snn_plot::traces(path, &Membrane::alone(first), &style))
 }
 
 fn shown(how: Images, png: &[u8]) -> String {

@@ -79,7 +79,7 @@ def _non_spiking(name, settings):
         if m.decode is None:
             own = e.fresh("potential")
             e.lines.append(f"let {own} = {v}")
-            return [f"{own}[{k}]" for k in range(len(e.recorder.ops[e.recorder.ops.index(op)].shapes))]
+            return [f"{own}[{k}]" for k in range(len(op.shapes))]
         if m.decode == "max-abs-mem":
             e.fail(f"`{op.target}` decodes by {m.decode}, which is written by hand")
         return {"max-mem": f"max({v}, axis = 0)", "mean-mem": f"mean({v}, axis = 0)", "last_mem": f"{v}[-1]"}[m.decode]
