@@ -1,11 +1,12 @@
-//! What a run on the CPU claims to need, against what it takes when its buffers are there: no kernel takes more beside its results. In a file of its own: the allocator counts for the whole process.
+//! What runs claim to hold beside inputs and parameters, against what they take: values, what kernels need meanwhile, second copies
+//! for candle, and what is kept for the next run. In a file of its own: the allocator counts for the whole process.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use snn_tests::Dice;
-use snnc::{Backends, CompileOptions, Mode, Program, Tensor, Tensors};
+use snnc::{Backends, CompileOptions, DeviceName, Mode, Precision, Program, Tensor, Tensors};
 
 static NOW: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
@@ -87,41 +88,88 @@ const PROGRAMS: &[Case] = &[
     ),
 ];
 
+/// A published network, the shapes of its data, and how many classes its integers name.
+type Network = (&'static str, &'static [(&'static str, &'static [usize])], usize);
+
+/// The networks of the benchmarks, smaller where that is all that differs.
+const NETWORKS: &[Network] = &[
+    ("dvs_gesture", &[("spikes", &[4, 2, 2, 64, 64]), ("label", &[2])], 11),
+    ("shd", &[("spikes", &[50, 32, 700]), ("label", &[32])], 20),
+    ("delays", &[("spikes", &[50, 16, 140]), ("label", &[16])], 20),
+    ("gpt", &[("tokens", &[64, 4])], 20),
+    ("s4d", &[("spikes", &[128, 4, 64]), ("probe", &[128, 4, 64])], 2),
+    ("sew_resnet18", &[("x", &[4, 2, 3, 32, 32]), ("probe", &[4, 2, 10])], 2),
+    ("spikformer", &[("x", &[1, 3, 32, 32]), ("probe", &[4, 1, 10])], 2),
+    ("unet", &[("x", &[4, 1, 1, 64, 64]), ("mask", &[1, 64, 64])], 2),
+];
+
+/// Workspaces that threads of `gemm` keep beside all claims, each as large as the L2 cache.
+const WORKSPACES: f64 = 3e6;
+
+/// Bytes that three runs take in all, from before the first, and what is claimed.
+fn measured_and_claimed(program: &Program, net: Option<&str>, data: &Tensors, options: &CompileOptions) -> (f64, f64) {
+    let prepared = program.compile(net, options).unwrap().prepare(data, &[]).unwrap();
+    let before = NOW.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    for _ in 0..3 {
+        drop(prepared.run().unwrap());
+    }
+    ((PEAK.load(Ordering::Relaxed) - before) as f64, prepared.memory() as f64)
+}
+
+/// Data for inputs of these shapes; integers are below `classes`, or numbers of nodes.
+fn data(inputs: &[(&str, &[usize])], classes: usize) -> Tensors {
+    let mut n = Dice(1);
+    let of = |(name, shape): &(&str, &[usize])| {
+        let len = shape.iter().product();
+        let tensor = match *name {
+            "label" | "mask" | "tokens" | "i" => Tensor::i64(*shape, (0..len).map(|_| n.roll(classes) as i64).collect()),
+            "spikes" => Tensor::f32(*shape, (0..len).map(|_| f32::from(n.roll(5) == 0)).collect()),
+            _ => Tensor::f32(*shape, (0..len).map(|_| n.tame()).collect()),
+        };
+        (if *name == "spikes" { "x" } else { *name }.to_string(), tensor)
+    };
+    inputs.iter().map(of).collect()
+}
+
+const BACKENDS: [Backends; 3] = [Backends::Cranelift, Backends::Candle(DeviceName::Cpu, Precision::F32), Backends::CandleOperations];
+
 #[test]
-fn runs_take_no_more_than_they_claim() {
+fn runs_take_what_they_claim() {
     let mut wrong = Vec::new();
-    for (name, text, inputs, gradients) in PROGRAMS {
+    let mut check = |name: &str, gradient: bool, backend: Backends, (measured, claimed): (f64, f64)| {
+        println!("{name}, {backend:?}, gradient {gradient}: {:.2} MB are claimed, {:.2} MB are taken", claimed / 1e6, measured / 1e6);
+        // What is claimed for spikes and weights packed for them is not taken where there are none.
+        let exact = matches!(backend, Backends::Cranelift);
+        if measured > 1.1 * claimed + WORKSPACES || exact && claimed > 1.35 * measured + 1e6 {
+            wrong.push(format!("{name}, {backend:?}, gradient {gradient}: {claimed} bytes are claimed, {measured} are taken"));
+        }
+    };
+    for (name, text, inputs, has_gradients) in PROGRAMS {
         let program = Program::parse(name, text).unwrap();
-        for gradient in [false, true] {
-            if gradient && !gradients {
-                continue;
+        let data = data(inputs, 64);
+        let backends = BACKENDS.into_iter().chain((*name != "products" && *name != "convolution").then_some(Backends::Interpreter));
+        for backend in backends {
+            for gradient in [false, true].into_iter().filter(|g| !g || *has_gradients) {
+                let gradients = gradient.then(|| vec!["x".to_string()]);
+                let options = CompileOptions { threads: 1, backend, gradients, mode: Mode::Train, ..CompileOptions::default() };
+                check(name, gradient, backend, measured_and_claimed(&program, None, &data, &options));
             }
-            let mut n = Dice(1);
-            let data: Tensors = inputs
-                .iter()
-                .map(|(name, shape)| {
-                    let len = shape.iter().product();
-                    let tensor = match *name {
-                        "i" => Tensor::i64(*shape, (0..len).map(|_| n.roll(64) as i64).collect()),
-                        _ => Tensor::f32(*shape, (0..len).map(|_| n.tame()).collect()),
-                    };
-                    ((*name).to_string(), tensor)
-                })
-                .collect();
-            let wrt = gradient.then(|| vec!["x".to_string()]);
-            let options =
-                CompileOptions { threads: 1, backend: Backends::Cranelift, gradients: wrt, mode: Mode::Train, ..CompileOptions::default() };
-            let prepared = program.compile(None, &options).unwrap().prepare(&data, &[]).unwrap();
-            // The first run packs weights and fills the buffers that later runs use again.
-            drop(prepared.run().unwrap());
-            let before = NOW.load(Ordering::Relaxed);
-            PEAK.store(before, Ordering::Relaxed);
-            let run = prepared.run().unwrap();
-            let measured = PEAK.load(Ordering::Relaxed) - before;
-            drop(run);
-            let claimed = prepared.memory();
-            if measured as f64 > 1.1 * claimed as f64 + 65536.0 {
-                wrong.push(format!("{name}, gradient {gradient}: {claimed} bytes are claimed, and {measured} are taken"));
+        }
+    }
+    for (name, inputs, classes) in NETWORKS {
+        let path = format!("{}/../examples/benchmarks/peers/{name}.snn", env!("CARGO_MANIFEST_DIR"));
+        let program = Program::parse(name, &std::fs::read_to_string(path).unwrap()).unwrap();
+        let parameters = program.compile(Some("main"), &CompileOptions::default()).unwrap().draw().unwrap();
+        let data = data(inputs, *classes);
+        for backend in BACKENDS {
+            // Gradients by candle's operations alone are slow, and a GPU's own kernels would do most of them.
+            let differentiated = !matches!(backend, Backends::CandleOperations);
+            for gradient in [false, true].into_iter().filter(|g| !g || differentiated) {
+                let gradients = gradient.then(|| parameters.iter().map(|(n, _)| n.clone()).collect());
+                let net = if gradient { "loss" } else { "main" };
+                let options = CompileOptions { threads: 2, backend, gradients, ..CompileOptions::default() };
+                check(name, gradient, backend, measured_and_claimed(&program, Some(net), &data, &options));
             }
         }
     }

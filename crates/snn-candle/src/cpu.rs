@@ -111,6 +111,10 @@ impl Run<'_> {
             }
             _ => false,
         };
-        if done { Ok(Some(Tensor::f32(shape, out))) } else { Ok(None) }
+        if !done {
+            buffers.give(out);
+            return Ok(None);
+        }
+        Ok(Some(Tensor::f32(shape, out)))
     }
 }

@@ -21,6 +21,7 @@ pub mod describe;
 pub mod device;
 mod kernels;
 mod lower;
+mod memory;
 #[cfg(feature = "metal")]
 mod metal;
 mod ops;

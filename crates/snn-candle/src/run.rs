@@ -20,6 +20,7 @@ use crate::Precision;
 use crate::convert::{candle_type, download, upload};
 use crate::device::first_line;
 use crate::kernels::{Kernels, sizes};
+use crate::memory::Memory;
 use crate::values::{Slot, Values};
 use crate::{ops, products};
 
@@ -37,6 +38,10 @@ pub struct Runnable {
     constants: Values,
     /// Memory that earlier kernels and runs have left, on the CPU.
     pub(crate) buffers: Buffers,
+    /// The most bytes that a run holds beside inputs and parameters.
+    memory: usize,
+    /// For each task, what is held when it begins, and what it takes that is not among the buffers.
+    held: Vec<usize>,
 }
 
 impl Runnable {
@@ -48,7 +53,12 @@ impl Runnable {
         // What cannot fit is said before anything is copied.
         let given = graph.inputs.iter().map(|v| graph.ty(*v)).chain(graph.parameters.iter().map(|p| &p.ty));
         let given: usize = given.map(|ty| ty.sizes().map_or(0, |s| s.iter().product::<usize>() * ty.dtype.bytes())).sum();
-        let needed = plan.peak.saturating_add(given);
+        let on_cpu = device.is_cpu();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let held = Memory { on_cpu, own_kernels: on_cpu && !plain, threads }.of(&graph, &plan);
+        let buffers = Buffers::new(held.most);
+        let memory = if on_cpu { buffers.most() } else { held.most }.saturating_add(held.kept);
+        let needed = memory.saturating_add(given);
         if let Some(free) = crate::device::free_memory(&device).filter(|free| *free < needed) {
             return Err(CompileError::DeviceMemory { needed, free });
         }
@@ -60,13 +70,24 @@ impl Runnable {
         };
         let constants = constants.map(|(v, t)| Ok((v, slot(t)?))).collect::<candle_core::Result<_>>();
         let constants = Values(constants.map_err(|e| CompileError::CodeGeneration(first_line(&e)))?);
-        let buffers = Buffers::new(plan.peak);
-        Ok(Runnable { graph, plan, kernels, device, precision, plain, weights: Mutex::default(), constants, buffers })
+        Ok(Runnable {
+            graph,
+            plan,
+            kernels,
+            device,
+            precision,
+            plain,
+            weights: Mutex::default(),
+            constants,
+            buffers,
+            memory,
+            held: held.tasks,
+        })
     }
 
     /// An error of candle's in our words.
     pub(crate) fn failed(&self, e: &candle_core::Error) -> RuntimeError {
-        let needs = format!("; this program needs {} bytes on the device beside its inputs and parameters", self.plan.peak);
+        let needs = format!("; this program needs {} bytes on the device beside its inputs and parameters", self.memory);
         RuntimeError::Device(format!("{}{needs}", first_line(e)))
     }
 
@@ -101,17 +122,17 @@ impl Runnable {
             }
             let Some(tensor) = tensors.get(name) else { continue };
             let tensor = checked(name, tensor, &node.types[0])?;
-            // On the CPU an input is read where it is, until an operation of candle's wants it.
             let slot = match (&node.op, &self.device) {
-                (Op::Parameter(_), _) => self.weight(name, &tensor).map(Slot::device),
+                // On the CPU both are read where they are, until an operation of candle's wants them.
                 (_, Device::Cpu) => Ok(Slot::default()),
+                (Op::Parameter(_), _) => self.weight(name, &tensor).map(Slot::device),
                 _ => upload(&tensor, &self.device).map(Slot::device),
             };
             let slot = slot.map_err(|e| self.failed(&e))?;
             values.0.insert(value, Slot { host: self.device.is_cpu().then_some(tensor), ..slot });
         }
         let mut run = Run { runnable: self, seed, started: Instant::now(), times };
-        run.plan(&self.graph, &self.plan, &mut values)?;
+        run.plan(&self.graph, &self.plan, &self.held, &mut values)?;
         Ok((run, values))
     }
 
@@ -175,7 +196,7 @@ impl Executable for Runnable {
     }
 
     fn memory(&self) -> usize {
-        self.plan.peak
+        self.memory
     }
 
     fn recycle(&self, results: Results) {
@@ -224,6 +245,9 @@ impl Run<'_> {
     /// A value on the device.
     fn read(&self, graph: &Graph, v: Value, values: &mut Values) -> Result<CandleTensor, RuntimeError> {
         let slot = self.slot(graph, v, values)?;
+        if let (Op::Parameter(name), None, Some(t)) = (graph.op(v), &slot.device, &slot.host) {
+            slot.device = Some(self.runnable.weight(name, t).map_err(|e| self.runnable.failed(&e))?);
+        }
         slot.on_device(&self.runnable.device).map_err(|e| self.runnable.failed(&e))
     }
 
@@ -233,8 +257,12 @@ impl Run<'_> {
         self.runnable.device.is_cpu() && !self.runnable.plain
     }
 
-    fn plan(&mut self, graph: &Graph, plan: &Plan, values: &mut Values) -> Result<(), RuntimeError> {
-        for task in &plan.tasks {
+    /// All tasks of a plan. `held` is what is held when each begins; what those of a loop's body hold is a part of the loop's.
+    fn plan(&mut self, graph: &Graph, plan: &Plan, held: &[usize], values: &mut Values) -> Result<(), RuntimeError> {
+        for (i, task) in plan.tasks.iter().enumerate() {
+            if let Some(held) = held.get(i) {
+                self.runnable.buffers.begin(*held);
+            }
             let started = Instant::now();
             self.task(graph, task, values)?;
             snn_ir::interrupt::check()?;
@@ -266,7 +294,11 @@ impl Run<'_> {
         let node = graph.node(task.node);
         if let (Kernel::Loop(inner), Op::Loop(l)) = (&task.kernel, &node.op) {
             let mut operands = Vec::with_capacity(node.operands.len());
-            for v in &node.operands {
+            for (i, v) in node.operands.iter().enumerate() {
+                // What every step reads is brought to the device once.
+                if i < l.sequences + l.invariants {
+                    self.read(graph, *v, values)?;
+                }
                 operands.push(self.slot(graph, *v, values)?.clone());
             }
             let results = self.repeat(l, &inner.plan, operands, &node.types)?;
@@ -405,7 +437,7 @@ impl Run<'_> {
                 };
                 values.0.insert(*v, slot);
             }
-            self.plan(&l.body, plan, &mut values)?;
+            self.plan(&l.body, plan, &[], &mut values)?;
             for (o, (_, v)) in l.body.outputs[..l.outputs].iter().enumerate() {
                 rows[o].push(self.read(&l.body, *v, &mut values)?);
             }

@@ -132,6 +132,22 @@ struct Block {
     lines: usize,
 }
 
+/// The most floats that a thread unrolls, and copies beside that, for a convolution that is not done line by line.
+pub fn unrolled_floats(windows: &Windows, direction: Direction) -> usize {
+    let unrolled = Unrolled(windows);
+    let places = match direction {
+        Direction::Forward | Direction::InputGradient => PLACES,
+        Direction::WeightGradient => SUMMED_PLACES,
+    };
+    // A block has up to twice as many places where that is a whole image.
+    let block = (places / windows.out_plane().max(1)).max(1) * windows.out_plane().min(2 * places.max(windows.output[1]));
+    let rows = match direction {
+        Direction::Forward | Direction::InputGradient => unrolled.rows() + windows.per_group().1,
+        Direction::WeightGradient => UNROLLED_COLUMNS.max(windows.taps()),
+    };
+    block.saturating_mul(rows)
+}
+
 /// Memory of one thread.
 #[derive(Default)]
 struct Scratch {

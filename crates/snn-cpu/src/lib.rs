@@ -12,6 +12,7 @@ pub mod convolution;
 mod emit;
 mod lines;
 pub mod max_pool;
+pub mod memory;
 pub mod moves;
 mod panels;
 pub mod products;

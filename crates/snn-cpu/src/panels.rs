@@ -77,11 +77,9 @@ impl Packed {
     /// weight is not finite.
     pub fn new(w: Matrix<'_>, [inputs, columns]: [usize; 2], per_word: usize, memory: impl FnOnce(usize) -> Vec<f32>) -> Option<Packed> {
         let (input_stride, column_stride, w) = (w.row, w.column, w.values);
-        let cost = |lanes: usize| columns.div_ceil(lanes * LANES) * (2 * lanes + 1);
-        let lanes = (1..=WIDEST / LANES).rev().min_by_key(|lanes| cost(*lanes)).unwrap_or(1);
-        let (width, words) = (lanes * LANES, inputs.div_ceil(per_word));
-        let panels = columns.div_ceil(width);
-        let mut data = memory(panels * words * WORD * width);
+        let (lanes, words) = (Packed::lanes_of(columns), inputs.div_ceil(per_word));
+        let width = lanes * LANES;
+        let mut data = memory(Packed::len([inputs, columns], per_word));
         let finite = data.par_chunks_mut(WORD * width).enumerate().map(|(i, panel)| {
             let (first_column, first_input) = (i / words * width, i % words * per_word);
             let (across, down) = (width.min(columns - first_column), per_word.min(inputs - first_input));
@@ -111,6 +109,18 @@ impl Packed {
             finite
         });
         finite.reduce(|| true, |a, b| a && b).then_some(Packed { data, words, columns, lanes })
+    }
+
+    /// How many [`LANES`] panels are wide for so many columns.
+    fn lanes_of(columns: usize) -> usize {
+        let cost = |lanes: usize| columns.div_ceil(lanes * LANES) * (2 * lanes + 1);
+        (1..=WIDEST / LANES).rev().min_by_key(|lanes| cost(*lanes)).unwrap_or(1)
+    }
+
+    /// How many floats a matrix `[inputs, columns]` takes when it is packed.
+    pub fn len([inputs, columns]: [usize; 2], per_word: usize) -> usize {
+        let width = Packed::lanes_of(columns) * LANES;
+        columns.div_ceil(width).saturating_mul(inputs.div_ceil(per_word)).saturating_mul(WORD * width)
     }
 
     /// The memory, for something else.

@@ -22,6 +22,7 @@ use crate::ring::Rows;
 use crate::shared::alone;
 
 use crate::max_pool::MaxPoolBackward;
+use crate::memory;
 use crate::selection::Select;
 use crate::step::Step;
 
@@ -34,13 +35,21 @@ pub struct Runnable {
     /// Buffers that earlier kernels and runs have left.
     spare: Buffers,
     large: bool,
+    /// The most bytes that a run holds beside inputs and parameters, with what is kept for the next.
+    memory: usize,
+    /// For each task, what is held when it begins, and what it takes that is not among the buffers.
+    held: Vec<usize>,
 }
 
 impl Runnable {
     pub fn new(graph: Graph, plan: Plan, machine: Machine, pool: Arc<rayon::ThreadPool>) -> Result<Runnable, CompileError> {
         let large = plan.peak >= 1 << 15;
-        let spare = Buffers::new(plan.peak);
-        Ok(Runnable { graph, plan, machine, pool, spare, large })
+        let threads = if large { pool.current_num_threads() } else { 1 };
+        let at_once = plan.memory(&graph, &|graph, task| memory::scratch(graph, task, threads).all());
+        let held = plan.tasks.iter().map(|task| memory::held(&graph, task, threads)).collect();
+        let spare = Buffers::new(at_once);
+        let memory = spare.most().saturating_add(memory::kept(&plan));
+        Ok(Runnable { graph, plan, machine, pool, spare, large, memory, held })
     }
 }
 
@@ -56,7 +65,7 @@ impl Executable for Runnable {
     }
 
     fn memory(&self) -> usize {
-        self.plan.peak
+        self.memory
     }
 
     fn recycle(&self, results: Results) {
@@ -77,7 +86,7 @@ impl Runnable {
                     values.insert(value, checked(name, tensor, &node.types[0])?);
                 }
             }
-            run.plan(&self.graph, &self.plan, &mut values)?;
+            run.plan(&self.graph, &self.plan, &self.held, &mut values)?;
             let of = |list: &[(String, Value)]| -> Result<Vec<(String, Tensor)>, RuntimeError> {
                 list.iter().map(|(n, v)| Ok((n.clone(), values.get(&self.graph, *v)?.clone()))).collect()
             };
@@ -124,8 +133,12 @@ impl Run<'_> {
         self.runnable.spare.take(n)
     }
 
-    fn plan(&mut self, graph: &Graph, plan: &Plan, values: &mut Values) -> Result<(), RuntimeError> {
-        for task in &plan.tasks {
+    /// All tasks of a plan. `held` is what is held when each begins; what those of a loop's body hold is a part of the loop's.
+    fn plan(&mut self, graph: &Graph, plan: &Plan, held: &[usize], values: &mut Values) -> Result<(), RuntimeError> {
+        for (i, task) in plan.tasks.iter().enumerate() {
+            if let Some(held) = held.get(i) {
+                self.runnable.spare.begin(*held);
+            }
             let started = self.times.is_some().then(std::time::Instant::now);
             self.task(graph, task, values)?;
             // A kernel that was stopped has not computed all that it should.
@@ -381,7 +394,7 @@ impl Run<'_> {
                     values.insert(ring.oldest, rows.oldest(self.floats(rows.row())));
                 }
             }
-            self.plan(body, &plan.plan, &mut values)?;
+            self.plan(body, &plan.plan, &[], &mut values)?;
             let results = body.outputs.iter().map(|(_, v)| values.get(body, *v).cloned());
             let mut results = results.collect::<Result<Vec<_>, _>>()?;
             let old = std::mem::replace(&mut states, results.split_off(l.outputs));

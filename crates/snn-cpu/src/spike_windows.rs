@@ -87,6 +87,13 @@ impl BySpikes<'_> {
         x.par_chunks(together * image).zip(out.par_chunks_mut(together * out_image)).map_init(Scratch::default, some).all(|done| done)
     }
 
+    /// How many floats the packed weights of all groups are; 0 where spikes are not looked for.
+    pub fn packed_floats(&self) -> usize {
+        let (channels, out_channels) = self.per_group();
+        let Some(runs) = self.runs().filter(|_| out_channels >= FEWEST_CHANNELS) else { return 0 };
+        self.groups.saturating_mul(Packed::len([channels * self.taps(), out_channels], runs.bits * runs.per_word))
+    }
+
     fn runs(&self) -> Option<Runs> {
         let (bits, per_row) = if self.dilation[1] == 1 { (self.kernel[1], 1) } else { (1, self.kernel[1]) };
         (1..=WORD).contains(&bits).then(|| Runs { bits, per_row, per_word: WORD / bits })

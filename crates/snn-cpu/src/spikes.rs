@@ -81,6 +81,13 @@ impl Spikes {
         fits.then_some(Spikes { bits, rows, group, words, count: found.count, values })
     }
 
+    /// The most bytes that a matrix takes as bits, with the places of its values.
+    pub fn bytes([rows, inputs]: [usize; 2]) -> usize {
+        let (group, words) = (rows.clamp(1, GROUP), inputs.div_ceil(WORD));
+        let bits = rows.next_multiple_of(group).saturating_mul(words).saturating_mul(size_of::<u64>());
+        bits.saturating_add(size_of::<i32>() * (rows + words * WORD))
+    }
+
     /// A matrix without spikes; their places are to be set, and then counted.
     pub fn none(rows: usize, words: usize) -> Spikes {
         let group = rows.clamp(1, GROUP);

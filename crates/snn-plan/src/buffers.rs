@@ -1,7 +1,7 @@
 //! What kernels read and write while a plan runs, and the memory that earlier kernels and runs have left.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use snn_ir::{Data, Tensor};
 
@@ -43,10 +43,12 @@ impl OutputBuffer {
 }
 
 /// Buffers of floats that nobody holds.
+///
+/// Together with what is held they never exceed [`Buffers::most`]: the oldest are given up when a new one is made.
 #[derive(Debug)]
 pub struct Buffers {
     spare: Mutex<Spare>,
-    /// Bytes that are kept at most.
+    /// Bytes that are held and kept at most.
     most: usize,
 }
 
@@ -56,21 +58,62 @@ struct Spare {
     buffers: BTreeMap<(usize, u64), Vec<f32>>,
     bytes: usize,
     given: u64,
+    /// Bytes that are held by values and kernels.
+    held: usize,
+}
+
+impl Spare {
+    /// Gives up the oldest buffers until all bytes are at most `most`.
+    fn shrink(&mut self, most: usize) -> Vec<Vec<f32>> {
+        let mut dropped = Vec::new();
+        while self.bytes > 0 && self.held.saturating_add(self.bytes) > most {
+            let Some(oldest) = self.buffers.keys().min_by_key(|(_, given)| *given).copied() else { break };
+            dropped.extend(self.buffers.remove(&oldest));
+            self.bytes -= size_of::<f32>() * oldest.0;
+        }
+        dropped
+    }
 }
 
 impl Buffers {
-    /// No buffers yet. `peak` is what a run holds at most: twice that is kept, for its results are held by others meanwhile.
+    /// No buffers yet. `peak` is what a run holds at most. A quarter more is kept, of up to a GiB: with less, buffers of one size are given up for those
+    /// of another at every step of a training, and the system clears their pages anew.
     pub fn new(peak: usize) -> Buffers {
-        Buffers { spare: Mutex::default(), most: peak.saturating_mul(2).max(1 << 16) }
+        Buffers { spare: Mutex::default(), most: peak.saturating_add((peak / 4).min(1 << 30)) }
+    }
+
+    /// The most bytes that are held and kept together.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Spare> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A task begins: so many bytes are held by values, or will be without being taken from here.
+    pub fn begin(&self, held: usize) {
+        let mut spare = self.spare();
+        spare.held = held;
+        let dropped = spare.shrink(self.most);
+        drop(spare);
+        drop(dropped);
     }
 
     /// A buffer of that many floats. What it holds does not matter: every kernel writes its whole result.
     pub fn take(&self, n: usize) -> Vec<f32> {
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spare = self.spare();
         let fits = (n, 0)..=(n.saturating_mul(2).max(64), u64::MAX);
         let found = spare.buffers.range(fits).next().map(|(key, _)| *key);
-        let Some(mut v) = found.and_then(|key| spare.buffers.remove(&key)) else { return vec![0.0; n] };
+        let Some(mut v) = found.and_then(|key| spare.buffers.remove(&key)) else {
+            spare.held = spare.held.saturating_add(size_of::<f32>() * n);
+            let dropped = spare.shrink(self.most);
+            drop(spare);
+            drop(dropped);
+            return vec![0.0; n];
+        };
         spare.bytes -= size_of::<f32>() * v.capacity();
+        spare.held = spare.held.saturating_add(size_of::<f32>() * v.capacity());
         drop(spare);
         v.resize(n, 0.0);
         v
@@ -94,17 +137,16 @@ impl Buffers {
 
     /// Keeps a buffer.
     pub fn give(&self, v: Vec<f32>) {
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spare = self.spare();
+        let bytes = size_of::<f32>() * v.capacity();
         spare.given += 1;
-        spare.bytes += size_of::<f32>() * v.capacity();
+        spare.bytes += bytes;
+        spare.held = spare.held.saturating_sub(bytes);
         let key = (v.capacity(), spare.given);
         spare.buffers.insert(key, v);
-        // What is kept and never fits must not fill the memory: the oldest goes.
-        while spare.bytes > self.most {
-            let Some(oldest) = spare.buffers.keys().min_by_key(|(_, given)| *given).copied() else { return };
-            spare.buffers.remove(&oldest);
-            spare.bytes -= size_of::<f32>() * oldest.0;
-        }
+        let dropped = spare.shrink(self.most);
+        drop(spare);
+        drop(dropped);
     }
 }
 
@@ -141,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_smallest_buffer_that_fits_is_taken_and_the_oldest_is_given_up() {
-        let buffers = Buffers::new(1 << 16);
+        let buffers = Buffers::new(4 * 16_000);
         for n in [4000, 2000, 3000] {
             buffers.give(Vec::with_capacity(n));
         }
@@ -150,9 +192,20 @@ mod tests {
         assert_eq!(buffers.take(1900).capacity(), 1900, "one of more than twice the size is left alone");
         drop(buffers.scratch(2500));
         assert_eq!(buffers.take(2500).capacity(), 4000, "scratch comes back");
-        for n in [10_000, 20_000, 8000] {
+    }
+
+    #[test]
+    fn what_is_held_and_kept_stays_within_the_peak() {
+        let buffers = Buffers::new(4 * 16_000);
+        buffers.begin(0);
+        for n in [5000, 6000, 7000] {
             buffers.give(Vec::with_capacity(n));
         }
-        assert_eq!(buffers.take(10_000).capacity(), 20_000, "the oldest went when twice the peak was exceeded");
+        // 18,000 floats are kept, so that one of 9,000 needs the oldest two to go.
+        let taken = buffers.take(9000);
+        assert_eq!(buffers.take(5000).capacity(), 7000, "the newest is still there");
+        buffers.give(taken);
+        buffers.begin(4 * 15_000);
+        assert_eq!(buffers.take(5000).capacity(), 5000, "a task that begins with more held leaves nothing kept");
     }
 }

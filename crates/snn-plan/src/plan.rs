@@ -75,6 +75,10 @@ pub struct Task {
     pub gives: Vec<Value>,
     /// What nobody reads after it.
     pub frees: Vec<Value>,
+    /// Bytes of values that are held when it begins, beside inputs and parameters.
+    pub held: usize,
+    /// Bytes of the values that it computes.
+    pub computed: usize,
 }
 
 /// The kernels of a graph in order.
@@ -446,12 +450,12 @@ impl Planner<'_> {
                     let stores: Vec<Value> =
                         group.members.iter().flat_map(|m| self.graph.results(*m)).filter(|v| demanded.contains(v)).collect();
                     let kernel = build(self.graph, group, &stores, number(&mut counts.steps))?;
-                    Task { node: *last, kernel: Kernel::Step(Box::new(kernel)), needs, gives: stores, frees: vec![] }
+                    Task { node: *last, kernel: Kernel::Step(Box::new(kernel)), needs, gives: stores, frees: vec![], held: 0, computed: 0 }
                 }
                 Unit::Node(id) => {
                     let (kernel, extra) = self.single(id, counts)?;
                     needs.extend(extra);
-                    Task { node: id, kernel, needs, gives: self.graph.results(id).collect(), frees: vec![] }
+                    Task { node: id, kernel, needs, gives: self.graph.results(id).collect(), frees: vec![], held: 0, computed: 0 }
                 }
             };
             tasks.push(task);
@@ -553,18 +557,13 @@ impl Planner<'_> {
         }
         let mut held = 0usize;
         for (i, task) in plan.tasks.iter_mut().enumerate() {
-            let mut now = 0usize;
+            task.held = held;
             if !matches!(task.kernel, Kernel::Alias) {
                 for v in &task.gives {
-                    now = now.checked_add(bytes(v)?).ok_or(CompileError::TooLarge)?;
+                    task.computed = task.computed.checked_add(bytes(v)?).ok_or(CompileError::TooLarge)?;
                 }
             }
-            if let Kernel::Loop(inner) = &task.kernel {
-                plan.peak = plan.peak.max(held.saturating_add(now).saturating_add(inner.plan.peak.saturating_mul(inner.parts)));
-            }
-            held = held.checked_add(now).ok_or(CompileError::TooLarge)?;
-            let meanwhile = if self.divides { scratch(self.graph, task) } else { 0 };
-            plan.peak = plan.peak.max(held.saturating_add(meanwhile));
+            held = held.checked_add(task.computed).ok_or(CompileError::TooLarge)?;
             let mut ended: Vec<Value> =
                 task.gives.iter().chain(&task.needs).filter(|v| last[*v] == i && !roots.contains(v) && !given(v)).copied().collect();
             ended.sort();
@@ -574,8 +573,35 @@ impl Planner<'_> {
             }
             task.frees = ended;
         }
+        plan.peak = plan.memory(self.graph, &|_, _| 0);
         Ok(())
     }
+}
+
+impl Plan {
+    /// The most bytes that are held at one time beside inputs and parameters, where a kernel takes `scratch` bytes beside what it
+    /// reads and writes.
+    pub fn memory(&self, graph: &Graph, scratch: &dyn Fn(&Graph, &Task) -> usize) -> usize {
+        let task = |task: &Task| {
+            let inside = match &task.kernel {
+                Kernel::Loop(inner) => {
+                    stepped(graph, task, inner).saturating_add(inner.plan.memory(&inner.body, scratch)).saturating_mul(inner.parts)
+                }
+                Kernel::Step(_) | Kernel::Alias | Kernel::Product(_) | Kernel::Convolution(_) | Kernel::Reduction(_) => 0,
+                Kernel::MaxPoolGradient(_) | Kernel::Selection(_) | Kernel::Delay(_) | Kernel::Ring(_) | Kernel::Move => 0,
+                Kernel::FirstSpike(_) | Kernel::Reference => 0,
+            };
+            task.held.saturating_add(task.computed).saturating_add(inside).saturating_add(scratch(graph, task))
+        };
+        self.tasks.iter().map(task).max().unwrap_or(0)
+    }
+}
+
+/// The bytes of a step of a part that a loop holds beside the values of its plan: slices of its sequences, and states, old and new.
+fn stepped(graph: &Graph, task: &Task, inner: &LoopPlan) -> usize {
+    let Op::Loop(l) = graph.op(Value { node: task.node, result: 0 }) else { return 0 };
+    let inputs = inner.body.inputs.iter().enumerate().filter(|(i, _)| *i < l.sequences || *i >= l.sequences + l.invariants);
+    inputs.map(|(_, v)| inner.body.ty(*v)).map(|ty| ty.sizes().map_or(0, |s| s.iter().product::<usize>() * ty.dtype.bytes())).sum()
 }
 
 /// Is it a convolution, or a gradient of one?
@@ -589,28 +615,6 @@ fn convolution(op: &Op) -> Option<(Direction, &Convolution)> {
     } else {
         None
     }
-}
-
-/// The most bytes that a kernel for threads needs while it runs, beside what it reads and writes: gradients with rows for places, and
-/// values that are packed for spikes to add.
-fn scratch(graph: &Graph, task: &Task) -> usize {
-    let floats = |v: Value| graph.ty(v).sizes().map_or(0, |s| s.iter().product::<usize>());
-    let packed = |rows: usize, columns: usize| rows.next_multiple_of(64).saturating_mul(columns.next_multiple_of(16));
-    let count = if let Kernel::Convolution(c) = &task.kernel
-        && c.direction == Direction::WeightGradient
-    {
-        let gradient = floats(graph.node(task.node).operands[1]);
-        gradient.saturating_add(packed(gradient / c.windows.out_channels.max(1), c.windows.out_channels))
-    } else if let Kernel::Product(p) = &task.kernel
-        && p.batch.is_empty()
-        && p.packed.is_none()
-        && p.k.min(p.m).min(p.n) >= 16
-    {
-        packed(p.k, p.m.max(p.n))
-    } else {
-        0
-    };
-    count.saturating_mul(size_of::<f32>())
 }
 
 /// Operations on numbers that a task does: each operation of a step on each element, two for each product and sum.

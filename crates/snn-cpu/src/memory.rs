@@ -1,0 +1,95 @@
+//! What kernels take beside what they read and write, in bytes: an upper bound, since only the data say which way a product goes.
+
+use snn_ir::{Graph, Value};
+use snn_plan::convolution::{Direction, Windows};
+use snn_plan::product::ProductPlan;
+use snn_plan::{Kernel, Plan, Task};
+
+use crate::convolution::unrolled_floats;
+use crate::lines;
+use crate::panels::Packed;
+use crate::spike_windows::BySpikes;
+use crate::spikes::{Spikes, WORD};
+
+const FLOAT: usize = size_of::<f32>();
+
+/// What a kernel takes while it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scratch {
+    /// Taken from the [buffers](snn_plan::buffers::Buffers) of the program.
+    pub shared: usize,
+    /// Of its own.
+    pub own: usize,
+}
+
+impl Scratch {
+    /// All of it.
+    pub fn all(self) -> usize {
+        self.shared.saturating_add(self.own)
+    }
+}
+
+/// What a kernel takes on so many threads.
+pub fn scratch(graph: &Graph, task: &Task, threads: usize) -> Scratch {
+    let floats = |v: Value| graph.ty(v).sizes().map_or(0, |s| s.iter().product::<usize>());
+    match &task.kernel {
+        Kernel::Product(p) => of_product(p, floats(p.lhs.source), floats(p.rhs.source)),
+        Kernel::Convolution(c) => {
+            let operands = graph.node(task.node).operands.iter().map(|v| floats(*v)).collect::<Vec<_>>();
+            of_convolution(&c.windows, c.direction, [operands[0], operands[1]], threads)
+        }
+        Kernel::Selection(_) => Scratch { shared: 0, own: threads.saturating_mul(task.computed) },
+        Kernel::Step(_) | Kernel::Alias | Kernel::Reduction(_) | Kernel::MaxPoolGradient(_) => Scratch::default(),
+        Kernel::Delay(_) | Kernel::Ring(_) | Kernel::Move | Kernel::Loop(_) => Scratch::default(),
+        Kernel::Reference | Kernel::FirstSpike(_) => Scratch::default(),
+    }
+}
+
+/// What is held when a task begins, and what it will hold that is in no buffer of the program.
+pub fn held(graph: &Graph, task: &Task, threads: usize) -> usize {
+    let interpreted = if let Kernel::Reference | Kernel::FirstSpike(_) = task.kernel { task.computed } else { 0 };
+    task.held.saturating_add(interpreted).saturating_add(scratch(graph, task, threads).own)
+}
+
+fn of_product(p: &ProductPlan, lhs: usize, rhs: usize) -> Scratch {
+    let copied = [(&p.lhs, lhs), (&p.rhs, rhs)].iter().filter(|(side, _)| side.permutation.is_some()).map(|(_, n)| n).sum::<usize>();
+    let (mut shared, mut own) = (copied.saturating_mul(FLOAT), 0);
+    if p.batch.is_empty() && p.packed.is_some() {
+        own = Spikes::bytes([p.m, p.k]);
+    } else if p.batch.is_empty() && p.k.min(p.m).min(p.n) >= 16 {
+        shared = shared.saturating_add(FLOAT.saturating_mul(Packed::len([p.k, p.m.max(p.n)], WORD)));
+        let spiking = p.m.min(p.n);
+        own = Spikes::bytes([p.k, spiking]).saturating_add(Spikes::bytes([spiking, p.k]));
+    }
+    Scratch { shared, own }
+}
+
+fn of_convolution(w: &Windows, direction: Direction, [_, second]: [usize; 2], threads: usize) -> Scratch {
+    let unrolled = threads.saturating_mul(unrolled_floats(w, direction)).saturating_mul(FLOAT);
+    match direction {
+        Direction::Forward if lines::fits_forward(w) => Scratch::default(),
+        Direction::Forward => Scratch { shared: 0, own: unrolled },
+        Direction::InputGradient if lines::fits_input_gradient(w) => Scratch::default(),
+        Direction::InputGradient => Scratch { shared: 0, own: unrolled },
+        Direction::WeightGradient if lines::fits_weight_gradient(w) => Scratch::default(),
+        Direction::WeightGradient => {
+            let places = second / w.out_channels.max(1);
+            let packed = Packed::len([places, w.out_channels], WORD);
+            let bits = Spikes::bytes([w.channels * w.taps(), places]);
+            Scratch { shared: second.saturating_add(packed).saturating_mul(FLOAT), own: bits.max(unrolled) }
+        }
+    }
+}
+
+/// The bytes of weights that are kept packed from run to run, where spikes meet them.
+pub fn kept(plan: &Plan) -> usize {
+    let of_task = |task: &Task| match &task.kernel {
+        Kernel::Product(p) if p.packed.is_some() => FLOAT.saturating_mul(Packed::len([p.k, p.n], WORD)),
+        Kernel::Convolution(c) if c.direction == Direction::Forward => BySpikes(&c.windows).packed_floats().saturating_mul(FLOAT),
+        Kernel::Loop(inner) => kept(&inner.plan),
+        Kernel::Step(_) | Kernel::Alias | Kernel::Product(_) | Kernel::Convolution(_) | Kernel::Reduction(_) => 0,
+        Kernel::MaxPoolGradient(_) | Kernel::Selection(_) | Kernel::Delay(_) | Kernel::Ring(_) | Kernel::Move => 0,
+        Kernel::FirstSpike(_) | Kernel::Reference => 0,
+    };
+    plan.tasks.iter().map(of_task).fold(0, usize::saturating_add)
+}
