@@ -50,4 +50,10 @@ pub enum TrainError {
     AllFrozen,
     #[error("the checkpoint lacks `{0}`")]
     IncompleteCheckpoint(String),
+    #[error("accuracy is of a prediction [B, C] or [T, B, C], and this one is {0:?}")]
+    PredictionShape(Vec<usize>),
+    #[error("there are {predictions} predictions, and the labels are {labels:?}")]
+    LabelShape { predictions: usize, labels: Vec<usize> },
+    #[error("cannot write `{path}`: {reason}")]
+    Unwritable { path: String, reason: String },
 }

@@ -2,19 +2,21 @@
 
 use snn_ir::Tensor;
 
+use crate::TrainError;
+
 /// How many of the predictions `[B, C]`, or `[T, B, C]` summed over time, are largest at the label.
 ///
 /// # Errors
-/// If the shapes do not fit, in words.
-pub fn correct(prediction: &Tensor, labels: &Tensor) -> Result<usize, String> {
+/// If the shapes do not fit.
+pub fn correct(prediction: &Tensor, labels: &Tensor) -> Result<usize, TrainError> {
     let shape = prediction.shape();
     let (steps, batch, classes) = match shape {
         [b, c] => (1, *b, *c),
         [t, b, c] => (*t, *b, *c),
-        _ => return Err(format!("accuracy is of a prediction [B, C] or [T, B, C], and this one is {shape:?}")),
+        _ => return Err(TrainError::PredictionShape(shape.to_vec())),
     };
     if labels.shape() != [batch] {
-        return Err(format!("there are {batch} predictions, and the labels are {:?}", labels.shape()));
+        return Err(TrainError::LabelShape { predictions: batch, labels: labels.shape().to_vec() });
     }
     let p = prediction.to_f32();
     let mut right = 0;

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString};
 use snn_ir::{DType, Data, RuntimeError, Tensor};
 use snn_plot::PlotError;
+use snnc::error::InputError;
 use snnc::{CompileOptions, Compiled, Error, Mode, Optimise, Prepared, Program, Setting, Severity};
 
 pyo3::create_exception!(_native, ProgramError, PyValueError, "A program is wrong; the text is the diagnostic with its source lines.");
@@ -372,7 +373,7 @@ impl Net {
         let data = tensors(inputs)?;
         let (run, tape) = py.detach(|| {
             guarded(|| {
-                let prepared = self.prepared(&data)?.ok_or_else(|| Error::Data("gradients are not computed in pieces".into()))?;
+                let prepared = self.prepared(&data)?.ok_or_else(|| Error::from(InputError::GradientsInPieces))?;
                 prepared.forward(seed.unwrap_or(self.options.seed))
             })
         })?;
@@ -455,11 +456,11 @@ impl Net {
     fn cost(&self, py: Python<'_>, inputs: &Bound<'_, PyDict>) -> PyResult<String> {
         let data = tensors(inputs)?;
         py.detach(|| {
-            guarded(|| {
+            let cost = guarded(|| {
                 let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let cost = self.compiled.cost(&data, &weights)?;
-                serde_json::to_string(&cost).map_err(|e| Error::Data(e.to_string()))
-            })
+                self.compiled.cost(&data, &weights)
+            })?;
+            serde_json::to_string(&cost).map_err(|e| PyValueError::new_err(e.to_string()))
         })
     }
 
@@ -580,7 +581,7 @@ fn format_source(text: &str) -> PyResult<String> {
 
 /// As [`guarded`], for pictures.
 fn drawn(f: impl FnOnce() -> Result<String, PlotError>) -> PyResult<String> {
-    guarded(|| f().map_err(|e| Error::Data(e.to_string())))
+    guarded(|| Ok(f()))?.map_err(|e| PyValueError::new_err(e.to_string()))
 }
 
 /// Spike trains `[T, N]` (or one sample of `[T, B, N]`) as a raster, in SVG.

@@ -6,6 +6,7 @@ use snn_data::fit;
 use snn_ir::{Dim, Dims, Tensor, Type};
 
 use crate::Error;
+use crate::error::InputError;
 
 /// Data that a net asked for, converted, and the sizes that they give.
 pub(crate) struct BoundData {
@@ -30,26 +31,23 @@ pub(crate) fn bind(declared: &[(String, Type)], data: &HashMap<&str, &Tensor>, g
     for (name, ty) in declared {
         let Some(tensor) = data.get(name.as_str()) else { continue };
         if tensor.shape().len() != ty.rank() {
-            return Err(Error::Data(format!(
-                "the input `{name}` is {}, with {} dimensions, and the program declares {ty}, with {}",
-                tensor.ty(),
-                tensor.shape().len(),
-                ty.rank()
-            )));
+            return Err(InputError::Rank { name: name.clone(), found: tensor.ty(), declared: ty.clone() }.into());
         }
-        let converted = fit(tensor, ty.dtype)
-            .map_err(|e| Error::Data(format!("the input `{name}` is {}, and the program declares {ty}: {e}", tensor.ty())))?;
+        let converted = fit(tensor, ty.dtype).map_err(|reason| InputError::Elements {
+            name: name.clone(),
+            found: tensor.ty(),
+            declared: ty.clone(),
+            reason,
+        })?;
         bound.tensors.insert(name.clone(), converted);
         for (axis, (dim, size)) in ty.shape.iter().zip(tensor.shape()).enumerate() {
             let size = *size as i64;
             match dim.as_name() {
                 Some(n) => match bound.dims.get(n) {
                     Some(known) if *known != size => {
-                        let other = first.get(n).cloned().unwrap_or_default();
-                        return Err(Error::Data(format!(
-                            "the dimension `{n}` is {known} in {other} and {size} in dimension {axis} of `{name}` ({})",
-                            tensor.ty()
-                        )));
+                        let (dimension, first) = (n.to_string(), first.get(n).cloned().unwrap_or_default());
+                        let (known, name, found) = (*known, name.clone(), tensor.ty());
+                        return Err(InputError::Sizes { dimension, known, first, size, axis, name, found }.into());
                     }
                     Some(_) => {}
                     None => {
@@ -71,9 +69,8 @@ pub(crate) fn bind(declared: &[(String, Type)], data: &HashMap<&str, &Tensor>, g
         if dim.as_constant() != Some(size) {
             let declared = &ty.shape[axis];
             let meaning = if dim.to_string() == declared.to_string() { String::new() } else { format!(" = {dim}") };
-            return Err(Error::Data(format!(
-                "dimension {axis} of the input `{name}` is {size}, and the program declares {declared}{meaning} ({ty})"
-            )));
+            let (name, wanted) = (name.to_string(), format!("{declared}{meaning}"));
+            return Err(InputError::Size { axis, name, size, wanted, declared: ty.clone() }.into());
         }
     }
     Ok(bound)

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use snn_ir::step::Output;
 use snn_ir::{Graph, Tensor};
 
+use crate::error::InputError;
 use crate::stepper::TIME;
 use crate::{Compiled, Diagnostic, Error};
 
@@ -74,7 +75,7 @@ impl Compiled {
             let graph = lowered.graph;
             for d in graph.nodes().flat_map(|(_, n)| &n.types).flat_map(|t| &t.shape) {
                 if let Some(open) = d.names().first() {
-                    return Err(Error::Data(format!("the size of the dimension `{open}` is not known; give it with `--dims {open}=...`")));
+                    return Err(InputError::OpenDimension(open.to_string()).into());
                 }
             }
             *parameters = self.parameters(&graph, &lowered.layers, &[], weights)?;

@@ -9,6 +9,7 @@ use snn_front::{Mode, Options};
 use snn_ir::{Backend, DeviceState, Dims, Executable, Graph, Interpreter, Tensor, Type};
 
 use crate::bind::{BoundData, bind, part, rest_rank};
+use crate::error::InputError;
 use crate::observe::{Observer, Printer};
 use crate::weights::{check_complete, check_names, parameters, without_bookkeeping};
 use crate::{Diagnostic, Error, Program, Tensors};
@@ -37,7 +38,10 @@ impl std::str::FromStr for Backends {
             (Some("cranelift"), None, _) => Ok(Backends::Cranelift),
             (Some("interpreter"), None, _) => Ok(Backends::Interpreter),
             (Some("candle"), device, None) => Ok(Backends::Candle(device.unwrap_or("cpu").parse()?, Precision::F32)),
-            _ => Err(Error::Data(format!("`{text}` is not a backend: cranelift, interpreter and candle are"))),
+            _ => {
+                let known = ["cranelift", "interpreter", "candle"].map(str::to_string).to_vec();
+                Err(Error::Unknown { what: "there is no backend", name: text.to_string(), known })
+            }
         }
     }
 }
@@ -406,9 +410,17 @@ impl Compiled {
     }
 
     /// What the data hold, for messages.
-    fn held(&self, data: &[(String, Tensor)]) -> String {
-        let names: Vec<&str> = data.iter().map(|(n, _)| n).chain(&self.options.other_data).map(String::as_str).collect();
-        if names.is_empty() { "nothing".to_string() } else { names.join(", ") }
+    fn held(&self, data: &[(String, Tensor)]) -> Vec<String> {
+        data.iter().map(|(n, _)| n).chain(&self.options.other_data).cloned().collect()
+    }
+
+    fn missing(&self, missing: &[&str], needed: &[(&str, &Type)], data: &[(String, Tensor)]) -> InputError {
+        InputError::Missing {
+            net: self.net.clone(),
+            missing: missing.iter().map(ToString::to_string).collect(),
+            takes: needed.iter().map(|(n, t)| format!("{n}: {t}")).collect(),
+            held: self.held(data),
+        }
     }
 
     /// The name of the net.
@@ -569,14 +581,7 @@ impl Compiled {
         let is_rounded = |name: &str| name.starts_with(QUANTISED);
         let missing: Vec<&str> = needed.iter().map(|(n, _)| *n).filter(|n| !tensors.contains_key(*n) && !is_rounded(n)).collect();
         if !missing.is_empty() {
-            let given = self.held(data);
-            let inputs: Vec<String> = needed.iter().map(|(n, t)| format!("{n}: {t}")).collect();
-            return Err(Error::Data(format!(
-                "`{}` needs the input `{}`\n  it takes: {}\n  the data hold: {given}",
-                self.net,
-                missing.join("`, `"),
-                inputs.join(", ")
-            )));
+            return Err(self.missing(&missing, &needed, data).into());
         }
         let parameters = self.parameters(&ready.graph, &ready.layers, data, weights)?;
         let is_finite = |(name, t): &(String, Tensor)| !ready.finite.contains(name) || t.as_f32().iter().all(|x| x.is_finite());
@@ -643,16 +648,11 @@ impl Compiled {
         let mut tensors = bound.tensors;
         let missing: Vec<&str> = graph.needed_inputs().iter().map(|(n, _)| *n).filter(|n| !tensors.contains_key(*n)).collect();
         if !missing.is_empty() {
-            return Err(Error::Data(format!(
-                "`{}` needs the input `{}`\n  the data hold: {}",
-                self.net,
-                missing.join("`, `"),
-                self.held(data)
-            )));
+            return Err(self.missing(&missing, &graph.needed_inputs(), data).into());
         }
         for d in graph.nodes().flat_map(|(_, n)| &n.types).flat_map(|t| &t.shape) {
             if let Some(open) = d.names().first() {
-                return Err(Error::Data(format!("the size of the dimension `{open}` is not known; give it with `--dims {open}=...`")));
+                return Err(InputError::OpenDimension(open.to_string()).into());
             }
         }
         tensors.extend(parameters);
@@ -713,18 +713,18 @@ impl Compiled {
         let trace = self.program.module().trace(&self.net, &lowering).map_err(|d| self.program.error(d))?;
         snn_nir::export(&trace, &parameters, options).map_err(|e| match e {
             snn_nir::NirError::Program(d) => self.program.error(vec![*d]),
-            other => Error::Data(other.to_string()),
+            other => Error::Nir(other),
         })
     }
 
     /// A size that is not known is that of an input that is not given, where there is one.
     fn with_missing_inputs(&self, error: Error, given: &HashMap<String, Tensor>, data: &[(String, Tensor)]) -> Error {
-        let (Error::Data(text), Ok(declared)) = (&error, self.signature(None)) else { return error };
-        let missing: Vec<String> = declared.iter().filter(|(n, _)| !given.contains_key(n)).map(|(n, t)| format!("`{n}` ({t})")).collect();
-        if missing.is_empty() {
-            return error;
-        }
-        Error::Data(format!("{text}\n  not given: {}\n  the data hold: {}", missing.join(", "), self.held(data)))
+        let Error::Input(input) = &error else { return error };
+        let InputError::UnknownSize { reason, .. } = &**input else { return error };
+        let reason = reason.clone();
+        let declared = self.signature(None).unwrap_or_default();
+        let missing = declared.iter().filter(|(n, _)| !given.contains_key(n)).map(|(n, t)| format!("`{n}` ({t})")).collect();
+        InputError::UnknownSize { reason, missing, held: self.held(data) }.into()
     }
 
     /// Why the net cannot be run in pieces, with the line.
@@ -769,11 +769,8 @@ impl Compiled {
             match symbolic.graph.ty(*v).shape.iter().position(is_batch) {
                 Some(axis) => axes.push(axis),
                 None => {
-                    return Err(Error::Data(format!(
-                        "`--batch` runs the dimension `B` in pieces, and the output `{name}` of `{}` has none: {}",
-                        self.net,
-                        symbolic.graph.ty(*v)
-                    )));
+                    let (output, net, ty) = (name.clone(), self.net.clone(), symbolic.graph.ty(*v).clone());
+                    return Err(InputError::Unbatched { output, net, ty }.into());
                 }
             }
         }

@@ -17,7 +17,7 @@ mod bind;
 mod build;
 mod compiled;
 mod cost;
-mod error;
+pub mod error;
 mod observe;
 pub mod quantise;
 pub mod session;

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use snn_ir::{DType, Graph, Tensor};
 
+use crate::error::SessionError;
 use crate::{Backends, CompileOptions, Error, Mode, Options, Program};
 
 /// The name of the net that an entry becomes.
@@ -71,7 +72,7 @@ impl Session {
         }
         // A defect below must not take the session with it.
         let entered = catch_unwind(AssertUnwindSafe(|| self.entered(text)));
-        let entered = entered.unwrap_or_else(|_| Err(Error::Data("this is a defect of snnc; the session is as before".into())));
+        let entered = entered.unwrap_or_else(|_| Err(SessionError::Defect.into()));
         entered.map_err(|e| as_typed(e, text))
     }
 
@@ -113,7 +114,7 @@ impl Session {
             Entry::Let(name, value) => {
                 let mut outputs = self.evaluate(value)?;
                 if outputs.len() != 1 {
-                    return Err(Error::Data(format!("`{name}` would be {} values: write `let (a, b) = ...`", outputs.len())));
+                    return Err(SessionError::Several { name: name.to_string(), count: outputs.len() }.into());
                 }
                 let replaced = remove(&mut self.values, name);
                 self.lines.retain(|(n, _)| n.as_deref() != Some(name));
@@ -283,7 +284,7 @@ impl Session {
             }
             return Ok(names.join("\n"));
         }
-        let text = std::fs::read_to_string(path).map_err(|e| Error::Data(format!("cannot read `{path}`: {e}")))?;
+        let text = std::fs::read_to_string(path).map_err(|reason| SessionError::Unreadable { path: path.to_string(), reason })?;
         self.define(path, &text)
     }
 
@@ -350,7 +351,7 @@ impl Session {
         let (mut state, independent) = trainer.start(&self.values, &own).map_err(without_warnings)?;
         let moves = |n: &String| !n.starts_with(snn_train::update::PREFIX) && !independent.contains(n);
         if !state.tensors.iter().any(|(n, _)| moves(n)) {
-            return Err(Error::Data("there is nothing to train: no layer of the session has parameters that the expression uses".into()));
+            return Err(SessionError::NothingToTrain.into());
         }
         let (mut first, mut last) = (None, f32::NAN);
         for step in 0..steps {
@@ -359,7 +360,7 @@ impl Session {
             let result = snn_train::Step::step(&mut trainer, &self.values, &mut state.tensors, step as u64)?;
             last = result.loss;
             if !result.loss.is_finite() || result.not_finite.is_some() {
-                return Err(Error::Data(format!("the loss is {} in step {}; nothing has changed", result.loss, step + 1)));
+                return Err(SessionError::Diverged { loss: result.loss, step: step + 1 }.into());
             }
             first.get_or_insert(last);
             if snn_ir::interrupt::is_wanted() {
@@ -400,7 +401,10 @@ impl Session {
         match (what, name) {
             ("mode", "eval") => self.options.mode = Mode::Eval,
             ("mode", "train") => self.options.mode = Mode::Train,
-            ("mode", _) => return Err(Error::Data(format!("`{name}` is not a mode: eval and train are"))),
+            ("mode", _) => {
+                let known = ["eval", "train"].map(str::to_string).to_vec();
+                return Err(Error::Unknown { what: "there is no mode", name: name.to_string(), known });
+            }
             _ => {
                 let backend: Backends = name.parse()?;
                 backend.backend(1)?;

@@ -56,8 +56,8 @@ impl std::str::FromStr for Stage {
             ("egraph", None) => Ok(Stage::EGraph),
             ("explain", None) => Ok(Stage::Explain),
             _ => {
-                let names: Vec<&str> = Stage::names().map(|(n, _)| n).collect();
-                Err(Error::Data(format!("there is no stage `{name}`: {} are", names.join(", "))))
+                let known = Stage::names().map(|(n, _)| n.to_string()).collect();
+                Err(Error::Unknown { what: "there is no stage", name: name.to_string(), known })
             }
         }
     }
@@ -114,9 +114,7 @@ fn staged(input: Input<'_>, stage: Stage, options: &PassOptions, device: DeviceN
 
 fn unknown_sizes(e: Error) -> Error {
     match e {
-        Error::Compile(snn_ir::CompileError::UnknownSize(e)) => {
-            Error::Data(format!("{e}; machine code is made for known sizes: give `--dims T=16,B=64`"))
-        }
+        Error::Compile(snn_ir::CompileError::UnknownSize(e)) => Error::MachineCode(e),
         other => other,
     }
 }

@@ -6,6 +6,7 @@ use snn_ir::step::{self, Output};
 use snn_ir::{Dims, Executable, Graph, Tensor, Type};
 
 use crate::bind::{bind, rest_rank};
+use crate::error::{InputError, StepError};
 use crate::{Compiled, Diagnostic, Error};
 
 /// The dimension that steps go along.
@@ -79,17 +80,13 @@ impl Compiled {
         let is_time = |t: &Type| t.shape.iter().any(|d| d.names().contains(&TIME));
         if !declared.iter().any(|(_, t)| is_time(t)) {
             let inputs: Vec<String> = declared.iter().map(|(n, t)| format!("{n}: {t}")).collect();
-            return Err(Error::Data(format!(
-                "`{}` has no input over time: steps go along the dimension `{TIME}`, and its inputs are {}",
-                self.net(),
-                inputs.join(", ")
-            )));
+            return Err(StepError::NoTime { net: self.net().to_string(), inputs }.into());
         }
         let graph = lowered.graph;
         for (_, node) in graph.nodes() {
             for d in node.types.iter().flat_map(|t| &t.shape) {
                 if let Some(name) = d.names().into_iter().find(|n| *n != TIME) {
-                    return Err(Error::Data(format!("the size of the dimension `{name}` is not known; give it with `--dims {name}=...`")));
+                    return Err(InputError::OpenDimension(name.to_string()).into());
                 }
             }
         }
@@ -119,10 +116,7 @@ impl Compiled {
         }
         for (name, ty) in step.graph.needed_inputs() {
             if declared.iter().any(|(n, _)| n == name) && !is_sequence(name) && !fixed.contains_key(name) {
-                return Err(Error::Data(format!(
-                    "`{}` needs the input `{name}: {ty}`, which is the same at all steps, before the first",
-                    self.net()
-                )));
+                return Err(StepError::Constant { net: self.net().to_string(), name: name.to_string(), ty: ty.clone() }.into());
             }
         }
         let once = self.compile_graph(&optimised(&step.initial)?)?.run(&fixed, self.options().seed)?;
@@ -185,21 +179,15 @@ impl Stepper {
     pub fn restore(&self, tensors: &[(String, Tensor)]) -> Result<State, Error> {
         let find = |name: &str| tensors.iter().find(|(n, _)| n == name).map(|(_, t)| t);
         let steps = find("steps").and_then(|t| t.to_i64().first().copied()).filter(|s| *s >= 0);
-        let Some(steps) = steps else { return Err(Error::Data("the state does not say how many `steps` it has behind it".into())) };
+        let Some(steps) = steps else { return Err(StepError::NoCount.into()) };
         let mut state = State { steps: steps as u64, tensors: vec![] };
         for (name, first) in &self.first {
             let Some(t) = find(&format!("state.{name}")) else {
-                return Err(Error::Data(format!("the state lacks `state.{name}`, a state of `{}`", self.net)));
+                return Err(StepError::MissingState { name: name.clone(), net: self.net.clone() }.into());
             };
             if t.dtype() != first.dtype() || t.shape() != first.shape() {
-                return Err(Error::Data(format!(
-                    "`state.{name}` is {}{:?}, and that of `{}` is {}{:?}",
-                    t.dtype(),
-                    t.shape(),
-                    self.net,
-                    first.dtype(),
-                    first.shape()
-                )));
+                let of = |t: &Tensor| (t.dtype(), t.shape().to_vec());
+                return Err(StepError::StateType { name: name.clone(), net: self.net.clone(), found: of(t), wanted: of(first) }.into());
             }
             state.tensors.push((name.clone(), t.clone()));
         }
@@ -214,18 +202,14 @@ impl Stepper {
         let mut tensors = self.fixed.clone();
         for (name, ty, axis) in &self.inputs {
             let Some((_, t)) = inputs.iter().find(|(n, _)| n == name) else {
-                return Err(Error::Data(format!("the step lacks the input `{name}: {}`", without(ty, *axis))));
+                return Err(StepError::MissingInput { name: name.clone(), ty: without(ty, *axis) }.into());
             };
             let wanted = ty.sizes().map_err(snn_ir::RuntimeError::from)?;
             let fits = t.len() == wanted.iter().product::<usize>() && t.shape() == without(ty, *axis).sizes().unwrap_or_default();
             let converted = snn_data::fit(t, ty.dtype).ok().filter(|_| fits);
             let Some(t) = converted else {
-                return Err(Error::Data(format!(
-                    "the input `{name}` of a step is {}, not {}{:?}",
-                    without(ty, *axis),
-                    t.dtype(),
-                    t.shape()
-                )));
+                let found = (t.dtype(), t.shape().to_vec());
+                return Err(StepError::InputType { name: name.clone(), wanted: without(ty, *axis), found }.into());
             };
             tensors.insert(name.clone(), t.reshaped(wanted));
         }
@@ -257,11 +241,11 @@ impl Stepper {
         let mut length = None;
         for (name, _, axis) in &self.inputs {
             let Some((_, t)) = data.iter().find(|(n, _)| n == name) else {
-                return Err(Error::Data(format!("`{}` needs the input `{name}`", self.net)));
+                return Err(StepError::MissingSequence { net: self.net.clone(), name: name.clone() }.into());
             };
             let own = t.shape().get(*axis).copied().unwrap_or(0);
             if *length.get_or_insert(own) != own {
-                return Err(Error::Data(format!("the input `{name}` has {own} steps, and another one {}", length.unwrap_or(0))));
+                return Err(StepError::Lengths { name: name.clone(), steps: own, other: length.unwrap_or(0) }.into());
             }
         }
         let length = length.unwrap_or(0);

@@ -8,6 +8,7 @@ use snn_ir::random::TorchGenerator;
 use snn_ir::{Graph, Tensor};
 
 use crate::Error;
+use crate::error::{MisfitWeight, WeightsError};
 
 /// The parameters of a graph by name, in order of declaration. Those that `given` lacks are drawn from a generator that
 /// equals PyTorch's with that seed: first what `kaiming_normal_conv_linear_weight` names, then the rest.
@@ -19,7 +20,7 @@ pub(crate) fn parameters(graph: &Graph, given: &HashMap<&str, &Tensor>, seed: u6
     let mut wrong = Vec::new();
     for (p, value) in graph.parameters.iter().zip(&mut values) {
         let Some(tensor) = given.get(p.name.as_str()) else { continue };
-        let sizes = p.ty.sizes().map_err(|e| Error::Data(format!("the parameter `{}`: {e}", p.name)))?;
+        let sizes = p.ty.sizes().map_err(|reason| WeightsError::UnknownSize { name: p.name.clone(), reason })?;
         let found = tensor.ty();
         if tensor.shape() != sizes {
             // A scalar may be saved as one element.
@@ -27,16 +28,16 @@ pub(crate) fn parameters(graph: &Graph, given: &HashMap<&str, &Tensor>, seed: u6
                 *value = fit(&tensor.reshaped([]), p.ty.dtype).ok();
                 continue;
             }
-            wrong.push(format!("  `{}` is {found}, and the net wants {}", p.name, p.ty));
+            wrong.push(MisfitWeight { name: p.name.clone(), found, wanted: p.ty.clone(), reason: None });
             continue;
         }
         match fit(tensor, p.ty.dtype) {
             Ok(t) => *value = Some(t),
-            Err(e) => wrong.push(format!("  `{}` is {found}, and the net wants {}: {e}", p.name, p.ty)),
+            Err(e) => wrong.push(MisfitWeight { name: p.name.clone(), found, wanted: p.ty.clone(), reason: Some(e) }),
         }
     }
     if !wrong.is_empty() {
-        return Err(Error::Data(format!("the weights do not fit the net:\n{}", wrong.join("\n"))));
+        return Err(WeightsError::Types { wrong }.into());
     }
     let mut generator = TorchGenerator::new(seed);
     for first in [true, false] {
@@ -62,12 +63,8 @@ pub(crate) fn check_names(graph: &Graph, given: &[&str], is_data: impl Fn(&str) 
         return Ok(());
     }
     let missing: Vec<&str> = graph.parameters.iter().map(|p| p.name.as_str()).filter(|n| !given.contains(n)).collect();
-    let list = |names: &[&str]| if names.is_empty() { "none".to_string() } else { names.join(", ") };
-    Err(Error::Data(format!(
-        "the weights are not those of this net\n  in the file and not in the net: {}\n  in the net and not in the file: {}",
-        list(&unknown),
-        list(&missing)
-    )))
+    let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+    Err(WeightsError::Unknown { unknown: owned(&unknown), missing: owned(&missing) }.into())
 }
 
 /// Weights are those of the whole net: parameters that nobody gives are an error that lists them.
@@ -77,16 +74,8 @@ pub(crate) fn check_names(graph: &Graph, given: &[&str], is_data: impl Fn(&str) 
 pub(crate) fn check_complete(graph: &Graph, given: &[&str], data: &[&str]) -> Result<(), Error> {
     // What the optimiser keeps is no weight.
     let names = graph.parameters.iter().map(|p| p.name.as_str()).filter(|n| !n.starts_with(snn_train::update::PREFIX));
-    let missing: Vec<&str> = names.filter(|n| !given.contains(n) && !data.contains(n)).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Data(format!(
-        "the weights lack {} of the net's {} parameters: {}\n  `--partial` draws them as without weights",
-        missing.len(),
-        graph.parameters.len(),
-        missing.join(", ")
-    )))
+    let missing: Vec<String> = names.filter(|n| !given.contains(n) && !data.contains(n)).map(str::to_string).collect();
+    if missing.is_empty() { Ok(()) } else { Err(WeightsError::Missing { missing, all: graph.parameters.len() }.into()) }
 }
 
 /// What frameworks save of layers without learning it: counters, and settings such as snnTorch's `beta` and `threshold`.
@@ -113,10 +102,8 @@ pub(crate) fn without_bookkeeping(
         match setting.filter(|_| tensor.len() == 1) {
             Some((_, value)) if tensor.to_f32()[0] == *value as f32 => {}
             Some((setting, value)) => {
-                return Err(Error::Data(format!(
-                    "the weights have {} as `{name}`, and the program has {setting} = {value} there: write it in the program, or `--ignore {name}`",
-                    tensor.to_f32()[0]
-                )));
+                let (name, saved, setting, value) = (name.clone(), tensor.to_f32()[0], setting.clone(), *value);
+                return Err(WeightsError::Setting { name, saved, setting, value }.into());
             }
             None if settings.is_some() && tensor.len() == 1 && BOOKKEEPING.contains(&own) => {}
             None => kept.push((name.clone(), tensor.clone())),

@@ -160,8 +160,10 @@ fn answer(session: &mut Session, text: &str, said: &mut Said) -> bool {
             said.failed = true;
             let _ = std::io::stdout().flush();
             let text = match e {
-                Error::Source { sources, diagnostics } => sources.render(&diagnostics, colour() && !said.echo),
-                e => format!("Error: {e}\n"),
+                Failure::Error(Error::Source { sources, diagnostics }) => sources.render(&diagnostics, colour() && !said.echo),
+                Failure::Error(e) => format!("Error: {e}\n"),
+                Failure::Text(text) => format!("Error: {text}\n"),
+                Failure::Said => String::new(),
             };
             if said.echo { say_part!("{text}") } else { remark_part!("{text}") }
         }
@@ -169,17 +171,17 @@ fn answer(session: &mut Session, text: &str, said: &mut Said) -> bool {
     true
 }
 
-fn evaluated(session: &mut Session, text: &str) -> Result<String, Error> {
+fn evaluated(session: &mut Session, text: &str) -> Result<String, Failure> {
     Ok(match session.enter(text)? {
         Reply::Values(values) => values_text(&values),
         Reply::Said(text) => text,
     })
 }
 
-fn run_command(session: &mut Session, command: &str) -> Result<String, Error> {
+fn run_command(session: &mut Session, command: &str) -> Result<String, Failure> {
     let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
     let rest = rest.trim();
-    let needs = |what: &str| if rest.is_empty() { Err(Error::Data(format!("`:{name}` needs {what}"))) } else { Ok(()) };
+    let needs = |what: &str| if rest.is_empty() { Err(Failure::Text(format!("`:{name}` needs {what}"))) } else { Ok(()) };
     match name {
         "help" | "h" => return Ok(HELP.to_string()),
         "vars" => {
@@ -215,8 +217,8 @@ fn run_command(session: &mut Session, command: &str) -> Result<String, Error> {
             let report = session.stage(rest, Stage::Explain)?;
             Ok(format!("{}{after}\n{report}", before.pruned()).trim_end().to_string())
         }
-        "clif" => session.stage(rest, "clif".parse()?),
-        "asm" => session.stage(rest, Stage::Assembly),
+        "clif" => Ok(session.stage(rest, "clif".parse()?)?),
+        "asm" => Ok(session.stage(rest, Stage::Assembly)?),
         "dot" => {
             let (expression, file) = match rest.rsplit_once(char::is_whitespace) {
                 Some((e, f)) if [".dot", ".svg", ".png"].iter().any(|end| f.ends_with(end)) => (e, Some(f)),
@@ -225,12 +227,12 @@ fn run_command(session: &mut Session, command: &str) -> Result<String, Error> {
             if let Some(f) = file.filter(|f| !f.ends_with(".dot")) {
                 let [before, after] = session.before_and_after(expression)?;
                 snn_plot::graphs(Path::new(f), &[("as written", &before), ("optimised", &after)])
-                    .map_err(|e| Error::Data(e.to_string()))?;
+                    .map_err(|e| Failure::Text(e.to_string()))?;
                 return Ok(String::new());
             }
             let text = snn_ir::dot::dot(&session.lowered(expression)?);
             match file {
-                Some(f) => std::fs::write(f, text).map(|()| String::new()).map_err(|e| Error::Data(format!("cannot write `{f}`: {e}"))),
+                Some(f) => std::fs::write(f, text).map(|()| String::new()).map_err(|e| Failure::Text(format!("cannot write `{f}`: {e}"))),
                 None => Ok(text),
             }
         }
@@ -245,35 +247,38 @@ fn run_command(session: &mut Session, command: &str) -> Result<String, Error> {
         }
         "train" => train(session, rest),
         "plot" => plot(session, rest),
-        "load" => session.load(rest),
+        "load" => Ok(session.load(rest)?),
         "save" => {
             let (name, file) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
             let Some(value) = session.value(name) else {
-                return Err(Error::Data(format!("there is no value `{name}`; `:vars` lists them")));
+                return Err(Failure::Text(format!("there is no value `{name}`; `:vars` lists them")));
             };
             snnc::save(Path::new(file.trim()), &[(name.to_string(), value.clone())])?;
             Ok(String::new())
         }
-        "mode" | "backend" => session.set(name, rest).map(|()| String::new()),
+        "mode" | "backend" => {
+            session.set(name, rest)?;
+            Ok(String::new())
+        }
         "set" => match rest.split_once(char::is_whitespace) {
             Some(("memory-limit", bytes)) => {
-                session.options.memory_limit = super::parse_bytes(bytes).map_err(Error::Data)?;
+                session.options.memory_limit = super::parse_bytes(bytes).map_err(Failure::Text)?;
                 Ok(String::new())
             }
-            _ => Err(Error::Data("`:set` knows `memory-limit`: `:set memory-limit 2G`".into())),
+            _ => Err(Failure::Text("`:set` knows `memory-limit`: `:set memory-limit 2G`".into())),
         },
         "doc" if rest.is_empty() => Ok(everything(session)),
         "doc" if session.item(rest).is_some() => Ok(session.item(rest).unwrap_or_default().trim_end().to_string()),
         "doc" => documentation(rest),
         _ => {
             let near = snn_syntax::nearest(name, COMMANDS.iter().map(|c| &c[1..])).map(|n| format!("; did you mean `:{n}`?"));
-            Err(Error::Data(format!("there is no command `:{name}`{}", near.unwrap_or_else(|| "; `:help` lists them".into()))))
+            Err(Failure::Text(format!("there is no command `:{name}`{}", near.unwrap_or_else(|| "; `:help` lists them".into()))))
         }
     }
 }
 
 /// `:train E [N] [LR]`
-fn train(session: &mut Session, rest: &str) -> Result<String, Error> {
+fn train(session: &mut Session, rest: &str) -> Result<String, Failure> {
     let (mut expression, mut numbers) = (rest, Vec::new());
     // Numbers that stand alone at the end.
     while let Some((before, last)) = expression.rsplit_once(char::is_whitespace)
@@ -287,25 +292,25 @@ fn train(session: &mut Session, rest: &str) -> Result<String, Error> {
     let steps = numbers.first().copied().unwrap_or(100.0);
     let rate = numbers.get(1).copied().unwrap_or(0.01);
     if steps < 1.0 || steps.fract() != 0.0 || rate <= 0.0 || !rate.is_finite() {
-        return Err(Error::Data(format!("`:train` takes a number of steps and a learning rate above 0, not {steps} and {rate}")));
+        return Err(Failure::Text(format!("`:train` takes a number of steps and a learning rate above 0, not {steps} and {rate}")));
     }
     let (first, last) = session.train(expression, steps as usize, rate)?;
     Ok(format!("{first:.4} before, {last:.4} in the last of {steps} steps"))
 }
 
 /// `:plot E [FILE]`
-fn plot(session: &mut Session, rest: &str) -> Result<String, Error> {
+fn plot(session: &mut Session, rest: &str) -> Result<String, Failure> {
     let (expression, file) = match rest.rsplit_once(char::is_whitespace) {
         Some((e, f)) if [".svg", ".png"].iter().any(|end| f.ends_with(end)) => (e, Some(f)),
         _ => (rest, None),
     };
     let Reply::Values(values) = session.enter(expression)? else {
-        return Err(Error::Data("`:plot` draws the value of an expression".into()));
+        return Err(Failure::Text("`:plot` draws the value of an expression".into()));
     };
     let Some(file) = file else {
         return Ok(values.iter().map(|(_, t)| super::terminal::drawn(t)).collect::<Vec<_>>().join("\n"));
     };
-    super::terminal::picture(Path::new(file), &values).map_err(|e| Error::Data(e.to_string()))?;
+    super::terminal::picture(Path::new(file), &values).map_err(|e| Failure::Text(e.to_string()))?;
     Ok(String::new())
 }
 
@@ -342,13 +347,13 @@ fn wrapped(names: &[String]) -> String {
 }
 
 /// The text about something that is built in or of the library.
-fn documentation(name: &str) -> Result<String, Error> {
+fn documentation(name: &str) -> Result<String, Failure> {
     // A terminal needs no fences around code.
     let plain = |text: String| text.lines().filter(|l| !l.starts_with("```")).collect::<Vec<_>>().join("\n");
     snn_front::documentation(name).map(plain).ok_or_else(|| {
         let names: Vec<String> = snn_front::known_names().collect();
         let near = snn_syntax::nearest(name, names.iter().map(String::as_str)).map(|n| format!(": did you mean `{n}`?"));
-        Error::Data(format!("there is nothing called `{name}` to read about{}", near.unwrap_or_default()))
+        Failure::Text(format!("there is nothing called `{name}` to read about{}", near.unwrap_or_default()))
     })
 }
 

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use snn_train::checkpoint::Identity;
 use snn_train::update::PREFIX;
-use snn_train::{DataSet, Epoch, Optimizer, Outcome, Schedule, Settings, State, Update, Watcher, train as run_training};
+use snn_train::{DataSet, Epoch, Optimizer, Outcome, Schedule, Settings, State, TrainError, Update, Watcher, train as run_training};
 use snnc::{CompileOptions, Compiled, Error, Mode, Program, Tensor, Trainer};
 
 use super::{Failure, NetArguments, load_program, load_wanted, warn};
@@ -513,9 +513,7 @@ impl Validation {
             let run = self.net.run(&batch, &weights)?;
             let Some((_, prediction)) = run.outputs.first() else { continue };
             sum += match (&self.labels, self.metric) {
-                (Some(labels), MetricName::Accuracy) => {
-                    snn_train::metrics::correct(prediction, &labels.batch(samples)[0].1).map_err(Error::Data)? as f64
-                }
+                (Some(labels), MetricName::Accuracy) => snn_train::metrics::correct(prediction, &labels.batch(samples)[0].1)? as f64,
                 _ => f64::from(prediction.to_f32()[0]) * samples.len() as f64,
             };
         }
@@ -660,8 +658,8 @@ impl Watcher<Error> for Reporter<'_> {
     }
 }
 
-fn append(path: &Path, line: &str) -> Result<(), Error> {
-    let failed = |e: std::io::Error| Error::Data(format!("cannot write `{}`: {e}", path.display()));
+fn append(path: &Path, line: &str) -> Result<(), TrainError> {
+    let failed = |e: std::io::Error| TrainError::Unwritable { path: path.display().to_string(), reason: e.to_string() };
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
     writeln!(file, "{line}").map_err(failed)
 }
