@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use snn_ir::{Build, Contraction, DType, Dim, Graph, Loop, Node, NodeId, Op, Scan, Type, Value};
+use snn_ir::{Build, Contraction, DType, Dim, Graph, Loop, Node, NodeId, Op, Roles, Scan, Type, Value};
 
 use crate::products;
 use crate::reverse::Reverse;
@@ -29,13 +29,13 @@ pub fn with_states_before(graph: &Graph) -> Graph {
         let Some((roles, _)) = node.op.recurrence() else { return copy(new, node) };
         let (first, n) = (roles.first_state(), roles.outputs);
         if let Op::Scan(s) = &mut node.op {
-            let before: Vec<_> = (0..s.states).map(|k| (format!("before.{k}"), s.body.inputs[first + k])).collect();
+            let before: Vec<_> = (0..s.roles.states).map(|k| (format!("before.{k}"), s.body.inputs[first + k])).collect();
             let s = std::sync::Arc::make_mut(s);
             s.body.outputs.splice(n..n, before);
-            s.outputs += s.states;
+            s.roles.outputs += s.roles.states;
         } else if let Op::Loop(l) = &mut node.op {
             let mut before = Vec::new();
-            for k in 0..l.states {
+            for k in 0..l.roles.states {
                 let state = l.body.inputs[first + k];
                 let mut shape = vec![Dim::constant(1)];
                 shape.extend(l.body.ty(state).shape.iter().cloned());
@@ -43,7 +43,7 @@ pub fn with_states_before(graph: &Graph) -> Graph {
                 before.push((format!("before.{k}"), l.body.add(Op::Reshape, &[state], Some(ty))));
             }
             l.body.outputs.splice(n..n, before);
-            l.outputs += l.states;
+            l.roles.outputs += l.roles.states;
         }
         let (outputs, states) = (n, roles.states);
         let operands: Vec<&Type> = node.operands.iter().map(|v| new.ty(*v)).collect();
@@ -81,14 +81,14 @@ fn segments(new: &mut Graph, s: &Scan, node: &Node, length: i64) -> Vec<Value> {
     let element = whole[1..].to_vec();
     let shape = |head: &[Dim]| head.iter().cloned().chain(element.iter().cloned()).collect::<Vec<Dim>>();
     let (one, length) = (Dim::constant(1), Dim::constant(length));
-    let first_state = s.sequences + s.invariants;
+    let first_state = s.roles.first_state();
     let mut body = Graph::new(format!("segment_of_{}", s.body.name));
     let mut operands = Vec::new();
     let mut inner = Vec::new();
     for (i, v) in node.operands.iter().enumerate() {
         let ty = new.ty(*v).clone();
         let mut build = Build(new);
-        if i < s.sequences {
+        if i < s.roles.sequences {
             operands.push(build.reshape(*v, shape(&[count.clone(), length.clone()])));
             let slice = body.add_input(format!("in{i}"), Type::new(ty.dtype, shape(&[one.clone(), length.clone()])));
             inner.push(Build(&mut body).reshape(slice, shape(std::slice::from_ref(&length))));
@@ -109,28 +109,20 @@ fn segments(new: &mut Graph, s: &Scan, node: &Node, length: i64) -> Vec<Value> {
         Err(e) => unreachable!("a segment is typed as the whole: {e}"),
     };
     let scan = body.push(Node { op, operands: inner, types, name: node.name.clone(), span: node.span });
-    for i in 0..s.outputs + s.states {
+    for i in 0..s.roles.outputs + s.roles.states {
         let mut value = Value { node: scan, result: i as u16 };
-        if i < s.outputs {
+        if i < s.roles.outputs {
             value = Build(&mut body).reshape(value, shape(&[one.clone(), length.clone()]));
         }
         body.outputs.push((format!("out{i}"), value));
     }
-    let repeated = Loop {
-        sequences: s.sequences,
-        invariants: s.invariants,
-        states: s.states,
-        outputs: s.outputs,
-        reverse: s.reverse,
-        steps: count,
-        body,
-    };
+    let repeated = Loop { roles: s.roles, reverse: s.reverse, steps: count, body };
     let id = match new.try_add(Op::Loop(Box::new(repeated)), &operands, None) {
         Ok(id) => id,
         Err(e) => unreachable!("a loop over segments is typed as the scan: {e}"),
     };
     let results: Vec<Value> = new.results(id).collect();
-    let joined = |(i, v): (usize, Value)| if i < s.outputs { Build(new).reshape(v, whole.clone()) } else { v };
+    let joined = |(i, v): (usize, Value)| if i < s.roles.outputs { Build(new).reshape(v, whole.clone()) } else { v };
     results.into_iter().enumerate().map(joined).collect()
 }
 
@@ -163,7 +155,12 @@ impl Reverse {
     }
 
     pub(crate) fn scan(&mut self, id: NodeId, s: &Scan, operands: &[Value]) {
-        let p = Parts { outputs: s.outputs - s.states, sequences: s.sequences, invariants: s.invariants, states: s.states };
+        let p = Parts {
+            outputs: s.roles.outputs - s.roles.states,
+            sequences: s.roles.sequences,
+            invariants: s.roles.invariants,
+            states: s.roles.states,
+        };
         let (from_outputs, from_states) = self.results(id, &p);
         let first_state = p.first_state();
         // The step function, forwards.
@@ -186,10 +183,12 @@ impl Reverse {
         body.inputs = inputs.in_order(&p, &own_inputs, &own_inputs[first_state..]);
         body.outputs = results;
         let backward = Scan {
-            sequences: p.sequences + p.states + inputs.gradients.len(),
-            invariants: p.invariants,
-            states: inputs.states.len() + inputs.sums.len(),
-            outputs: new_sequences.len(),
+            roles: Roles {
+                sequences: p.sequences + p.states + inputs.gradients.len(),
+                invariants: p.invariants,
+                states: inputs.states.len() + inputs.sums.len(),
+                outputs: new_sequences.len(),
+            },
             reverse: !s.reverse,
             body: in_order(body),
         };
@@ -275,7 +274,12 @@ impl Reverse {
     }
 
     pub(crate) fn repeated(&mut self, id: NodeId, l: &Loop, operands: &[Value]) {
-        let p = Parts { outputs: l.outputs - l.states, sequences: l.sequences, invariants: l.invariants, states: l.states };
+        let p = Parts {
+            outputs: l.roles.outputs - l.roles.states,
+            sequences: l.roles.sequences,
+            invariants: l.roles.invariants,
+            states: l.roles.states,
+        };
         let (from_outputs, from_states) = self.results(id, &p);
         let first_state = p.first_state();
         let is_float = |i: usize| l.body.ty(l.body.inputs[i]).dtype == DType::F32;
@@ -326,10 +330,12 @@ impl Reverse {
         body.inputs = inputs.in_order(&p, &own_inputs, &before);
         body.outputs = results;
         let backward = Loop {
-            sequences: p.sequences + p.states + inputs.gradients.len(),
-            invariants: p.invariants,
-            states: inputs.states.len() + inputs.sums.len(),
-            outputs: new_sequences.len() + 2 * hoisted.len(),
+            roles: Roles {
+                sequences: p.sequences + p.states + inputs.gradients.len(),
+                invariants: p.invariants,
+                states: inputs.states.len() + inputs.sums.len(),
+                outputs: new_sequences.len() + 2 * hoisted.len(),
+            },
             reverse: !l.reverse,
             steps: l.steps.clone(),
             body,

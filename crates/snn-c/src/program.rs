@@ -753,7 +753,7 @@ impl Writer<'_> {
     ) -> Result<(), CError> {
         let Op::Loop(l) = &node.op else { return Err(lost(node)) };
         let steps = l.steps.evaluate(&snn_ir::Dims::new()).map_err(snn_ir::RuntimeError::from)?;
-        let first_state = l.sequences + l.invariants;
+        let first_state = l.roles.first_state();
         let graph = &plan.body;
         let mut pointers = HashMap::new();
         let mut states = vec![];
@@ -762,7 +762,7 @@ impl Writer<'_> {
         for (i, (v, input)) in node.operands.iter().zip(&graph.inputs).enumerate() {
             let (p, ty) = (at(v)?, graph.ty(*input));
             let n = count(ty)?;
-            if i < l.sequences {
+            if i < l.roles.sequences {
                 pointers.insert(*input, format!("({p} + (size_t){time} * {n})"));
             } else if i < first_state {
                 pointers.insert(*input, p);
@@ -775,12 +775,12 @@ impl Writer<'_> {
             }
         }
         let mut targets = vec![];
-        for (i, (_, v)) in graph.outputs[..l.outputs].iter().enumerate() {
+        for (i, (_, v)) in graph.outputs[..l.roles.outputs].iter().enumerate() {
             let n = count(graph.ty(*v))?;
             targets.push((*v, format!("({} + (size_t){time} * {n})", at(&task.gives[i])?)));
         }
         let place = |(dtype, start, _): &(DType, usize, usize)| format!("(s->{} + {start})", Memory::name(*dtype));
-        let moves: Vec<(Value, String)> = graph.outputs[l.outputs..].iter().map(|(_, v)| *v).zip(states.iter().map(place)).collect();
+        let moves: Vec<(Value, String)> = graph.outputs[l.roles.outputs..].iter().map(|(_, v)| *v).zip(states.iter().map(place)).collect();
         let header = match l.reverse {
             true => format!("for (int {time} = {steps} - 1; {time} >= 0; --{time}) {{"),
             false => format!("for (int {time} = 0; {time} < {steps}; ++{time}) {{"),
@@ -808,7 +808,7 @@ impl Writer<'_> {
         body.depth -= 1;
         body.line("}");
         for (i, state) in states.iter().enumerate() {
-            if let Some(v) = task.gives.get(l.outputs + i) {
+            if let Some(v) = task.gives.get(l.roles.outputs + i) {
                 body.line(&format!("memcpy({}, {}, {} * sizeof({}));", at(v)?, place(state), state.2, c_type(state.0)));
             }
         }

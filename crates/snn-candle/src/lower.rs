@@ -1,7 +1,7 @@
 //! What candle has no operation for, said in operations that a device has: a first spike is a scan, the gradient of a max pool
 //! is windows, a convolution that candle cannot do is windows and a contraction. Where the CPU's own kernels run, they have the last two.
 
-use snn_ir::{BinaryOp, Build, Contraction, Convolution, DType, Dim, Graph, Loop, Op, Scan, Type, Value};
+use snn_ir::{BinaryOp, Build, Contraction, Convolution, DType, Dim, Graph, Loop, Op, Roles, Scan, Type, Value};
 
 /// Rewrites a graph with known dimensions, and the graphs of its loops; for the CPU's own kernels, or for candle's operations only.
 pub fn lower(graph: &Graph, own: bool) -> Graph {
@@ -77,7 +77,7 @@ fn scanned(graph: &mut Graph, x: Value, axis: usize, scan: &Scan) -> Value {
     order.insert(0, axis);
     let x = if axis == 0 { x } else { Build(graph).transpose(x, order.clone()) };
     let zero = graph.add_f32(0.0);
-    let operands: Vec<Value> = std::iter::once(x).chain(std::iter::repeat_n(zero, scan.states)).collect();
+    let operands: Vec<Value> = std::iter::once(x).chain(std::iter::repeat_n(zero, scan.roles.states)).collect();
     let result = graph.try_add(Op::Scan(std::sync::Arc::new(scan.clone())), &operands, None);
     let y = match result {
         Ok(node) => Value { node, result: 0 },
@@ -92,7 +92,7 @@ fn scalar_step(name: &str, states: usize, step: impl FnOnce(&mut Graph, &[Value]
     let inputs: Vec<Value> = names[..=states].iter().map(|n| body.add_input(*n, Type::new(DType::F32, []))).collect();
     let outputs = step(&mut body, &inputs);
     body.outputs = ["y", "a", "b"].iter().map(ToString::to_string).zip(outputs).collect();
-    Scan { sequences: 1, invariants: 0, states, outputs: 1, reverse: false, body }
+    Scan { roles: Roles { sequences: 1, invariants: 0, states, outputs: 1 }, reverse: false, body }
 }
 
 /// `cumsum(cumsum(x)) == 1`.

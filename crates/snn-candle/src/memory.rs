@@ -119,8 +119,8 @@ impl Memory {
 
     /// A loop collects the rows of its outputs before they are joined, and holds the values of one step.
     fn of_loop(self, graph: &Graph, task: &Task, l: &Loop, inner: &snn_plan::LoopPlan) -> usize {
-        let rows: usize = task.gives.iter().take(l.outputs).map(|v| bytes(graph, *v)).sum();
-        let states: usize = task.gives.iter().skip(l.outputs).map(|v| bytes(graph, *v)).sum();
+        let rows: usize = task.gives.iter().take(l.roles.outputs).map(|v| bytes(graph, *v)).sum();
+        let states: usize = task.gives.iter().skip(l.roles.outputs).map(|v| bytes(graph, *v)).sum();
         rows.saturating_add(states).saturating_add(self.of(&inner.body, &inner.plan).most)
     }
 }

@@ -296,7 +296,7 @@ impl Run<'_> {
             let mut operands = Vec::with_capacity(node.operands.len());
             for (i, v) in node.operands.iter().enumerate() {
                 // What every step reads is brought to the device once.
-                if i < l.sequences + l.invariants {
+                if i < l.roles.first_state() {
                     self.read(graph, *v, values)?;
                 }
                 operands.push(self.slot(graph, *v, values)?.clone());
@@ -412,11 +412,11 @@ impl Run<'_> {
         let runnable = self.runnable;
         let failed = |e: candle_core::Error| runnable.failed(&e);
         let steps = l.steps.evaluate(&snn_ir::Dims::new())? as usize;
-        let first_state = l.sequences + l.invariants;
+        let first_state = l.roles.first_state();
         let mut states = operands.split_off(first_state);
-        let sequences = operands[..l.sequences].iter_mut().map(|s| s.on_device(&runnable.device));
+        let sequences = operands[..l.roles.sequences].iter_mut().map(|s| s.on_device(&runnable.device));
         let sequences = sequences.collect::<candle_core::Result<Vec<_>>>().map_err(failed)?;
-        let mut rows: Vec<Vec<CandleTensor>> = vec![Vec::with_capacity(steps); l.outputs];
+        let mut rows: Vec<Vec<CandleTensor>> = vec![Vec::with_capacity(steps); l.roles.outputs];
         let mut constants = Values::default();
         for (id, node) in l.body.nodes() {
             if let Op::Constant(t) = &node.op {
@@ -428,7 +428,7 @@ impl Run<'_> {
             let t = if l.reverse { steps - 1 - step } else { step };
             let mut values = constants.clone();
             for (i, v) in l.body.inputs.iter().enumerate() {
-                let slot = if i < l.sequences {
+                let slot = if i < l.roles.sequences {
                     Slot::device(sequences[i].narrow(0, t, 1).map_err(failed)?)
                 } else if i < first_state {
                     operands[i].clone()
@@ -438,11 +438,11 @@ impl Run<'_> {
                 values.0.insert(*v, slot);
             }
             self.plan(&l.body, plan, &[], &mut values)?;
-            for (o, (_, v)) in l.body.outputs[..l.outputs].iter().enumerate() {
+            for (o, (_, v)) in l.body.outputs[..l.roles.outputs].iter().enumerate() {
                 rows[o].push(self.read(&l.body, *v, &mut values)?);
             }
             let mut next = Vec::with_capacity(states.len());
-            for (_, v) in &l.body.outputs[l.outputs..] {
+            for (_, v) in &l.body.outputs[l.roles.outputs..] {
                 next.push(self.slot(&l.body, *v, &mut values)?.clone());
             }
             // What the step has left: its slices, and the states before it.

@@ -295,12 +295,12 @@ impl Run<'_> {
     /// A loop: each part of its samples through all steps.
     fn repeat(&mut self, l: &Loop, plan: &LoopPlan, operands: &[Tensor], types: &[Type]) -> Result<Vec<Tensor>, RuntimeError> {
         // Outputs of floats are written in place, so that the memory of a step serves the next.
-        let mut whole: Vec<Vec<f32>> = Vec::with_capacity(l.outputs);
-        for ty in &types[..l.outputs] {
+        let mut whole: Vec<Vec<f32>> = Vec::with_capacity(l.roles.outputs);
+        for ty in &types[..l.roles.outputs] {
             whole.push(if ty.dtype == DType::F32 { self.floats(count(&ty.sizes()?)) } else { Vec::new() });
         }
         let steps = l.steps.evaluate(&snn_ir::Dims::new())? as usize;
-        let mut rows: Vec<Vec<&mut [f32]>> = (0..plan.parts).map(|_| Vec::with_capacity(steps * l.outputs)).collect();
+        let mut rows: Vec<Vec<&mut [f32]>> = (0..plan.parts).map(|_| Vec::with_capacity(steps * l.roles.outputs)).collect();
         for data in whole.iter_mut().filter(|data| !data.is_empty()) {
             let n = data.len() / (steps * plan.parts);
             for (i, row) in data.chunks_exact_mut(n).enumerate() {
@@ -338,8 +338,8 @@ impl Run<'_> {
             all.extend(states.iter().cloned());
             return Ok(all);
         }
-        for (i, ty) in types[l.outputs..].iter().enumerate() {
-            let axis = plan.divided[l.sequences + l.invariants + i].unwrap_or(0);
+        for (i, ty) in types[l.roles.outputs..].iter().enumerate() {
+            let axis = plan.divided[l.roles.first_state() + i].unwrap_or(0);
             let parts: Vec<&Tensor> = states.iter().map(|part| &part[i]).collect();
             all.push(crate::moves::execute(&Op::Concat { axis }, &parts, ty.sizes()?, |n| self.floats(n)));
         }
@@ -360,9 +360,9 @@ impl Run<'_> {
         mut rows: Vec<&mut [f32]>,
     ) -> Result<(Vec<Tensor>, Vec<Tensor>), RuntimeError> {
         let body = &plan.body;
-        let first_state = l.sequences + l.invariants;
+        let first_state = l.roles.first_state();
         let shape = |i: usize| body.ty(body.inputs[i]).sizes();
-        let mut states = Vec::with_capacity(l.states);
+        let mut states = Vec::with_capacity(l.roles.states);
         for (i, state) in operands.iter().enumerate().skip(first_state) {
             states.push(match plan.divided.get(i).copied().flatten() {
                 Some(axis) => {
@@ -374,13 +374,13 @@ impl Run<'_> {
             });
         }
         let mut rings: Vec<Option<Rows>> =
-            (0..l.states).map(|i| plan.rings.iter().any(|r| r.state == i).then(|| Rows::new(&states[i]))).collect();
-        let mut others: Vec<Vec<Tensor>> = vec![Vec::new(); l.outputs];
+            (0..l.roles.states).map(|i| plan.rings.iter().any(|r| r.state == i).then(|| Rows::new(&states[i]))).collect();
+        let mut others: Vec<Vec<Tensor>> = vec![Vec::new(); l.roles.outputs];
         for step in 0..steps {
             let t = if l.reverse { steps - 1 - step } else { step };
             let mut values = Values::new();
             for (i, v) in body.inputs.iter().enumerate() {
-                let tensor = if i < l.sequences {
+                let tensor = if i < l.roles.sequences {
                     self.row(&operands[i], t * plan.parts + part, shape(i)?)
                 } else if i < first_state {
                     operands[i].clone()
@@ -397,7 +397,7 @@ impl Run<'_> {
             self.plan(body, &plan.plan, &[], &mut values)?;
             let results = body.outputs.iter().map(|(_, v)| values.get(body, *v).cloned());
             let mut results = results.collect::<Result<Vec<_>, _>>()?;
-            let old = std::mem::replace(&mut states, results.split_off(l.outputs));
+            let old = std::mem::replace(&mut states, results.split_off(l.roles.outputs));
             for (rows, newest) in rings.iter_mut().zip(&states) {
                 if let Some(rows) = rows {
                     rows.push(newest);

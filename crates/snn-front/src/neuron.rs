@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use snn_ir::infer::broadcasts;
 use snn_ir::types::shape_text;
-use snn_ir::{DType, Dim, Graph, Op, Scan, Type, Value};
+use snn_ir::{DType, Dim, Graph, Op, Roles, Scan, Type, Value};
 use snn_syntax::ast::Body;
 use snn_syntax::{Diagnostic, Span};
 
@@ -139,7 +139,8 @@ impl Lowerer<'_> {
         body.outputs.extend(step.states.iter().map(|s| (format!("{}[]", s.name), s.next)));
         body.outputs.extend(step.states.iter().map(|s| (s.name.clone(), s.next)));
         let (emitted, states) = (step.emitted.len(), step.states.len());
-        let scan = Scan { sequences, invariants: context.captured.len(), states, outputs: emitted + states, reverse: false, body };
+        let roles = Roles { sequences, invariants: context.captured.len(), states, outputs: emitted + states };
+        let scan = Scan { roles, reverse: false, body };
         let id = self.emit_node(Op::Scan(std::sync::Arc::new(scan)), &operands, None, span)?;
         let label = prefix.trim_end_matches('.');
         self.graph().node_mut(id).name = Some(if label.is_empty() { name } else { label.to_string() });

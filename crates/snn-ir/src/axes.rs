@@ -106,19 +106,19 @@ pub fn axis(op: &Op, operands: &[&Type], results: &[Type], operand: usize, axis:
         Op::Scan(s) => {
             let rank = operands[0].rank();
             // Invariants and states are aligned with the last axes of a step.
-            let at = if operand < s.sequences { axis } else { axis + rank - own.rank() };
-            let grows = operand >= s.sequences && own.shape[axis] != operands[0].shape[at];
+            let at = if operand < s.roles.sequences { axis } else { axis + rank - own.rank() };
+            let grows = operand >= s.roles.sequences && own.shape[axis] != operands[0].shape[at];
             match at {
                 _ if grows => Mixed,
-                0 if s.reverse || result >= s.outputs => Mixed,
+                0 if s.reverse || result >= s.roles.outputs => Mixed,
                 0 => Causal(0),
-                at if result < s.outputs => Kept(at),
+                at if result < s.roles.outputs => Kept(at),
                 at => Kept(at - 1),
             }
         }
         Op::Loop(l) => {
-            if operand < l.sequences && axis == 0 {
-                return if l.reverse || result >= l.outputs { Mixed } else { Causal(0) };
+            if operand < l.roles.sequences && axis == 0 {
+                return if l.reverse || result >= l.roles.outputs { Mixed } else { Causal(0) };
             }
             let seeds = HashMap::from([(l.body.inputs[operand], axis)]);
             match follow(&l.body, &seeds) {
@@ -163,16 +163,16 @@ pub fn follow(graph: &Graph, seeds: &HashMap<Value, usize>) -> Result<HashMap<Va
 
 /// [`follow`] through a loop: the results that carry the axis. A state carries it where its first or its next value does.
 fn follow_loop(l: &crate::op::Loop, carried: &[(usize, usize)]) -> Option<Vec<(u16, usize)>> {
-    if carried.iter().any(|(operand, axis)| *operand < l.sequences && *axis == 0) {
+    if carried.iter().any(|(operand, axis)| *operand < l.roles.sequences && *axis == 0) {
         return None;
     }
     let mut seeds: HashMap<Value, usize> = carried.iter().map(|(operand, axis)| (l.body.inputs[*operand], *axis)).collect();
     loop {
         let inside = follow(&l.body, &seeds).ok()?;
         let mut grown = false;
-        for state in 0..l.states {
-            let input = l.body.inputs[l.sequences + l.invariants + state];
-            if let Some(next) = inside.get(&l.body.outputs[l.outputs + state].1) {
+        for state in 0..l.roles.states {
+            let input = l.body.inputs[l.roles.first_state() + state];
+            if let Some(next) = inside.get(&l.body.outputs[l.roles.outputs + state].1) {
                 match seeds.insert(input, *next) {
                     Some(before) if before != *next => return None,
                     Some(_) => {}

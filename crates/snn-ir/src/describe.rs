@@ -5,7 +5,7 @@
 
 use crate::dim::Dim;
 use crate::graph::{Graph, Node, Value};
-use crate::op::{BinaryOp, Contraction, Convolution, Distribution, Loop, MaxPool, Op, PoolAxis, Reduction, Scan, UnaryOp};
+use crate::op::{BinaryOp, Contraction, Convolution, Distribution, Loop, MaxPool, Op, PoolAxis, Reduction, Roles, Scan, UnaryOp};
 use crate::tensor::{Data, Tensor};
 use crate::types::{DType, Type};
 
@@ -294,9 +294,9 @@ impl Op {
             Op::Delay { steps } => vec![("steps", int(*steps))],
             Op::RedundantOneHot { classes, repeat } => vec![("classes", int(*classes)), ("repeat", int(*repeat))],
             Op::ThresholdMargin { off, on } => vec![("off", float(*off)), ("on", float(*on))],
-            Op::Scan(s) => recurrence(s.sequences, s.invariants, s.states, s.outputs, s.reverse),
+            Op::Scan(s) => recurrence(s.roles.sequences, s.roles.invariants, s.roles.states, s.roles.outputs, s.reverse),
             Op::Loop(l) => {
-                let mut all = recurrence(l.sequences, l.invariants, l.states, l.outputs, l.reverse);
+                let mut all = recurrence(l.roles.sequences, l.roles.invariants, l.roles.states, l.roles.outputs, l.reverse);
                 all.push(("steps", Attribute::Dim(l.steps.clone())));
                 all
             }
@@ -409,24 +409,23 @@ impl Given<'_> {
             "first_spike_index" => Op::FirstSpike { axis: self.axis("axis")? },
             "redundant_one_hot" => Op::RedundantOneHot { classes: self.int("classes")?, repeat: self.int("repeat")? },
             "set_threshold_margin" => Op::ThresholdMargin { off: self.float("off")?, on: self.float("on")? },
-            "scan" => Op::Scan(std::sync::Arc::new(Scan {
-                sequences: self.axis("sequences")?,
-                invariants: self.axis("invariants")?,
-                states: self.axis("states")?,
-                outputs: self.axis("outputs")?,
-                reverse: self.bool("reverse")?,
-                body: self.body()?,
-            })),
+            "scan" => Op::Scan(std::sync::Arc::new(Scan { roles: self.roles()?, reverse: self.bool("reverse")?, body: self.body()? })),
             "loop" => Op::Loop(Box::new(Loop {
-                sequences: self.axis("sequences")?,
-                invariants: self.axis("invariants")?,
-                states: self.axis("states")?,
-                outputs: self.axis("outputs")?,
+                roles: self.roles()?,
                 reverse: self.bool("reverse")?,
                 steps: self.dim("steps")?,
                 body: self.body()?,
             })),
             other => return Err(format!("there is no operation `{other}`")),
+        })
+    }
+
+    fn roles(&mut self) -> Result<Roles, String> {
+        Ok(Roles {
+            sequences: self.axis("sequences")?,
+            invariants: self.axis("invariants")?,
+            states: self.axis("states")?,
+            outputs: self.axis("outputs")?,
         })
     }
 

@@ -37,19 +37,19 @@ pub(crate) fn hoist(graph: &Graph) -> Graph {
 /// A scan whose sequences that repeat the same step are invariants instead; `None` where there are none. So their gradients are
 /// summed while it runs.
 fn with_steady_invariants(graph: &mut Graph, s: &Scan, node: &Node) -> Option<Node> {
-    let steady: Vec<Option<Value>> = (0..s.sequences).map(|i| step_of(graph, node.operands[i])).collect();
+    let steady: Vec<Option<Value>> = (0..s.roles.sequences).map(|i| step_of(graph, node.operands[i])).collect();
     let count = steady.iter().flatten().count();
-    if count == 0 || count == s.sequences {
+    if count == 0 || count == s.roles.sequences {
         return None;
     }
     let is_steady = |i: usize| steady.get(i).is_some_and(Option::is_some);
     // Sequences that stay, invariants, those that were sequences, states.
-    let first_state = s.sequences + s.invariants;
-    let order = (0..first_state).filter(|i| !is_steady(*i)).chain((0..s.sequences).filter(|i| is_steady(*i)));
+    let first_state = s.roles.first_state();
+    let order = (0..first_state).filter(|i| !is_steady(*i)).chain((0..s.roles.sequences).filter(|i| is_steady(*i)));
     let order: Vec<usize> = order.chain(first_state..node.operands.len()).collect();
     let mut scan = s.clone();
-    scan.sequences -= count;
-    scan.invariants += count;
+    scan.roles.sequences -= count;
+    scan.roles.invariants += count;
     scan.body.inputs = order.iter().map(|i| s.body.inputs[*i]).collect();
     let operands = order.iter().map(|i| steady.get(*i).copied().flatten().unwrap_or(node.operands[*i])).collect();
     Some(Node { op: Op::Scan(Arc::new(scan)), operands, ..node.clone() })
@@ -143,10 +143,10 @@ impl Fixed {
         node.operands.splice(first..first, values);
         if let Op::Scan(s) = &mut node.op {
             let s = Arc::make_mut(s);
-            s.invariants += count;
+            s.roles.invariants += count;
             s.body = body;
         } else if let Op::Loop(l) = &mut node.op {
-            l.invariants += count;
+            l.roles.invariants += count;
             l.body = body;
         }
         node

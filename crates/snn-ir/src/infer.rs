@@ -265,8 +265,8 @@ fn check_count(op: &Op, n: usize) -> Result<(), TypeError> {
         Op::Conv(_) | Op::ConvInputGradient(_) | Op::ConvWeightGradient(_) => 2,
         Op::Select | Op::ScatterAdd { .. } | Op::MaxPoolGradient(_) => 3,
         Op::Concat { .. } => n.max(1),
-        Op::Scan(s) => s.sequences + s.invariants + s.states,
-        Op::Loop(l) => l.sequences + l.invariants + l.states,
+        Op::Scan(s) => s.roles.first_state() + s.roles.states,
+        Op::Loop(l) => l.roles.first_state() + l.roles.states,
         Op::Unary(_) | Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } => 1,
         Op::Pad { .. } | Op::Window { .. } | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => 1,
         Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => 1,
@@ -399,26 +399,26 @@ pub fn broadcasts(from: &[Dim], to: &[Dim]) -> bool {
 }
 
 fn scan(s: &crate::op::Scan, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
-    if s.sequences == 0 {
+    if s.roles.sequences == 0 {
         return type_error("a scan needs at least one sequence", &[]);
     }
     let first = operands[0];
     if first.rank() == 0 {
         return type_error("a neuron needs a time dimension first, and its input is a scalar", &[0]);
     }
-    for (i, t) in operands.iter().enumerate().take(s.sequences).skip(1) {
+    for (i, t) in operands.iter().enumerate().take(s.roles.sequences).skip(1) {
         if t.shape != first.shape {
             return type_error(format!("the inputs {first} and {t} differ"), &[0, i]);
         }
     }
     let element = &first.shape[1..];
-    for (i, t) in operands.iter().enumerate().skip(s.sequences) {
+    for (i, t) in operands.iter().enumerate().skip(s.roles.sequences) {
         if !broadcasts(&t.shape, element) {
             return type_error(format!("{t} does not broadcast against the state {}", shape_text(element)), &[0, i]);
         }
     }
     let inputs = &s.body.inputs;
-    if inputs.len() != operands.len() || s.body.outputs.len() != s.outputs + s.states {
+    if inputs.len() != operands.len() || s.body.outputs.len() != s.roles.outputs + s.roles.states {
         return type_error("the step function has other inputs or outputs than the scan", &[]);
     }
     for (i, (t, v)) in operands.iter().zip(inputs).enumerate() {
@@ -427,7 +427,7 @@ fn scan(s: &crate::op::Scan, operands: &[&Type]) -> Result<Vec<Type>, TypeError>
         }
     }
     let results = s.body.outputs.iter().enumerate().map(|(i, (_, v))| {
-        let shape = if i < s.outputs { first.shape.clone() } else { element.to_vec() };
+        let shape = if i < s.roles.outputs { first.shape.clone() } else { element.to_vec() };
         Type::new(s.body.ty(*v).dtype, shape)
     });
     Ok(results.collect())
@@ -435,12 +435,12 @@ fn scan(s: &crate::op::Scan, operands: &[&Type]) -> Result<Vec<Type>, TypeError>
 
 fn repeated(l: &crate::op::Loop, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
     let inputs = &l.body.inputs;
-    if inputs.len() != operands.len() || l.body.outputs.len() != l.outputs + l.states {
+    if inputs.len() != operands.len() || l.body.outputs.len() != l.roles.outputs + l.roles.states {
         return type_error("the body has other inputs or outputs than the loop", &[]);
     }
     for (i, (t, v)) in operands.iter().zip(inputs).enumerate() {
         let mut expected = (*t).clone();
-        if i < l.sequences {
+        if i < l.roles.sequences {
             if t.rank() == 0 || t.shape[0] != l.steps {
                 return type_error(format!("{t} does not have {} steps", l.steps), &[i]);
             }
@@ -453,12 +453,12 @@ fn repeated(l: &crate::op::Loop, operands: &[&Type]) -> Result<Vec<Type>, TypeEr
     let mut results = Vec::new();
     for (i, (name, v)) in l.body.outputs.iter().enumerate() {
         let mut t = l.body.ty(*v).clone();
-        if i < l.outputs {
+        if i < l.roles.outputs {
             if t.shape.first().is_none_or(|d| !d.is_one()) {
                 return type_error(format!("the output `{name}` of the body is {t}, not one step"), &[]);
             }
             t.shape[0] = l.steps.clone();
-        } else if t != *operands[l.sequences + l.invariants + i - l.outputs] {
+        } else if t != *operands[l.roles.first_state() + i - l.roles.outputs] {
             return type_error(format!("the state `{name}` changes its type to {t}"), &[]);
         }
         results.push(t);

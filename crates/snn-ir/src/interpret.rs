@@ -224,17 +224,17 @@ fn scan(s: &Scan, operands: &[&Tensor], types: &[Type], randomness: &mut Randomn
         let axes: Vec<usize> = (element.len() - t.shape().len()..element.len()).collect();
         movement::broadcast(t, &axes, element).reshaped([n])
     };
-    let fixed: Vec<Tensor> = operands[s.sequences..].iter().map(|t| spread(t)).collect();
-    let (invariants, initial) = fixed.split_at(s.invariants);
+    let fixed: Vec<Tensor> = operands[s.roles.sequences..].iter().map(|t| spread(t)).collect();
+    let (invariants, initial) = fixed.split_at(s.roles.invariants);
     let mut states = initial.to_vec();
-    let mut collected: Vec<Vec<Tensor>> = vec![Vec::new(); s.outputs];
+    let mut collected: Vec<Vec<Tensor>> = vec![Vec::new(); s.roles.outputs];
     for step in 0..steps {
         crate::interrupt::check()?;
         let t = if s.reverse { steps - 1 - step } else { step };
-        let rows = operands[..s.sequences].iter().map(|x| row(x, t, n));
+        let rows = operands[..s.roles.sequences].iter().map(|x| row(x, t, n));
         let inputs: Vec<Tensor> = rows.chain(invariants.iter().cloned()).chain(states.iter().cloned()).collect();
         let mut results = lifted(&s.body, &inputs, n, randomness)?;
-        states = results.split_off(s.outputs);
+        states = results.split_off(s.roles.outputs);
         for (list, result) in collected.iter_mut().zip(results) {
             list.push(result);
         }
@@ -243,7 +243,7 @@ fn scan(s: &Scan, operands: &[&Tensor], types: &[Type], randomness: &mut Randomn
     for (rows, ty) in collected.into_iter().zip(types) {
         all.push(stacked(rows, s.reverse, ty)?);
     }
-    for (state, ty) in states.into_iter().zip(&types[s.outputs..]) {
+    for (state, ty) in states.into_iter().zip(&types[s.roles.outputs..]) {
         all.push(state.reshaped(ty.sizes()?));
     }
     Ok(all)
@@ -292,14 +292,14 @@ fn lifted(body: &Graph, inputs: &[Tensor], n: usize, randomness: &mut Randomness
 /// A graph once for each time step.
 fn repeat(l: &Loop, operands: &[&Tensor], types: &[Type], randomness: &mut Randomness<'_>) -> Result<Vec<Tensor>, RuntimeError> {
     let steps = l.steps.evaluate(&crate::Dims::new())? as usize;
-    let first_state = l.sequences + l.invariants;
+    let first_state = l.roles.first_state();
     let mut states: Vec<Tensor> = operands[first_state..].iter().map(|t| (*t).clone()).collect();
-    let mut collected: Vec<Vec<Tensor>> = vec![Vec::new(); l.outputs];
+    let mut collected: Vec<Vec<Tensor>> = vec![Vec::new(); l.roles.outputs];
     for step in 0..steps {
         let t = if l.reverse { steps - 1 - step } else { step };
         let mut tensors = HashMap::new();
         for (i, v) in l.body.inputs.iter().enumerate() {
-            let tensor = if i < l.sequences {
+            let tensor = if i < l.roles.sequences {
                 movement::slice(operands[i], 0, t as i64, 1, 1)
             } else if i < first_state {
                 operands[i].clone()
@@ -309,7 +309,7 @@ fn repeat(l: &Loop, operands: &[&Tensor], types: &[Type], randomness: &mut Rando
             tensors.insert(l.body.input_name(*v).to_string(), tensor);
         }
         let mut results: Vec<Tensor> = interpret(&l.body, &tensors, randomness)?.outputs.into_iter().map(|(_, t)| t).collect();
-        states = results.split_off(l.outputs);
+        states = results.split_off(l.roles.outputs);
         for (list, result) in collected.iter_mut().zip(results) {
             list.push(result);
         }

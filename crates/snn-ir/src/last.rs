@@ -102,9 +102,9 @@ fn with_states(new: &mut Graph, mut node: Node, outputs: &[usize]) -> Vec<Value>
     let mut is_scan = false;
     if let Op::Scan(s) = &mut node.op {
         let s = Arc::make_mut(s);
-        (s.states, s.body, is_scan) = (states + added, body, true);
+        (s.roles.states, s.body, is_scan) = (states + added, body, true);
     } else if let Op::Loop(l) = &mut node.op {
-        (l.states, l.body) = (states + added, body);
+        (l.roles.states, l.body) = (states + added, body);
     }
     // The state of a neuron has no axis of steps.
     for (ty, place) in sliced.iter().zip(&places) {

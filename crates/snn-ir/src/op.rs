@@ -319,14 +319,8 @@ impl PoolAxis {
 /// outputs of the step and then the next states.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scan {
-    /// How many operands are sequences.
-    pub sequences: usize,
-    /// How many operands do not change over time.
-    pub invariants: usize,
-    /// How many states there are.
-    pub states: usize,
-    /// How many outputs each step has.
-    pub outputs: usize,
+    /// What its operands and results are.
+    pub roles: Roles,
     /// Does it run from the last step to the first?
     pub reverse: bool,
     /// One step for one element.
@@ -339,14 +333,8 @@ pub struct Scan {
 /// `[1, ...]`, then invariants and states as they are; its outputs are slices `[1, ...]` and then the next states.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loop {
-    /// How many operands are sequences.
-    pub sequences: usize,
-    /// How many operands do not change over time.
-    pub invariants: usize,
-    /// How many states there are.
-    pub states: usize,
-    /// How many outputs each step has.
-    pub outputs: usize,
+    /// What its operands and results are.
+    pub roles: Roles,
     /// Does it run from the last step to the first?
     pub reverse: bool,
     /// The number of steps, for a loop without sequences.
@@ -402,11 +390,9 @@ impl Op {
     /// The roles of operands and results of a scan or a loop, and its body.
     pub fn recurrence(&self) -> Option<(Roles, &Graph)> {
         if let Op::Scan(s) = self {
-            let roles = Roles { sequences: s.sequences, invariants: s.invariants, states: s.states, outputs: s.outputs };
-            Some((roles, &s.body))
+            Some((s.roles, &s.body))
         } else if let Op::Loop(l) = self {
-            let roles = Roles { sequences: l.sequences, invariants: l.invariants, states: l.states, outputs: l.outputs };
-            Some((roles, &l.body))
+            Some((l.roles, &l.body))
         } else {
             None
         }
@@ -415,7 +401,7 @@ impl Op {
 
 /// What scans and loops share: their operands are sequences, invariants and then first states, their results outputs and then last
 /// states.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Roles {
     /// How many operands are sequences.
     pub sequences: usize,

@@ -14,11 +14,12 @@ pub(crate) fn prune(graph: &Graph) -> Graph {
             let Some((roles, body)) = node.op.recurrence() else { return copy(new, node) };
             // A state of a loop that never changes ends as it began.
             if let Op::Loop(l) = &node.op
-                && (l.outputs..counts.len()).any(|i| counts[i] > 0 && stays(l, i))
+                && (l.roles.outputs..counts.len()).any(|i| counts[i] > 0 && stays(l, i))
             {
                 changed = true;
-                let begins = |i: usize| node.operands[roles.first_state() + i - l.outputs];
-                let ends: Vec<Option<Value>> = (0..counts.len()).map(|i| (i >= l.outputs && stays(l, i)).then(|| begins(i))).collect();
+                let begins = |i: usize| node.operands[roles.first_state() + i - l.roles.outputs];
+                let ends: Vec<Option<Value>> =
+                    (0..counts.len()).map(|i| (i >= l.roles.outputs && stays(l, i)).then(|| begins(i))).collect();
                 return copy(new, node).into_iter().zip(ends).map(|(v, end)| end.unwrap_or(v)).collect();
             }
             let Some(kept) = counts.contains(&0).then(|| kept(&roles, body, counts)).flatten() else { return copy(new, node) };
@@ -28,9 +29,9 @@ pub(crate) fn prune(graph: &Graph) -> Graph {
             let mut op = node.op.clone();
             if let Op::Scan(s) = &mut op {
                 let s = std::sync::Arc::make_mut(s);
-                (s.invariants, s.states, s.outputs, s.body) = (invariants, states, outputs, body);
+                (s.roles.invariants, s.roles.states, s.roles.outputs, s.body) = (invariants, states, outputs, body);
             } else if let Op::Loop(l) = &mut op {
-                (l.invariants, l.states, l.outputs, l.body) = (invariants, states, outputs, body);
+                (l.roles.invariants, l.roles.states, l.roles.outputs, l.body) = (invariants, states, outputs, body);
             }
             kept.replace(new, node, op)
         });
@@ -48,7 +49,7 @@ fn copy(graph: &mut Graph, node: Node) -> Vec<Value> {
 
 /// Is result `i` of a loop a state that each step leaves as it is?
 fn stays(l: &Loop, i: usize) -> bool {
-    l.body.outputs[i].1 == l.body.inputs[l.sequences + l.invariants + i - l.outputs]
+    l.body.outputs[i].1 == l.body.inputs[l.roles.first_state() + i - l.roles.outputs]
 }
 
 /// Which results and operands of a scan or loop stay.

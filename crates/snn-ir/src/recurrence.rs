@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::axes::{self, Axis};
 use crate::dim::Dim;
 use crate::graph::{Graph, Node, NodeId, SourceSpan, Value};
-use crate::op::{Loop, Op};
+use crate::op::{Loop, Op, Roles};
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};
 
@@ -315,7 +315,7 @@ fn time_operands(graph: &Graph, node: &Node) -> Vec<bool> {
             }
     };
     // A value that is aligned with the steps of a neuron carries no time.
-    (0..types.len()).map(|i| carries(i) && !matches!(&node.op, Op::Scan(s) if i >= s.sequences)).collect()
+    (0..types.len()).map(|i| carries(i) && !matches!(&node.op, Op::Scan(s) if i >= s.roles.sequences)).collect()
 }
 
 fn build_loop(
@@ -381,7 +381,7 @@ fn build_loop(
         }
         let mut operands = Vec::new();
         for (i, v) in node.operands.iter().enumerate() {
-            let is_state = matches!(&node.op, Op::Scan(s) if i >= s.sequences + s.invariants);
+            let is_state = matches!(&node.op, Op::Scan(s) if i >= s.roles.first_state());
             operands.push(match inner.get(v) {
                 Some(_) if !roles[i] => return Err(mixes(*id)),
                 Some(value) => *value,
@@ -403,14 +403,14 @@ fn build_loop(
             inner.insert(old, now);
         }
         if let Op::Scan(s) = &node.op {
-            let first_operand = s.sequences + s.invariants;
-            for k in 0..s.states {
-                let next = Value { node: copy, result: (s.outputs + k) as u16 };
+            let first_operand = s.roles.first_state();
+            for k in 0..s.roles.states {
+                let next = Value { node: copy, result: (s.roles.outputs + k) as u16 };
                 if let Some(state) = b.states.iter_mut().find(|(_, input, _)| *input == operands[first_operand + k]) {
                     state.2 = Some(next);
                 }
                 // The state after the last step is not a sequence.
-                inner.remove(&Value { node: *id, result: (s.outputs + k) as u16 });
+                inner.remove(&Value { node: *id, result: (s.roles.outputs + k) as u16 });
             }
         }
     }
@@ -438,15 +438,8 @@ fn build_loop(
         body.outputs.push((format!("next{i}"), next.unwrap_or(*input)));
     }
     let operands: Vec<Value> = sequences.iter().chain(&invariants).map(|p| p.0).chain(states.iter().map(|s| s.0)).collect();
-    let l = Loop {
-        sequences: sequences.len(),
-        invariants: invariants.len(),
-        states: states.len(),
-        outputs: outputs.len(),
-        reverse: false,
-        steps,
-        body,
-    };
+    let roles = Roles { sequences: sequences.len(), invariants: invariants.len(), states: states.len(), outputs: outputs.len() };
+    let l = Loop { roles, reverse: false, steps, body };
     let id = new.try_add(Op::Loop(Box::new(l)), &operands, None).map_err(|_| mixes(placeholder))?;
     new.node_mut(id).name = Some(cyclic.label(placeholder).0);
     for (i, (old, _)) in outputs.iter().enumerate() {

@@ -487,7 +487,7 @@ impl Stepping<'_> {
             return self.scan(id, node, classes);
         }
         if let Op::Loop(l) = &node.op
-            && (0..l.sequences).any(|i| along(i) == Some(0))
+            && (0..l.roles.sequences).any(|i| along(i) == Some(0))
         {
             return self.unrolled(id, node, classes);
         }
@@ -661,17 +661,17 @@ impl Stepping<'_> {
         if s.reverse {
             return self.fail(node, "runs from the last step to the first");
         }
-        let in_time = s.sequences + s.invariants;
-        if (0..in_time).any(|i| (i < s.sequences) != (classes[i] == Each(0)) && classes[i] != Fixed) {
+        let in_time = s.roles.first_state();
+        if (0..in_time).any(|i| (i < s.roles.sequences) != (classes[i] == Each(0)) && classes[i] != Fixed) {
             return self.fail(node, "has a setting that changes over time");
         }
         let mut operands: Vec<Value> = node.operands[..in_time].iter().map(|v| self.value(*v)).collect();
         let label = self.label(node);
         let mut states = vec![];
-        for k in 0..s.states {
-            let ty = &node.types[s.outputs + k];
+        for k in 0..s.roles.states {
+            let ty = &node.types[s.roles.outputs + k];
             let first = self.first_value(node, node.operands[in_time + k], ty)?;
-            let name = s.body.outputs.get(s.outputs + k).map_or("state", |(n, _)| n.as_str());
+            let name = s.body.outputs.get(s.roles.outputs + k).map_or("state", |(n, _)| n.as_str());
             let (index, input) = self.state(&format!("{label}.{name}"), first);
             states.push(index);
             operands.push(input);
@@ -679,11 +679,11 @@ impl Stepping<'_> {
         let types = node.types.iter().map(|t| t.bind(&self.one)).collect();
         let new = self.step.graph.push(Node { operands, types, ..node.clone() });
         for (k, index) in states.into_iter().enumerate() {
-            self.next[index].1 = Some(Value { node: new, result: (s.outputs + k) as u16 });
+            self.next[index].1 = Some(Value { node: new, result: (s.roles.outputs + k) as u16 });
         }
         for (old, now) in self.graph.results(id).zip(self.step.graph.results(new).collect::<Vec<_>>()) {
             self.map.insert(old, now);
-            self.classes.insert(old, if usize::from(old.result) < s.outputs { Each(0) } else { Running });
+            self.classes.insert(old, if usize::from(old.result) < s.roles.outputs { Each(0) } else { Running });
         }
         Ok(())
     }
@@ -694,12 +694,12 @@ impl Stepping<'_> {
         if l.reverse {
             return self.fail(node, "runs from the last step to the first");
         }
-        let first_state = l.sequences + l.invariants;
+        let first_state = l.roles.first_state();
         let wrong = (0..first_state).any(|i| match classes[i] {
-            Each(a) => i >= l.sequences || a != 0,
+            Each(a) => i >= l.roles.sequences || a != 0,
             Running => true,
             // A sequence that is the same at all steps has been repeated, and is one by its class.
-            Fixed => i < l.sequences,
+            Fixed => i < l.roles.sequences,
         });
         if wrong {
             return self.fail(node, "needs other steps than the one that has just come");
@@ -711,8 +711,8 @@ impl Stepping<'_> {
         }
         let label = self.label(node);
         let mut states = vec![];
-        for k in 0..l.states {
-            let ty = &node.types[l.outputs + k];
+        for k in 0..l.roles.states {
+            let ty = &node.types[l.roles.outputs + k];
             let first = self.first_value(node, node.operands[first_state + k], ty)?;
             let (index, input) = self.state(&label, first);
             states.push(index);
@@ -722,11 +722,11 @@ impl Stepping<'_> {
         self.step.graph.append(&body, &mut inside);
         let results: Vec<Value> = body.outputs.iter().map(|(_, v)| inside[v]).collect();
         for (k, index) in states.into_iter().enumerate() {
-            self.next[index].1 = Some(results[l.outputs + k]);
+            self.next[index].1 = Some(results[l.roles.outputs + k]);
         }
         for (old, now) in self.graph.results(id).zip(results) {
             self.map.insert(old, now);
-            self.classes.insert(old, if usize::from(old.result) < l.outputs { Each(0) } else { Running });
+            self.classes.insert(old, if usize::from(old.result) < l.roles.outputs { Each(0) } else { Running });
         }
         Ok(())
     }

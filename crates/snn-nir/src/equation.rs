@@ -126,12 +126,12 @@ enum Form {
 /// # Errors
 /// What NIR has no word for.
 pub fn equation(scan: &Scan, invariants: &[Coefficient], initial: &[Coefficient]) -> Result<Equation, String> {
-    if scan.sequences != 1 || scan.reverse {
-        return Err(format!("it has {} inputs, and neurons of NIR have one", scan.sequences));
+    if scan.roles.sequences != 1 || scan.reverse {
+        return Err(format!("it has {} inputs, and neurons of NIR have one", scan.roles.sequences));
     }
-    let n = scan.states + 1;
-    if scan.states == 0 || scan.states > 2 {
-        return Err(format!("it has {} states, and neurons of NIR have a membrane and at most one current", scan.states));
+    let n = scan.roles.states + 1;
+    if scan.roles.states == 0 || scan.roles.states > 2 {
+        return Err(format!("it has {} states, and neurons of NIR have a membrane and at most one current", scan.roles.states));
     }
     let spikes: Vec<&[Value]> = scan.body.nodes().filter(|(_, n)| matches!(n.op, Op::Spike { .. })).map(|(_, n)| &n.operands[..]).collect();
     if spikes.windows(2).any(|w| w[0] != w[1]) {
@@ -143,18 +143,18 @@ pub fn equation(scan: &Scan, invariants: &[Coefficient], initial: &[Coefficient]
     let at = |v: Value| forms[v.node.index()].clone().ok_or("its step is not linear in its states and its input".to_string());
     let outputs: Vec<Value> = scan.body.outputs.iter().map(|(_, v)| *v).collect();
     let emitted = at(outputs[0])?;
-    let next: Vec<Form> = outputs[scan.outputs..].iter().map(|v| at(*v)).collect::<Result<_, _>>()?;
+    let next: Vec<Form> = outputs[scan.roles.outputs..].iter().map(|v| at(*v)).collect::<Result<_, _>>()?;
     let x = n - 1;
     // The current depends on itself and the input only.
     let is_current = |i: usize| match &next[i] {
         Form::Linear(f) => f.terms.iter().enumerate().all(|(k, t)| k == i || k == x || all(t, |c| c == 0.0)),
         Form::Spike { .. } | Form::Mixed(..) => false,
     };
-    let current = match scan.states {
+    let current = match scan.roles.states {
         1 => None,
         _ => Some((0..2).find(|i| is_current(*i)).ok_or("none of its states is a current that decays")?),
     };
-    let v = (0..scan.states).find(|i| Some(*i) != current).unwrap_or(0);
+    let v = (0..scan.roles.states).find(|i| Some(*i) != current).unwrap_or(0);
     let (h, spike) = match &emitted {
         Form::Spike { argument, strict } => {
             let Form::Mixed(p, q) = &next[v] else { return Err("a spike does not reset its membrane in the same step".into()) };
@@ -210,7 +210,7 @@ pub fn equation(scan: &Scan, invariants: &[Coefficient], initial: &[Coefficient]
 /// The form of each node of a step; none where it has another.
 fn forms(scan: &Scan, invariants: &[Coefficient]) -> Result<Vec<Option<Form>>, String> {
     let body: &Graph = &scan.body;
-    let n = scan.states + 1;
+    let n = scan.roles.states + 1;
     let variable = |i: usize| {
         let mut f = Linear::constant(n, vec![0.0]);
         f.terms[i] = vec![1.0];
@@ -222,8 +222,8 @@ fn forms(scan: &Scan, invariants: &[Coefficient]) -> Result<Vec<Option<Form>>, S
         let form = if let Op::Input(_) = &node.op {
             match body.inputs.iter().position(|v| v.node == id) {
                 Some(0) => Some(variable(n - 1)),
-                Some(i) if i <= scan.invariants => Some(Form::Linear(Linear::constant(n, invariants[i - 1].clone()))),
-                Some(i) => Some(variable(i - 1 - scan.invariants)),
+                Some(i) if i <= scan.roles.invariants => Some(Form::Linear(Linear::constant(n, invariants[i - 1].clone()))),
+                Some(i) => Some(variable(i - 1 - scan.roles.invariants)),
                 None => None,
             }
         } else if let Op::Constant(t) = &node.op {

@@ -495,16 +495,18 @@ impl<'a> Exporter<'a> {
                 return Ok(vec![Source::Node(node)]);
             }
             Op::Scan(scan) => {
-                let states = scan.outputs - scan.states;
+                let states = scan.roles.outputs - scan.roles.states;
                 let name = node.name.clone().unwrap_or_else(|| "neuron".into());
-                let invariants = operands[scan.sequences..scan.sequences + scan.invariants].to_vec();
-                let initial = operands[scan.sequences + scan.invariants..].to_vec();
+                let invariants = operands[scan.roles.sequences..scan.roles.first_state()].to_vec();
+                let initial = operands[scan.roles.first_state()..].to_vec();
                 let invariants = invariants.iter().map(|o| self.coefficient(*o, &features)).collect::<Result<Vec<_>, _>>()?;
                 let initial = initial.iter().map(|o| self.coefficient(*o, &features)).collect::<Result<Vec<_>, _>>()?;
                 let found = equation(scan, &invariants, &initial).and_then(|e| match v.result {
                     0 => Ok(e),
                     // The membrane of a neuron that has no spikes is its output.
-                    r if usize::from(r) >= states && usize::from(r) < scan.outputs && e.spike.is_none() && scan.states == 1 => Ok(e),
+                    r if usize::from(r) >= states && usize::from(r) < scan.roles.outputs && e.spike.is_none() && scan.roles.states == 1 => {
+                        Ok(e)
+                    }
                     _ => Err("one of its states is read, and nodes of NIR have one output".into()),
                 });
                 match found {

@@ -273,7 +273,7 @@ fn derive(terms: &mut Terms, op: &Op, operands: &[Id], types: Vec<Type>) -> Fact
             facts.run = Some(OneHots { count: a.count + b.count, ..a });
         }
     } else if let Op::Scan(s) = op {
-        let (known, _) = operands.split_at(s.sequences);
+        let (known, _) = operands.split_at(s.roles.sequences);
         let known: Vec<bool> = known.iter().map(|v| of(v).is_binary()).collect();
         facts.binary = scan_binary(s, &known);
     }

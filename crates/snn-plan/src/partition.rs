@@ -37,8 +37,8 @@ fn axis_of(ty: &Type, count: usize) -> Option<usize> {
 /// Divides a loop of that many steps, if it has enough samples and they do not meet.
 pub fn partition_batch(l: &Loop, steps: usize) -> Option<Partitioned> {
     let whole = &l.body;
-    let (first_state, ty) = (l.sequences + l.invariants, |v: Value| whole.ty(v));
-    let sequences = || whole.inputs[..l.sequences].iter().chain(whole.outputs[..l.outputs].iter().map(|(_, v)| v));
+    let (first_state, ty) = (l.roles.first_state(), |v: Value| whole.ty(v));
+    let sequences = || whole.inputs[..l.roles.sequences].iter().chain(whole.outputs[..l.roles.outputs].iter().map(|(_, v)| v));
     let count = samples(ty(*sequences().next()?))?;
     let share = SHARE.rev().find(|n| *n < count && count.is_multiple_of(*n))?;
     let elements = |v: &Value| ty(*v).sizes().map_or(0, |s| s.iter().product::<usize>());
@@ -51,7 +51,7 @@ pub fn partition_batch(l: &Loop, steps: usize) -> Option<Partitioned> {
     d.body.parameters = whole.parameters.clone();
     let mut operands = Vec::with_capacity(whole.inputs.len());
     for (i, v) in whole.inputs.iter().enumerate() {
-        let varies = i < l.sequences || i >= first_state;
+        let varies = i < l.roles.sequences || i >= first_state;
         let axis = if varies { Some(axis_of(ty(*v), count)?) } else { None };
         let mut node = whole.node(v.node).clone();
         node.types[0] = d.part_of(&node.types[0], axis);
@@ -71,7 +71,7 @@ pub fn partition_batch(l: &Loop, steps: usize) -> Option<Partitioned> {
         }
     }
     for (i, (name, v)) in whole.outputs.iter().enumerate() {
-        let axis = if i < l.outputs { axis_of(ty(*v), count) } else { operands[first_state + i - l.outputs] };
+        let axis = if i < l.roles.outputs { axis_of(ty(*v), count) } else { operands[first_state + i - l.roles.outputs] };
         let part = d.part(*v, axis?)?;
         d.body.outputs.push((name.clone(), part));
     }

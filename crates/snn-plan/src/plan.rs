@@ -287,8 +287,8 @@ impl Planner<'_> {
             let in_group = self.group_of.get(&v.node) == Some(&g);
             if in_group {
                 // Only values of the group's own shape pass from one operation to the next in registers.
-                let is_sequence = !matches!(&node.op, Op::Scan(s) if i >= s.sequences);
-                let from_scan_end = matches!(&self.graph.node(v.node).op, Op::Scan(s) if v.result as usize >= s.outputs);
+                let is_sequence = !matches!(&node.op, Op::Scan(s) if i >= s.roles.sequences);
+                let from_scan_end = matches!(&self.graph.node(v.node).op, Op::Scan(s) if v.result as usize >= s.roles.outputs);
                 let same_shape = self.graph.ty(*v).sizes().is_ok_and(|s| s == shape);
                 if !is_sequence || from_scan_end || !same_shape {
                     return false;
@@ -380,7 +380,7 @@ impl Planner<'_> {
         if immediate(self.graph, v).is_some() {
             return None;
         }
-        let is_sequence = !matches!(op, Op::Scan(s) if index >= s.sequences);
+        let is_sequence = !matches!(op, Op::Scan(s) if index >= s.roles.sequences);
         let shape = if is_sequence { shape } else { &shape[1..] };
         access(self.graph, v, shape).ok().map(|a| a.source)
     }
@@ -600,7 +600,7 @@ impl Plan {
 /// The bytes of a step of a part that a loop holds beside the values of its plan: slices of its sequences, and states, old and new.
 fn stepped(graph: &Graph, task: &Task, inner: &LoopPlan) -> usize {
     let Op::Loop(l) = graph.op(Value { node: task.node, result: 0 }) else { return 0 };
-    let inputs = inner.body.inputs.iter().enumerate().filter(|(i, _)| *i < l.sequences || *i >= l.sequences + l.invariants);
+    let inputs = inner.body.inputs.iter().enumerate().filter(|(i, _)| *i < l.roles.sequences || *i >= l.roles.first_state());
     inputs.map(|(_, v)| inner.body.ty(*v)).map(|ty| ty.sizes().map_or(0, |s| s.iter().product::<usize>() * ty.dtype.bytes())).sum()
 }
 

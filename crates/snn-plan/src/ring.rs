@@ -32,15 +32,15 @@ pub struct Ring {
 
 /// The states of a loop's body that are ring buffers.
 pub fn find(body: &Graph, l: &Loop) -> Vec<Ring> {
-    let first = l.sequences + l.invariants;
+    let first = l.roles.first_state();
     let mut users: Vec<Vec<NodeId>> = vec![vec![]; body.len()];
     for (id, node) in body.nodes() {
         node.operands.iter().for_each(|v| users[v.node.index()].push(id));
     }
     let given = |v: Value| body.outputs.iter().filter(|(_, o)| *o == v).count();
-    (0..l.states)
+    (0..l.roles.states)
         .filter_map(|state| {
-            let (input, next) = (body.inputs[first + state], body.outputs[l.outputs + state].1);
+            let (input, next) = (body.inputs[first + state], body.outputs[l.roles.outputs + state].1);
             let ty = body.ty(input);
             let steps = ty.shape.first().and_then(|d| d.as_constant()).filter(|d| *d >= SHORTEST as i64)?;
             if ty.dtype != DType::F32 || given(input) > 0 || given(next) != 1 || !users[next.node.index()].is_empty() {

@@ -132,8 +132,11 @@ pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value], function: us
     let mut finals = Vec::new();
     for m in &members {
         let node = graph.node(*m);
-        let (sequences, first_state) =
-            if let Op::Scan(s) = &node.op { (s.sequences, s.sequences + s.invariants) } else { (node.operands.len(), node.operands.len()) };
+        let (sequences, first_state) = if let Op::Scan(s) = &node.op {
+            (s.roles.sequences, s.roles.first_state())
+        } else {
+            (node.operands.len(), node.operands.len())
+        };
         let mut member = Member { node: *m, operands: Vec::new(), first_state: initial_accesses.len() };
         for (i, v) in node.operands.iter().enumerate() {
             let along_time = i < sequences;
@@ -155,7 +158,7 @@ pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value], function: us
                         initial_accesses.push(Err(state_loads.len() - 1));
                     }
                 }
-                let last = Value { node: *m, result: (s.outputs + i - first_state) as u16 };
+                let last = Value { node: *m, result: (s.roles.outputs + i - first_state) as u16 };
                 if stores.contains(&last) {
                     finals.push((state, last));
                 }
@@ -330,12 +333,12 @@ impl StepKernel {
                 });
             }
             if let Op::Scan(s) = &node.op {
-                inputs.extend(&states[member.first_state..member.first_state + s.states]);
+                inputs.extend(&states[member.first_state..member.first_state + s.roles.states]);
                 for (i, lane) in lanes::graph(l, &s.body, &inputs).into_iter().enumerate() {
-                    if i < s.outputs {
+                    if i < s.roles.outputs {
                         values.insert(Value { node: member.node, result: i as u16 }, lane);
                     } else {
-                        next[member.first_state + i - s.outputs] = lane;
+                        next[member.first_state + i - s.roles.outputs] = lane;
                     }
                 }
                 continue;

@@ -247,7 +247,7 @@ fn probed(graph: &Graph, probes: &mut Probes) -> Graph {
                 for (v, input) in node.operands.iter().zip(&body.inputs) {
                     outside.insert(*input, layer_of(graph, *v));
                 }
-                let moving: Vec<bool> = body_depends(body, l.sequences, l.invariants);
+                let moving: Vec<bool> = body_depends(body, l.roles.sequences, l.roles.invariants);
                 let mut out = vec![];
                 for (inner_id, n) in body.nodes() {
                     match &n.op {
@@ -284,7 +284,7 @@ fn probed(graph: &Graph, probes: &mut Probes) -> Graph {
         let mut outputs = old;
         let mut added = 0;
         if let (Op::Loop(l), Some((_, values))) = (&mut node.op, inner.get(&id)) {
-            outputs = l.outputs;
+            outputs = l.roles.outputs;
             added = values.len();
             for (k, v) in values.iter().enumerate() {
                 // Slices `[1, ...]`, for values without an axis of time too.
@@ -296,7 +296,7 @@ fn probed(graph: &Graph, probes: &mut Probes) -> Graph {
                 l.body.outputs.insert(outputs + k, (format!("probe{k}"), slice));
                 node.types.insert(outputs + k, Type::new(own.dtype, shape));
             }
-            l.outputs += added;
+            l.roles.outputs += added;
         }
         let copy = new.push(node);
         for r in 0..old {

@@ -213,10 +213,10 @@ fn through_neuron(c: &mut Context<'_>) -> Option<Id> {
     for node in c.terms[term.children[0]].nodes.clone() {
         let Some((Op::Scan(scan), _, operands)) = crate::facts::operation(c.terms, &node) else { continue };
         // The state after the last step is not that of a neuron that has waited.
-        if index as usize >= scan.outputs || scan.reverse {
+        if index as usize >= scan.roles.outputs || scan.reverse {
             continue;
         }
-        let (sequences, fixed) = operands.split_at(scan.sequences);
+        let (sequences, fixed) = operands.split_at(scan.roles.sequences);
         let is_still = |v: &Id| c.terms[*v].data.fill.as_ref().is_none_or(is_zero);
         let settings: Option<Vec<Tensor>> = fixed.iter().map(|v| c.terms[*v].data.fill.clone()).collect();
         let (Some(settings), true) = (settings, sequences.iter().all(is_still)) else { continue };
@@ -227,11 +227,11 @@ fn through_neuron(c: &mut Context<'_>) -> Option<Id> {
             .outputs
             .iter()
             .enumerate()
-            .map(|(i, (_, v))| Type::new(scan.body.ty(*v).dtype, if i < scan.outputs { vec![1.into()] } else { vec![] }))
+            .map(|(i, (_, v))| Type::new(scan.body.ty(*v).dtype, if i < scan.roles.outputs { vec![1.into()] } else { vec![] }))
             .collect();
         let Some(results) = evaluated(&Op::Scan(scan.clone()), &given, &types) else { continue };
-        let (outputs, states) = results.split_at(scan.outputs);
-        let rests = states.iter().zip(&settings[scan.invariants..]).all(|(after, before)| after.same_bits(before));
+        let (outputs, states) = results.split_at(scan.roles.outputs);
+        let rests = states.iter().zip(&settings[scan.roles.invariants..]).all(|(after, before)| after.same_bits(before));
         if !rests || !is_zero(&outputs[index as usize]) {
             continue;
         }

@@ -17,7 +17,7 @@ pub(super) const RULES: [Rule; 1] = [each(
 
 fn settings_into_step(c: &mut Context<'_>) -> Option<Id> {
     let (Op::Scan(scan), operands) = c.operation()? else { return None };
-    let settings = scan.sequences..scan.sequences + scan.invariants;
+    let settings = scan.roles.sequences..scan.roles.first_state();
     let known: Vec<Option<Tensor>> =
         operands.iter().enumerate().map(|(i, v)| if settings.contains(&i) { c.terms[*v].data.fill.clone() } else { None }).collect();
     if known.iter().all(Option::is_none) {
@@ -25,7 +25,7 @@ fn settings_into_step(c: &mut Context<'_>) -> Option<Id> {
     }
     let mut new = (*scan).clone();
     new.body = with_constants(&scan.body, &known);
-    new.invariants -= known.iter().flatten().count();
+    new.roles.invariants -= known.iter().flatten().count();
     let rest: Vec<Id> = operands.iter().zip(&known).filter(|(_, k)| k.is_none()).map(|(v, _)| *v).collect();
     Some(c.add(Op::Scan(std::sync::Arc::new(new)), &rest))
 }
