@@ -230,7 +230,7 @@ fn devices_that_cannot_be_used_are_said() {
         backend.err().map(|e| e.to_string()).unwrap_or_default()
     };
     assert_snapshot!(open("candle gpu"), @"`gpu` is not a device; there are cpu, cuda, cuda:N, metal and metal:N");
-    assert_snapshot!(open("tpu"), @"`tpu` is not a backend: cranelift, interpreter and candle are");
+    assert_snapshot!(open("tpu"), @"there is no backend `tpu`: cranelift, interpreter and candle are");
     let without_cuda = snnc::devices().iter().any(|(n, about)| n == "cuda" && about.as_ref().is_err_and(|e| e.contains("built without")));
     if without_cuda {
         assert_snapshot!(open("candle cuda:1"), @"this snnc is built without cuda; build it with `cargo build --release --features cuda`");

@@ -28,7 +28,7 @@ pub enum Error {
     #[error(transparent)]
     Session(#[from] SessionError),
     /// Something is called by a name that nothing has.
-    #[error("{what} `{name}`: {} are", known.join(", "))]
+    #[error("{what} `{name}`: {} are", listed(known))]
     Unknown {
         /// What there is none of: `there is no stage`.
         what: &'static str,
@@ -174,6 +174,14 @@ pub enum InputError {
 impl InputError {
     pub(crate) fn unknown_size(reason: DimError) -> InputError {
         InputError::UnknownSize { reason, missing: vec![], held: vec![] }
+    }
+}
+
+/// Names as in a sentence: `a, b and c`.
+fn listed(names: &[String]) -> String {
+    match names {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        _ => names.concat(),
     }
 }
 
