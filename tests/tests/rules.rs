@@ -250,7 +250,7 @@ fn large_graphs_are_fast() {
     let mut chain = Graph::new("chain");
     let mut v = chain.add_input("x", ty.clone());
     for _ in 0..1000 {
-        v = chain.add(Op::Delay { steps: 1 }, &[v], None);
+        v = chain.add(Op::Delay { steps: 1 }, &[v]);
     }
     chain.outputs.push(("out".into(), v));
     let after = timed(&chain, 50);
@@ -262,10 +262,10 @@ fn large_graphs_are_fast() {
     let y = long.add_input("y", ty.clone());
     for i in 0..10_000 {
         v = match i % 4 {
-            0 => long.add(Op::Unary(UnaryOp::Tanh), &[v], None),
-            1 => long.add(Op::Binary(BinaryOp::Add), &[v, y], None),
-            2 => long.add(Op::Unary(UnaryOp::Abs), &[v], None),
-            _ => long.add(Op::Binary(BinaryOp::Mul), &[v, v], None),
+            0 => long.add(Op::Unary(UnaryOp::Tanh), &[v]),
+            1 => long.add(Op::Binary(BinaryOp::Add), &[v, y]),
+            2 => long.add(Op::Unary(UnaryOp::Abs), &[v]),
+            _ => long.add(Op::Binary(BinaryOp::Mul), &[v, v]),
         };
     }
     long.outputs.push(("out".into(), v));
@@ -274,7 +274,7 @@ fn large_graphs_are_fast() {
 
     let mut wide = Graph::new("wide");
     let terms: Vec<_> = (0..500).map(|i| wide.add_input(format!("x{i}"), ty.clone())).collect();
-    let sum = terms[1..].iter().fold(terms[0], |sum, t| wide.add(Op::Binary(BinaryOp::Add), &[sum, *t], None));
+    let sum = terms[1..].iter().fold(terms[0], |sum, t| wide.add(Op::Binary(BinaryOp::Add), &[sum, *t]));
     wide.outputs.push(("out".into(), sum));
     let after = timed(&wide, 100);
     assert!(after.report.terms < 4000 && after.report.limits.is_empty());

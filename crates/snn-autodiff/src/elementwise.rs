@@ -26,7 +26,7 @@ impl Reverse {
                 let d = self.build().select(condition, zero, g);
                 self.add(b, d);
             }
-        } else if let Op::Cast = op {
+        } else if let Op::Cast { .. } = op {
             self.add(operands[0], g);
         } else if let Op::Spike { surrogate, .. } = op {
             let derivative = put_in(&mut self.build(), surrogate, operands[0]);
@@ -179,14 +179,14 @@ pub fn put_in(build: &mut Build<'_>, body: &Graph, x: Value) -> Value {
     for (id, node) in body.nodes() {
         let own = Value { node: id, result: 0 };
         let ty = Type::new(node.types[0].dtype, shape.clone());
-        let value = if let Op::Input(_) = &node.op {
+        let value = if let Op::Input { .. } = &node.op {
             x
         } else if let Op::Constant(_) = &node.op {
-            let scalar = build.0.add(node.op.clone(), &[], None);
+            let scalar = build.0.add(node.op.clone(), &[]);
             build.broadcast(scalar, vec![], shape.clone())
         } else {
             let operands: Vec<Value> = node.operands.iter().map(|v| values[v]).collect();
-            build.0.add(node.op.clone(), &operands, Some(ty))
+            build.0.add(node.op.clone().with_result(&ty), &operands)
         };
         values.insert(own, value);
     }

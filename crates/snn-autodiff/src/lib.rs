@@ -110,11 +110,11 @@ pub fn differentiate(graph: &Graph, wrt: &[String]) -> Result<Gradients, Gradien
 
 /// The value of an input or parameter. A parameter that the graph does not read gets a node.
 fn source(graph: &mut Graph, name: &str) -> Result<Value, GradientError> {
-    let is = |op: &Op| matches!(op, Op::Input(n) | Op::Parameter(n) if n == name);
+    let is = |op: &Op| matches!(op, Op::Input { name: n, .. } | Op::Parameter { name: n, .. } if n == name);
     let found = graph.nodes().find(|(_, n)| is(&n.op)).map(|(id, _)| Value { node: id, result: 0 });
     let value = match (found, graph.parameter(name).map(|p| p.ty.clone())) {
         (Some(v), _) => v,
-        (None, Some(ty)) => graph.add(Op::Parameter(name.into()), &[], Some(ty)),
+        (None, Some(ty)) => graph.add(Op::Parameter { name: name.into(), ty }, &[]),
         (None, None) => {
             let inputs = graph.inputs.iter().map(|v| graph.input_name(*v));
             let known: Vec<&str> = inputs.chain(graph.parameters.iter().map(|p| p.name.as_str())).collect();

@@ -17,7 +17,7 @@ impl Reverse {
         let Some(x) = operands.first().copied() else { return Ok(()) };
         let from = self.graph.ty(x).clone();
         let d = match op {
-            Op::Broadcast { axes } => {
+            Op::Broadcast { axes, .. } => {
                 let to = self.graph.ty(y).shape.clone();
                 let summed = (0..to.len()).filter(|a| match axes.iter().position(|b| b == a) {
                     None => true,
@@ -28,9 +28,9 @@ impl Reverse {
                 let sum = build.sum(g, summed);
                 build.reshape(sum, from.shape)
             }
-            Op::Reshape => self.build().reshape(g, from.shape),
+            Op::Reshape { .. } => self.build().reshape(g, from.shape),
             Op::Transpose { permutation } => self.build().untranspose(g, permutation),
-            Op::Slice { axis, start, step } => {
+            Op::Slice { axis, start, step, .. } => {
                 if *step == 1 {
                     self.add_part(x, *axis, start, g);
                     return Ok(());
@@ -39,11 +39,11 @@ impl Reverse {
                     let mut build = self.build();
                     let steps = build.iota(count.clone());
                     let steps = build.scaled(steps, *step);
-                    let start = build.0.add(Op::Size(start.clone()), &[], None);
+                    let start = build.0.add(Op::Size(start.clone()), &[]);
                     let start = build.broadcast(start, vec![], vec![count]);
                     let places = build.add(start, steps);
                     let zeros = build.full(0.0, &from);
-                    build.0.add(Op::ScatterAdd { axis: *axis }, &[zeros, places, g], None)
+                    build.0.add(Op::ScatterAdd { axis: *axis }, &[zeros, places, g])
                 }
             }
             Op::Pad { axis, low, .. } => self.build().slice(g, *axis, low.clone(), from.shape[*axis].clone()),
@@ -62,11 +62,11 @@ impl Reverse {
             Op::Gather { axis } => {
                 let mut build = self.build();
                 let zeros = build.full(0.0, &from);
-                build.0.add(Op::ScatterAdd { axis: *axis }, &[zeros, operands[1], g], None)
+                build.0.add(Op::ScatterAdd { axis: *axis }, &[zeros, operands[1], g])
             }
             Op::ScatterAdd { axis } => {
                 if self.is_active(operands[2]) {
-                    let d = self.build().0.add(Op::Gather { axis: *axis }, &[g, operands[1]], None);
+                    let d = self.build().0.add(Op::Gather { axis: *axis }, &[g, operands[1]]);
                     self.add(operands[2], d);
                 }
                 g
@@ -80,7 +80,7 @@ impl Reverse {
                 let is_max = matches!(op, Op::Reduce { kind: Reduction::Max, .. });
                 if let Some((source, pool)) = pooled(&self.graph, x, axes).filter(|_| is_max) {
                     if self.is_active(source) {
-                        let d = self.build().0.add(Op::MaxPoolGradient(pool), &[source, y, g], None);
+                        let d = self.build().0.add(Op::MaxPoolGradient(pool), &[source, y, g]);
                         self.add(source, d);
                     }
                     return Ok(());
@@ -88,14 +88,14 @@ impl Reverse {
                 let mut build = self.build();
                 let first = first_largest(&mut build, axes, x, y, None);
                 let kept = (0..from.rank()).filter(|a| !axes.contains(a)).collect();
-                let spread = build.broadcast(g, kept, from.shape);
-                let zero = build.like(0.0, spread);
-                build.select(first, spread, zero)
+                let broadcast = build.broadcast(g, kept, from.shape);
+                let zero = build.like(0.0, broadcast);
+                build.select(first, broadcast, zero)
             }
             Op::CumSum { axis } => {
                 let mut build = self.build();
                 let backward = build.flipped(g, *axis);
-                let sums = build.0.add(Op::CumSum { axis: *axis }, &[backward], None);
+                let sums = build.0.add(Op::CumSum { axis: *axis }, &[backward]);
                 build.flipped(sums, *axis)
             }
             Op::Delay { steps } => {
@@ -114,8 +114,8 @@ impl Reverse {
             // What gives integers or booleans, and labels, passes nothing on.
             Op::ArgMax { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => return Ok(()),
             Op::MaxPoolGradient(_) => return Err("the gradient of a pool"),
-            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => return Ok(()),
-            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => unreachable!("done by `elementwise`"),
+            Op::Input { .. } | Op::Parameter { .. } | Op::Constant(_) | Op::Size(_) | Op::Iota { .. } | Op::Random { .. } => return Ok(()),
+            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast { .. } | Op::Spike { .. } => unreachable!("done by `elementwise`"),
             Op::Contract(_) | Op::Conv(_) | Op::ConvInputGradient(_) | Op::ConvWeightGradient(_) | Op::Scan(_) | Op::Loop(_) => {
                 unreachable!("each is done by a function of its own")
             }

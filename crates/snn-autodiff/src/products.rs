@@ -1,6 +1,6 @@
 //! Derivatives of contractions and convolutions: contractions and convolutions again.
 
-use snn_ir::{Build, Contraction, Convolution, Dim, Op, Value};
+use snn_ir::{Build, Contraction, ConvGradient, Convolution, Dim, Op, Value};
 
 use crate::recurrence::Hoisted;
 use crate::reverse::Reverse;
@@ -25,10 +25,10 @@ impl Reverse {
 
     pub(crate) fn convolution(&mut self, c: &Convolution, x: Value, w: Value, g: Value) {
         if self.is_active(x) {
-            self.product(Op::ConvInputGradient(c.clone()), [g, w], x);
+            self.product(Op::ConvInputGradient(self.gradient_of(c, x)), [g, w], x);
         }
         if self.is_active(w) {
-            self.product(Op::ConvWeightGradient(c.clone()), [x, g], w);
+            self.product(Op::ConvWeightGradient(self.gradient_of(c, w)), [x, g], w);
         }
     }
 
@@ -38,24 +38,28 @@ impl Reverse {
             self.product(Op::Conv(c.clone()), [g, w], gradient);
         }
         if self.is_active(w) {
-            self.product(Op::ConvWeightGradient(c.clone()), [g, gradient], w);
+            self.product(Op::ConvWeightGradient(self.gradient_of(c, w)), [g, gradient], w);
         }
     }
 
     /// What passes through the gradient of a convolution's weights: it is linear in the input and in the gradient.
     pub(crate) fn convolution_weight_gradient(&mut self, c: &Convolution, x: Value, gradient: Value, g: Value) {
         if self.is_active(x) {
-            self.product(Op::ConvInputGradient(c.clone()), [gradient, g], x);
+            self.product(Op::ConvInputGradient(self.gradient_of(c, x)), [gradient, g], x);
         }
         if self.is_active(gradient) {
             self.product(Op::Conv(c.clone()), [x, g], gradient);
         }
     }
 
+    /// The gradient of a convolution with respect to a value.
+    fn gradient_of(&self, c: &Convolution, of: Value) -> ConvGradient {
+        ConvGradient { convolution: c.clone(), shape: self.graph.ty(of).shape.clone() }
+    }
+
     /// Adds a product to the gradient of a value, whose type it has.
     fn product(&mut self, op: Op, operands: [Value; 2], of: Value) {
-        let ty = self.graph.ty(of).clone();
-        let d = self.graph.add(op, &operands, Some(ty));
+        let d = self.graph.add(op, &operands);
         self.add(of, d);
     }
 }
@@ -71,7 +75,7 @@ pub fn left(build: &mut Build<'_>, c: &Contraction, a: Value, b: Value, g: Value
         lhs_sum: (batch + rows..batch + rows + free_b.len()).collect(),
         rhs_sum: free_b,
     };
-    let d = build.0.add(Op::Contract(product), &[g, b], None);
+    let d = build.0.add(Op::Contract(product), &[g, b]);
     // Batch, free axes of a, then the summed axes in the order of b.
     let mut summed = c.rhs_sum.clone();
     summed.sort_unstable();
@@ -99,7 +103,7 @@ pub fn right(build: &mut Build<'_>, c: &Contraction, a: Value, b: Value, g: Valu
         lhs_sum: free_a,
         rhs_sum: (batch..batch + rows).collect(),
     };
-    let d = build.0.add(Op::Contract(product), &[a, g], None);
+    let d = build.0.add(Op::Contract(product), &[a, g]);
     // Batch, the summed axes in the order of a, then the free axes of b.
     let mut summed = c.lhs_sum.clone();
     summed.sort_unstable();

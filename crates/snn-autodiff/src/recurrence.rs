@@ -40,14 +40,14 @@ pub fn with_states_before(graph: &Graph) -> Graph {
                 let mut shape = vec![Dim::constant(1)];
                 shape.extend(l.body.ty(state).shape.iter().cloned());
                 let ty = Type::new(l.body.ty(state).dtype, shape);
-                before.push((format!("before.{k}"), l.body.add(Op::Reshape, &[state], Some(ty))));
+                before.push((format!("before.{k}"), l.body.add(Op::Reshape { shape: ty.shape }, &[state])));
             }
             l.body.outputs.splice(n..n, before);
             l.roles.outputs += l.roles.states;
         }
         let (outputs, states) = (n, roles.states);
         let operands: Vec<&Type> = node.operands.iter().map(|v| new.ty(*v)).collect();
-        match snn_ir::infer(&node.op, &operands, None) {
+        match snn_ir::infer(&node.op, &operands) {
             Ok(types) => node.types = types,
             Err(e) => unreachable!("further outputs change nothing else: {e}"),
         }
@@ -104,7 +104,7 @@ fn segments(new: &mut Graph, s: &Scan, node: &Node, length: i64) -> Vec<Value> {
     }
     let types: Vec<Type> = inner.iter().map(|v| body.ty(*v).clone()).collect();
     let op = Op::Scan(std::sync::Arc::new(s.clone()));
-    let types = match snn_ir::infer(&op, &types.iter().collect::<Vec<_>>(), None) {
+    let types = match snn_ir::infer(&op, &types.iter().collect::<Vec<_>>()) {
         Ok(types) => types,
         Err(e) => unreachable!("a segment is typed as the whole: {e}"),
     };
@@ -117,7 +117,7 @@ fn segments(new: &mut Graph, s: &Scan, node: &Node, length: i64) -> Vec<Value> {
         body.outputs.push((format!("out{i}"), value));
     }
     let repeated = Loop { roles: s.roles, reverse: s.reverse, steps: count, body };
-    let id = match new.try_add(Op::Loop(Box::new(repeated)), &operands, None) {
+    let id = match new.try_add(Op::Loop(Box::new(repeated)), &operands) {
         Ok(id) => id,
         Err(e) => unreachable!("a loop over segments is typed as the scan: {e}"),
     };
@@ -251,7 +251,7 @@ impl Reverse {
 
     /// Appends the backward scan or loop and passes what it gives to the operands of the forward one.
     fn take_back(&mut self, op: Op, given: &[Value], p: &Parts, operands: &[Value], wanted: &[bool], sequences: &[usize]) -> NodeId {
-        let node = match self.graph.try_add(op, given, None) {
+        let node = match self.graph.try_add(op, given) {
             Ok(node) => node,
             Err(e) => panic!("a backward step does not fit its forward step: {e}"),
         };
@@ -293,12 +293,12 @@ impl Reverse {
         for (i, v) in l.body.inputs.iter().enumerate() {
             let ty = l.body.ty(*v).clone();
             let value = if i < first_state {
-                body.add(Op::Input(format!("in{i}")), &[], Some(ty))
+                body.input(format!("in{i}"), ty)
             } else {
                 let shape: Vec<Dim> = std::iter::once(1.into()).chain(ty.shape.iter().cloned()).collect();
-                let step = body.add(Op::Input(format!("before{}", i - first_state)), &[], Some(Type::new(ty.dtype, shape)));
+                let step = body.input(format!("before{}", i - first_state), Type::new(ty.dtype, shape));
                 before.push(step);
-                body.add(Op::Reshape, &[step], Some(ty))
+                body.add(Op::Reshape { shape: ty.shape }, &[step])
             };
             own_inputs.push(value);
             map.insert(*v, value);
@@ -394,7 +394,7 @@ impl Inputs {
         let mut seeds = Vec::new();
         let mut declare = |name: String, like: Value| {
             let ty = body.ty(like).clone();
-            body.add(Op::Input(name), &[], Some(ty))
+            body.input(name, ty)
         };
         for o in (0..p.outputs).filter(|o| from_outputs[*o].is_some()) {
             inputs.gradients.push(declare(format!("d.out{o}"), outputs[o]));

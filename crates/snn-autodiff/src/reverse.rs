@@ -95,7 +95,7 @@ impl Reverse {
             }
             let size = ty.shape[first.axis].as_constant().unwrap_or(end);
             gap(&mut self.build(), &mut pieces, end, size);
-            let whole = if let [whole] = pieces[..] { whole } else { self.graph.add(Op::Concat { axis: first.axis }, &pieces, None) };
+            let whole = if let [whole] = pieces[..] { whole } else { self.graph.add(Op::Concat { axis: first.axis }, &pieces) };
             self.add(v, whole);
             parts = later;
         }

@@ -164,11 +164,11 @@ pub fn operation(
         Op::Contract(c) => contract(body, graph, node, c, x, y, integers),
         Op::Conv(c) => convolve(body, graph, node, c, &shape, x, y, integers),
         Op::ConvInputGradient(c) => convolve_transposed(body, graph, node, c, &shape, x, y),
-        Op::Reshape => {
+        Op::Reshape { .. } => {
             body.line(&format!("memcpy({y}, {}, {total} * sizeof({size}));", x[0]));
             Ok(())
         }
-        Op::Broadcast { axes } => {
+        Op::Broadcast { axes, .. } => {
             let from = own(0)?;
             let mut strides = vec![0; shape.len()];
             for ((axis, n), stride) in axes.iter().zip(&from).zip(row_major_strides(&from)) {
@@ -183,7 +183,7 @@ pub fn operation(
             strided(body, &shape, &strides, 0, &x[0], y);
             Ok(())
         }
-        Op::Slice { axis, start, step } => {
+        Op::Slice { axis, start, step, .. } => {
             let start = start.evaluate(&snn_ir::Dims::new()).map_err(snn_ir::RuntimeError::from)? as usize;
             let mut strides = row_major_strides(&own(0)?);
             let offset = start * strides[*axis];
@@ -393,7 +393,7 @@ pub fn operation(
             body.close(1);
             Ok(())
         }
-        Op::Random { distribution: Distribution::Uniform, stream } => {
+        Op::Random { distribution: Distribution::Uniform, stream, .. } => {
             body.line(&format!("uniform({y}, 0, {total}, UINT64_C({}), {stream}u);", body.seed));
             Ok(())
         }
@@ -438,7 +438,7 @@ fn element(op: &Op, from: DType, to: DType, x: &[String]) -> Option<String> {
             BinaryOp::Div | BinaryOp::Pow => return None,
         },
         Op::Select => format!("{} ? {} : {}", x[0], x[1], x[2]),
-        Op::Cast => match (from, to) {
+        Op::Cast { .. } => match (from, to) {
             (_, DType::Bool) => format!("{} != 0", x[0]),
             (DType::F32, DType::I64) => format!("wide_of({})", x[0]),
             (DType::F32, DType::U8) => format!("(unsigned char)wide_of({})", x[0]),

@@ -314,7 +314,7 @@ impl Writer<'_> {
         let known: Vec<Value> = graph.inputs.iter().copied().filter(|v| self.tensors.contains_key(graph.input_name(*v))).collect();
         graph.inputs.retain(|v| !known.contains(v));
         let folded = graph.rebuild(|new, _, mut node| {
-            if let Op::Parameter(name) | Op::Input(name) = &node.op
+            if let Op::Parameter { name, .. } | Op::Input { name, .. } = &node.op
                 && let Some(t) = self.tensors.get(name)
             {
                 node.name = Some(name.clone());
@@ -335,7 +335,7 @@ impl Writer<'_> {
                 }
                 _ => None,
             };
-            let is_free = matches!(node.op, Op::Broadcast { .. } | Op::Constant(_) | Op::Input(_) | Op::Random { .. });
+            let is_free = matches!(node.op, Op::Broadcast { .. } | Op::Constant(_) | Op::Input { .. } | Op::Random { .. });
             let operands: Option<Vec<Tensor>> = if is_free { None } else { node.operands.iter().map(&mut known).collect() };
             let size: usize = node.types.iter().map(|t| count(t).unwrap_or(usize::MAX)).fold(0, usize::saturating_add);
             let folds = size <= 4 * held.max(16);

@@ -78,15 +78,15 @@ fn tasks(graph: &Graph, plan: &Plan, device: &str, depth: usize, out: &mut Strin
 /// The candle call that an operation becomes.
 fn call(op: &Op, operands: &[DType], device: &str) -> &'static str {
     match op {
-        Op::Iota => "arange",
+        Op::Iota { .. } => "arange",
         Op::Unary(_) => "elementwise",
         Op::Binary(BinaryOp::Rem | BinaryOp::Div | BinaryOp::Pow) => "on the host",
         Op::Binary(_) => "elementwise",
         Op::Select => "where_cond",
-        Op::Cast if operands == [DType::F32] && device != "cpu" => "on the host",
-        Op::Cast => "to_dtype",
+        Op::Cast { .. } if operands == [DType::F32] && device != "cpu" => "on the host",
+        Op::Cast { .. } => "to_dtype",
         Op::Broadcast { .. } => "broadcast_as",
-        Op::Reshape => "reshape",
+        Op::Reshape { .. } => "reshape",
         Op::Transpose { .. } => "permute",
         Op::Slice { step: 1, .. } => "narrow",
         Op::Slice { .. } | Op::Gather { .. } | Op::Window { .. } => "index_select",

@@ -78,7 +78,7 @@ fn scanned(graph: &mut Graph, x: Value, axis: usize, scan: &Scan) -> Value {
     let x = if axis == 0 { x } else { Build(graph).transpose(x, order.clone()) };
     let zero = graph.add_f32(0.0);
     let operands: Vec<Value> = std::iter::once(x).chain(std::iter::repeat_n(zero, scan.roles.states)).collect();
-    let result = graph.try_add(Op::Scan(std::sync::Arc::new(scan.clone())), &operands, None);
+    let result = graph.try_add(Op::Scan(std::sync::Arc::new(scan.clone())), &operands);
     let y = match result {
         Ok(node) => Value { node, result: 0 },
         Err(e) => unreachable!("a scan of one sequence fits every sequence: {e}"),
@@ -98,10 +98,10 @@ fn scalar_step(name: &str, states: usize, step: impl FnOnce(&mut Graph, &[Value]
 /// `cumsum(cumsum(x)) == 1`.
 fn first_spike() -> Scan {
     scalar_step("first_spike", 2, |g, v| {
-        let once = g.add(Op::Binary(BinaryOp::Add), &[v[1], v[0]], None);
-        let twice = g.add(Op::Binary(BinaryOp::Add), &[v[2], once], None);
+        let once = g.add(Op::Binary(BinaryOp::Add), &[v[1], v[0]]);
+        let twice = g.add(Op::Binary(BinaryOp::Add), &[v[2], once]);
         let one = g.add_f32(1.0);
-        let hit = g.add(Op::Binary(BinaryOp::Eq), &[twice, one], None);
+        let hit = g.add(Op::Binary(BinaryOp::Eq), &[twice, one]);
         let y = Build(g).cast(hit, DType::F32);
         vec![y, once, twice]
     })
@@ -116,11 +116,11 @@ fn unrolled(graph: &mut Graph, x: Value, w: Value, c: &Convolution, out: &Type) 
     let mut x = x;
     for (i, p) in c.padding.iter().enumerate().filter(|(_, p)| **p > 0) {
         let amount = Dim::constant(*p);
-        x = graph.add(Op::Pad { axis: batch + 1 + i, low: amount.clone(), high: amount, value: 0.0 }, &[x], None);
+        x = graph.add(Op::Pad { axis: batch + 1 + i, low: amount.clone(), high: amount, value: 0.0 }, &[x]);
     }
     for (i, size) in kernel.into_iter().enumerate() {
         let op = Op::Window { axis: batch + 1 + i, size, stride: c.stride[i], dilation: c.dilation[i] };
-        x = graph.add(op, &[x], None);
+        x = graph.add(op, &[x]);
     }
     // [batch..., groups, channels, out..., kernel...] with [groups, outputs, channels, kernel...].
     let windows = graph.ty(x).shape.clone();
@@ -139,7 +139,7 @@ fn unrolled(graph: &mut Graph, x: Value, w: Value, c: &Convolution, out: &Type) 
         rhs_sum: (2..3 + n).collect(),
     };
     // The result is [groups, batch..., out..., outputs].
-    let y = graph.add(Op::Contract(contraction), &[x, w], None);
+    let y = graph.add(Op::Contract(contraction), &[x, w]);
     let mut order: Vec<usize> = (1..=batch).collect();
     order.push(0);
     order.push(batch + n + 1);

@@ -171,8 +171,14 @@ fn copied_sides(graph: &Graph, task: &Task, p: &ProductPlan, c: &Contraction) ->
 /// What candle's operations make on the way to a result, from the bytes of the operands and of the result.
 fn temporaries(op: &Op, operands: usize, result: usize) -> usize {
     match op {
-        Op::Unary(_) | Op::Cast => result.saturating_mul(2),
-        Op::Binary(_) | Op::Select | Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Iota | Op::Spike { .. } => 0,
+        Op::Unary(_) | Op::Cast { .. } => result.saturating_mul(2),
+        Op::Binary(_)
+        | Op::Select
+        | Op::Broadcast { .. }
+        | Op::Reshape { .. }
+        | Op::Transpose { .. }
+        | Op::Iota { .. }
+        | Op::Spike { .. } => 0,
         Op::Slice { .. } => 0,
         // Joined along another axis than the first, all parts are transposed, and back.
         Op::Pad { .. } | Op::Concat { .. } | Op::Delay { .. } => result.saturating_mul(2),
@@ -187,9 +193,8 @@ fn temporaries(op: &Op, operands: usize, result: usize) -> usize {
         Op::CumSum { .. } | Op::FirstSpike { .. } => operands.saturating_add(result.saturating_mul(2)),
         Op::RedundantOneHot { .. } => result,
         Op::ThresholdMargin { .. } => result.saturating_mul(4),
-        // On the host, from copies of the operands.
-        Op::Random { .. } | Op::Scan(_) | Op::Contract(_) | Op::Conv(_) => operands.saturating_add(result),
-        Op::ConvInputGradient(_) | Op::ConvWeightGradient(_) | Op::Loop(_) => operands.saturating_add(result),
-        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) => 0,
+        Op::Input { .. } | Op::Parameter { .. } | Op::Constant(_) | Op::Size(_) => 0,
+        // What `ops` does not compute is computed on the host, from copies of the operands.
+        _ => operands.saturating_add(result),
     }
 }

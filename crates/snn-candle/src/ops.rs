@@ -21,7 +21,7 @@ pub fn evaluate(op: &Op, operands: &[&Tensor], dtypes: &[DType], ty: &Type, devi
     let constant = |d: &snn_ir::Dim| d.evaluate(&Dims::new()).ok().and_then(|n| usize::try_from(n).ok());
     let x = || operands[0].clone();
     let result = match op {
-        Op::Iota => Tensor::arange(0i64, shape[0] as i64, device)?,
+        Op::Iota { .. } => Tensor::arange(0i64, shape[0] as i64, device)?,
         Op::Unary(UnaryOp::Neg) => operands[0].zeros_like()?.sub(operands[0])?,
         Op::Unary(UnaryOp::Abs) => operands[0].maximum(&operands[0].zeros_like()?.sub(operands[0])?)?,
         Op::Unary(UnaryOp::Detach) => x(),
@@ -30,18 +30,18 @@ pub fn evaluate(op: &Op, operands: &[&Tensor], dtypes: &[DType], ty: &Type, devi
             None => return Ok(None),
         },
         Op::Select => operands[0].where_cond(operands[1], operands[2])?,
-        Op::Cast => match cast(operands[0], dtypes[0], ty.dtype)? {
+        Op::Cast { .. } => match cast(operands[0], dtypes[0], ty.dtype)? {
             Some(t) => t,
             None => return Ok(None),
         },
-        Op::Broadcast { axes } => {
-            let mut spread = vec![1; shape.len()];
-            axes.iter().zip(operands[0].dims()).for_each(|(a, n)| spread[*a] = *n);
-            operands[0].reshape(spread)?.broadcast_as(shape)?.contiguous()?
+        Op::Broadcast { axes, .. } => {
+            let mut aligned = vec![1; shape.len()];
+            axes.iter().zip(operands[0].dims()).for_each(|(a, n)| aligned[*a] = *n);
+            operands[0].reshape(aligned)?.broadcast_as(shape)?.contiguous()?
         }
-        Op::Reshape => operands[0].reshape(shape)?,
+        Op::Reshape { .. } => operands[0].reshape(shape)?,
         Op::Transpose { permutation } => operands[0].permute(permutation.as_slice())?.contiguous()?,
-        Op::Slice { axis, start, step } => {
+        Op::Slice { axis, start, step, .. } => {
             let Some(start) = constant(start) else { return Ok(None) };
             strided(operands[0], *axis, start, shape[*axis], *step as usize)?
         }

@@ -31,8 +31,8 @@ pub fn contract(a: &Tensor, b: &Tensor, c: &Contraction, shape: &[usize], precis
 /// A tensor as one matrix for each batch: a view where its axes lie so, or so but transposed, else a copy.
 fn matrices(x: &Tensor, batch: &[usize], rows: &[usize], columns: &[usize], size: (usize, usize, usize)) -> Result<Tensor> {
     let order: Vec<usize> = [batch, rows, columns].concat();
-    let turned: Vec<usize> = [batch, columns, rows].concat();
-    if turned.iter().copied().eq(0..turned.len()) && !order.iter().copied().eq(0..order.len()) {
+    let transposed: Vec<usize> = [batch, columns, rows].concat();
+    if transposed.iter().copied().eq(0..transposed.len()) && !order.iter().copied().eq(0..order.len()) {
         return x.reshape((size.0, size.2, size.1))?.transpose(1, 2);
     }
     x.permute(order)?.contiguous()?.reshape(size)

@@ -115,7 +115,7 @@ impl Runnable {
         let mut values = self.constants.clone();
         for (id, node) in self.graph.nodes() {
             let value = Value { node: id, result: 0 };
-            let (Op::Input(name) | Op::Parameter(name)) = &node.op else { continue };
+            let (Op::Input { name, .. } | Op::Parameter { name, .. }) = &node.op else { continue };
             if let Some(own) = device_state.and_then(|h| h.0.iter().find(|(n, _)| n == name)) {
                 values.0.insert(value, own.1.0.clone());
                 continue;
@@ -125,7 +125,7 @@ impl Runnable {
             let slot = match (&node.op, &self.device) {
                 // On the CPU both are read where they are, until an operation of candle's wants them.
                 (_, Device::Cpu) => Ok(Slot::default()),
-                (Op::Parameter(_), _) => self.weight(name, &tensor).map(Slot::device),
+                (Op::Parameter { .. }, _) => self.weight(name, &tensor).map(Slot::device),
                 _ => upload(&tensor, &self.device).map(Slot::device),
             };
             let slot = slot.map_err(|e| self.failed(&e))?;
@@ -236,8 +236,8 @@ impl Run<'_> {
         match (values.0.entry(v), graph.op(v)) {
             (Entry::Occupied(e), _) => Ok(e.into_mut()),
             (Entry::Vacant(e), Op::Constant(t)) => Ok(e.insert(Slot::host(t.clone()))),
-            (_, Op::Parameter(n)) => Err(RuntimeError::MissingParameter(n.clone())),
-            (_, Op::Input(n)) => Err(RuntimeError::MissingInput(n.clone())),
+            (_, Op::Parameter { name: n, .. }) => Err(RuntimeError::MissingParameter(n.clone())),
+            (_, Op::Input { name: n, .. }) => Err(RuntimeError::MissingInput(n.clone())),
             (_, op) => unreachable!("the plan has computed {op:?} before its use"),
         }
     }
@@ -245,7 +245,7 @@ impl Run<'_> {
     /// A value on the device.
     fn read(&self, graph: &Graph, v: Value, values: &mut Values) -> Result<CandleTensor, RuntimeError> {
         let slot = self.slot(graph, v, values)?;
-        if let (Op::Parameter(name), None, Some(t)) = (graph.op(v), &slot.device, &slot.host) {
+        if let (Op::Parameter { name, .. }, None, Some(t)) = (graph.op(v), &slot.device, &slot.host) {
             slot.device = Some(self.runnable.weight(name, t).map_err(|e| self.runnable.failed(&e))?);
         }
         slot.on_device(&self.runnable.device).map_err(|e| self.runnable.failed(&e))

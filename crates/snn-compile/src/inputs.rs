@@ -44,14 +44,14 @@ pub const QUANTISED: &str = "quantised.";
 pub(crate) fn with_quantised_inputs(graph: &Graph, names: &BTreeSet<String>) -> Graph {
     let mut inputs: BTreeMap<String, Value> = BTreeMap::new();
     let mut graph = graph.rebuild(|new, _, mut node| {
-        if let Op::Parameter(name) = &node.op
+        if let Op::Parameter { name, .. } = &node.op
             && names.contains(name)
         {
             if let Some(known) = inputs.get(name) {
                 return vec![*known];
             }
             let name = name.clone();
-            node.op = Op::Input(format!("{QUANTISED}{name}"));
+            node.op = Op::Input { name: format!("{QUANTISED}{name}"), ty: node.types[0].clone() };
             let value = Value { node: new.push(node), result: 0 };
             inputs.insert(name, value);
             return vec![value];
@@ -70,7 +70,7 @@ pub(crate) fn with_random_inputs(graph: &Graph, streams: &BTreeMap<u32, usize>) 
         if let Op::Random { stream, .. } = node.op
             && streams.contains_key(&stream)
         {
-            node.op = Op::Input(drawn_name(stream));
+            node.op = Op::Input { name: drawn_name(stream), ty: node.types[0].clone() };
             let value = Value { node: new.push(node), result: 0 };
             inputs.push(value);
             return vec![value];

@@ -462,7 +462,7 @@ impl Unrolled<'_> {
 mod tests {
     use super::*;
     use snn_ir::interpret::{Randomness, evaluate};
-    use snn_ir::{Convolution, DType, Op, Tensor, Type};
+    use snn_ir::{ConvGradient, Convolution, DType, Op, Tensor, Type};
 
     /// Images, groups, channels, output channels, input, kernel, stride, padding, dilation.
     type Case = (usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], [usize; 2]);
@@ -511,10 +511,14 @@ mod tests {
                     Tensor::f32(shape.to_vec(), (0..shape.iter().product()).map(&mut value).collect())
                 };
                 let (x, w, g) = (tensor(&x_shape, density < 1.0), tensor(&w_shape, false), tensor(&y_shape, false));
+                let of = |shape: &[usize]| {
+                    let shape = shape.iter().map(|n| (*n as i64).into()).collect();
+                    ConvGradient { convolution: c.clone(), shape }
+                };
                 let directions = [
                     (Direction::Forward, Op::Conv(c.clone()), [&x, &w], &y_shape),
-                    (Direction::InputGradient, Op::ConvInputGradient(c.clone()), [&g, &w], &x_shape),
-                    (Direction::WeightGradient, Op::ConvWeightGradient(c.clone()), [&x, &g], &w_shape),
+                    (Direction::InputGradient, Op::ConvInputGradient(of(&x_shape)), [&g, &w], &x_shape),
+                    (Direction::WeightGradient, Op::ConvWeightGradient(of(&w_shape)), [&x, &g], &w_shape),
                 ];
                 for (direction, op, operands, shape) in directions {
                     let ty = Type::new(DType::F32, shape.iter().map(|n| (*n as i64).into()).collect::<Vec<_>>());

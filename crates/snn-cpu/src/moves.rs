@@ -114,7 +114,7 @@ fn blocks(op: &Op, operands: &[&Tensor], shape: &[usize]) -> Vec<(usize, Block)>
     let number = |d: &snn_ir::Dim| d.evaluate(&snn_ir::Dims::new()).unwrap_or(0) as usize;
     if let Op::Transpose { permutation } = op {
         vec![(0, whole(0, permutation.iter().map(|a| own[*a]).collect()))]
-    } else if let Op::Slice { axis, start, step } = op {
+    } else if let Op::Slice { axis, start, step, .. } = op {
         let mut strides = own.clone();
         strides[*axis] *= *step as usize;
         vec![(0, whole(number(start) * own[*axis], strides))]
@@ -123,7 +123,7 @@ fn blocks(op: &Op, operands: &[&Tensor], shape: &[usize]) -> Vec<(usize, Block)>
         strides[*axis] *= *stride as usize;
         strides.push(own[*axis] * *dilation as usize);
         vec![(0, whole(0, strides))]
-    } else if let Op::Broadcast { axes } = op {
+    } else if let Op::Broadcast { axes, .. } = op {
         let mut strides = vec![0; shape.len()];
         for (i, axis) in axes.iter().enumerate() {
             strides[*axis] = if operands[0].shape()[i] == 1 { 0 } else { own[i] };

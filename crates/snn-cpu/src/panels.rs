@@ -134,8 +134,8 @@ impl Packed {
     }
 }
 
-/// Spikes times weights: `out[rows, columns]`, or, `turned`, `out[columns, rows]`. `x` is the tensor that the spikes were found in.
-pub fn product(spikes: &Spikes, x: &[f32], w: &Packed, turned: bool, out: &mut [f32]) {
+/// Spikes times weights: `out[rows, columns]`, or, `transposed`, `out[columns, rows]`. `x` is the tensor that the spikes were found in.
+pub fn product(spikes: &Spikes, x: &[f32], w: &Packed, transposed: bool, out: &mut [f32]) {
     assert_eq!(out.len(), spikes.rows * w.columns, "the output has a place for every sum");
     let panels = w.columns.div_ceil(w.width());
     let groups = spikes.rows.div_ceil(spikes.group);
@@ -145,7 +145,7 @@ pub fn product(spikes: &Spikes, x: &[f32], w: &Packed, turned: bool, out: &mut [
         sums_of(spikes, x, g, w, p, sums);
         let (first_row, first_column) = (g * spikes.group, p * w.width());
         let rows = spikes.group.min(spikes.rows - first_row);
-        let (row, column) = if turned { (1, spikes.rows) } else { (w.columns, 1) };
+        let (row, column) = if transposed { (1, spikes.rows) } else { (w.columns, 1) };
         // SAFETY: this group and this panel are inside of the output, whose length is asserted above, and belong to this task.
         unsafe {
             let to = target.get().add(first_row * row + first_column * column);
@@ -338,7 +338,7 @@ mod tests {
                 let weights = packed(&w, [inputs, columns], columns, 1).unwrap();
                 product(&spikes, &x, &weights, true, &mut out);
                 let same = out.iter().enumerate().all(|(i, a)| a.to_bits() == want[i % rows * columns + i / rows].to_bits());
-                assert!(same, "{rows} {inputs} {columns} {density}, turned");
+                assert!(same, "{rows} {inputs} {columns} {density}, transposed");
             }
         }
     }

@@ -58,9 +58,9 @@ impl Product<'_> {
     }
 
     /// Spikes times values that are packed for this product only; `false` where one is not finite.
-    fn times(&self, spikes: &Spikes, x: &[f32], values: Matrix<'_>, sizes: [usize; 2], turned: bool, out: &mut [f32]) -> bool {
+    fn times(&self, spikes: &Spikes, x: &[f32], values: Matrix<'_>, sizes: [usize; 2], transposed: bool, out: &mut [f32]) -> bool {
         let Some(packed) = Packed::new(values, sizes, WORD, |n| self.buffers.take(n)) else { return false };
-        product(spikes, x, &packed, turned, out);
+        product(spikes, x, &packed, transposed, out);
         self.buffers.give(packed.into_memory());
         true
     }

@@ -80,7 +80,7 @@ impl Runnable {
             let mut values = Values::new();
             for (id, node) in self.graph.nodes() {
                 let value = Value { node: id, result: 0 };
-                if let Op::Input(name) | Op::Parameter(name) = &node.op
+                if let Op::Input { name, .. } | Op::Parameter { name, .. } = &node.op
                     && let Some(tensor) = tensors.get(name)
                 {
                     values.insert(value, checked(name, tensor, &node.types[0])?);
@@ -113,8 +113,8 @@ impl Values {
         match (self.0.get(&v), graph.op(v)) {
             (Some(t), _) => Ok(t),
             (None, Op::Constant(t)) => Ok(t),
-            (None, Op::Parameter(n)) => Err(RuntimeError::MissingParameter(n.clone())),
-            (None, Op::Input(n)) => Err(RuntimeError::MissingInput(n.clone())),
+            (None, Op::Parameter { name: n, .. }) => Err(RuntimeError::MissingParameter(n.clone())),
+            (None, Op::Input { name: n, .. }) => Err(RuntimeError::MissingInput(n.clone())),
             (None, op) => unreachable!("the plan has computed {op:?} before its use"),
         }
     }
@@ -367,7 +367,8 @@ impl Run<'_> {
             states.push(match plan.divided.get(i).copied().flatten() {
                 Some(axis) => {
                     let shape = shape(i)?;
-                    let slice = Op::Slice { axis, start: ((part * shape[axis]) as i64).into(), step: 1 };
+                    let slice =
+                        Op::Slice { axis, start: ((part * shape[axis]) as i64).into(), length: (shape[axis] as i64).into(), step: 1 };
                     crate::moves::execute(&slice, &[state], shape, |n| self.floats(n))
                 }
                 None => state.clone(),

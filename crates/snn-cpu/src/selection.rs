@@ -83,7 +83,7 @@ impl Rows<'_> {
             }
         });
         if !all_finite(self.x) {
-            self.spread(out);
+            self.broadcast(out);
         }
     }
 
@@ -95,7 +95,7 @@ impl Rows<'_> {
     }
 
     /// Puts NaN where 0 meets an element that is not finite: in its column, at each place that does not select it.
-    fn spread(&self, out: &mut [f32]) {
+    fn broadcast(&self, out: &mut [f32]) {
         let width = self.outer * self.inner;
         for column in 0..width {
             let (o, i) = (column / self.inner, column % self.inner);

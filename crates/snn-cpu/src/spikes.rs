@@ -312,14 +312,15 @@ mod tests {
     fn rows_and_inputs_are_exchanged() {
         for (rows, inputs) in [(1, 1), (3, 70), (64, 64), (130, 40), (300, 200), (129, 257)] {
             let x = example(rows * inputs);
-            let turned = Spikes::find(&x, inputs).unwrap().transposed(inputs);
+            let transposed = Spikes::find(&x, inputs).unwrap().transposed(inputs);
             let want: usize = x.iter().map(|v| *v as usize).sum();
-            assert_eq!(turned.count, want);
+            assert_eq!(transposed.count, want);
             for (i, r) in (0..inputs).flat_map(|i| (0..rows).map(move |r| (i, r))) {
-                let word = turned.bits[((i / turned.group) * turned.words + r / WORD) * turned.group + i % turned.group];
+                let word =
+                    transposed.bits[((i / transposed.group) * transposed.words + r / WORD) * transposed.group + i % transposed.group];
                 assert_eq!(word >> (r % WORD) & 1, x[r * inputs + i] as u64, "{rows} {inputs}: {r} {i}");
             }
-            assert_eq!(turned.bits.iter().map(|b| b.count_ones() as usize).sum::<usize>(), want);
+            assert_eq!(transposed.bits.iter().map(|b| b.count_ones() as usize).sum::<usize>(), want);
         }
     }
 

@@ -19,7 +19,7 @@ impl Lowerer<'_> {
                     (Some(n), DType::F32) => self.constant(Tensor::scalar(n as f32), span),
                     (Some(n), _) => self.constant(Tensor::i64([], vec![n]), span),
                     (None, dtype) => {
-                        let v = self.emit(Op::Size(d), &[], None, span)?;
+                        let v = self.emit(Op::Size(d), &[], span)?;
                         self.cast(v, dtype, span)
                     }
                 }
@@ -67,13 +67,13 @@ impl Lowerer<'_> {
                 return self.fail(span, format!("the rows of the list differ: {first} and {ty}"), "here");
             }
         }
-        self.emit(Op::Concat { axis: 0 }, &parts, None, span)
+        self.emit(Op::Concat { axis: 0 }, &parts, span)
     }
 
     pub fn unsqueeze(&mut self, v: Value, axis: usize, span: Span) -> Result<Value> {
         let mut ty = self.ty(v);
         ty.shape.insert(axis, 1.into());
-        self.emit(Op::Reshape, &[v], Some(ty), span)
+        self.emit(Op::Reshape { shape: ty.shape }, &[v], span)
     }
 
     pub fn unary_operator(&mut self, op: UnaryOperator, v: Val, span: Span) -> Result<Val> {
@@ -86,7 +86,7 @@ impl Lowerer<'_> {
             (op, v @ (Val::Tensor { .. } | Val::List(_))) => {
                 let value = self.lift(v, None, span)?;
                 let op = if op == UnaryOperator::Minus { UnaryOp::Neg } else { UnaryOp::Not };
-                let value = self.emit(Op::Unary(op), &[value], None, span)?;
+                let value = self.emit(Op::Unary(op), &[value], span)?;
                 Ok(self.tensor(value))
             }
             (_, other) => self.fail(span, format!("this operator does not take {}", other.describe()), "here"),
@@ -134,7 +134,7 @@ impl Lowerer<'_> {
             B::FloorDiv => {
                 let quotient = self.elementwise(BinaryOp::Div, a, b, span, spans)?;
                 let v = self.lift(quotient, None, span)?;
-                let v = self.emit(Op::Unary(UnaryOp::Floor), &[v], None, span)?;
+                let v = self.emit(Op::Unary(UnaryOp::Floor), &[v], span)?;
                 return Ok(self.tensor(v));
             }
             B::Rem => BinaryOp::Rem,
@@ -227,7 +227,7 @@ impl Lowerer<'_> {
             Some(0.5) => {
                 let v = self.lift(a, Some(DType::F32), spans.0)?;
                 let v = self.cast(v, DType::F32, span)?;
-                let v = self.emit(Op::Unary(UnaryOp::Sqrt), &[v], None, span)?;
+                let v = self.emit(Op::Unary(UnaryOp::Sqrt), &[v], span)?;
                 return Ok(self.tensor(v));
             }
             Some(n) if n.fract() == 0.0 && (2.0..=4.0).contains(&n.abs()) || n == -1.0 => {
@@ -248,7 +248,7 @@ impl Lowerer<'_> {
     pub fn elementwise(&mut self, op: BinaryOp, a: Val, b: Val, span: Span, spans: (Span, Span)) -> Result<Val> {
         let (x, y) = self.promoted(a, b, spans, matches!(op, BinaryOp::Div | BinaryOp::Pow))?;
         let (x, y) = self.aligned(x, y, span, spans)?;
-        let v = self.emit(Op::Binary(op), &[x, y], None, span)?;
+        let v = self.emit(Op::Binary(op), &[x, y], span)?;
         Ok(self.tensor(v))
     }
 
@@ -327,7 +327,7 @@ impl Lowerer<'_> {
             );
         };
         let operands = [self.broadcast(c, &common, span)?, self.broadcast(x, &common, span)?, self.broadcast(y, &common, span)?];
-        let v = self.emit(Op::Select, &operands, None, span)?;
+        let v = self.emit(Op::Select, &operands, span)?;
         Ok(self.tensor(v))
     }
 
@@ -359,9 +359,9 @@ impl Lowerer<'_> {
         // One matrix for all of them is one product, which is not repeated for each.
         if tx.rank() == 2 && batch > 0 {
             let c = Contraction { lhs_batch: vec![], rhs_batch: vec![], lhs_sum: vec![1], rhs_sum: vec![sum_y] };
-            let v = self.emit(Op::Contract(c), &[x, y], None, spans.0)?;
+            let v = self.emit(Op::Contract(c), &[x, y], spans.0)?;
             let permutation = (1..=batch).chain([0, batch + 1]).collect();
-            let v = self.emit(Op::Transpose { permutation }, &[v], None, spans.0)?;
+            let v = self.emit(Op::Transpose { permutation }, &[v], spans.0)?;
             return Ok(self.tensor(v));
         }
         let (x, y, batch) = if batch > 0 {
@@ -385,7 +385,7 @@ impl Lowerer<'_> {
             lhs_sum: vec![rx - 1],
             rhs_sum: vec![ry.saturating_sub(2)],
         };
-        let v = self.emit(Op::Contract(c), &[x, y], None, spans.0)?;
+        let v = self.emit(Op::Contract(c), &[x, y], spans.0)?;
         Ok(self.tensor(v))
     }
 }

@@ -274,7 +274,7 @@ impl<'a> Lowerer<'a> {
                 let ty = Type::scalar(self.contexts[d].graph.ty(value).dtype);
                 let n = self.contexts[here].captured.len();
                 let graph = &mut self.contexts[here].graph;
-                let inner = graph.add(Op::Input(format!("setting{n}")), &[], Some(ty));
+                let inner = graph.input(format!("setting{n}"), ty);
                 self.contexts[here].captured.push((value, inner));
                 Ok(inner)
             }
@@ -289,15 +289,15 @@ impl<'a> Lowerer<'a> {
     }
 
     /// Appends an operation; an error of types is reported at `span`.
-    pub fn emit(&mut self, op: Op, operands: &[Value], expected: Option<Type>, span: Span) -> Result<Value> {
-        let node = self.emit_node(op, operands, expected, span)?;
+    pub fn emit(&mut self, op: Op, operands: &[Value], span: Span) -> Result<Value> {
+        let node = self.emit_node(op, operands, span)?;
         Ok(Value { node, result: 0 })
     }
 
-    pub fn emit_node(&mut self, op: Op, operands: &[Value], expected: Option<Type>, span: Span) -> Result<NodeId> {
+    pub fn emit_node(&mut self, op: Op, operands: &[Value], span: Span) -> Result<NodeId> {
         let (user, _) = self.user_span(span);
         let in_step = self.in_step();
-        match self.graph().try_add(op, operands, expected) {
+        match self.graph().try_add(op, operands) {
             Ok(id) if in_step && self.graph().node(id).types.iter().any(|t| t.rank() > 0) => {
                 let ty = self.graph().node(id).types[0].to_string();
                 self.fail(span, format!("{ty} inside the step of a neuron or surrogate"), "a step sees one element, so this cannot be used")
@@ -319,7 +319,7 @@ impl<'a> Lowerer<'a> {
     }
 
     pub fn constant(&mut self, tensor: Tensor, span: Span) -> Result<Value> {
-        self.emit(Op::Constant(tensor), &[], None, span)
+        self.emit(Op::Constant(tensor), &[], span)
     }
 
     pub fn cast(&mut self, value: Value, dtype: DType, span: Span) -> Result<Value> {
@@ -327,7 +327,7 @@ impl<'a> Lowerer<'a> {
         if ty.dtype == dtype {
             return Ok(value);
         }
-        self.emit(Op::Cast, &[value], Some(ty.with_dtype(dtype)), span)
+        self.emit(Op::Cast { dtype }, &[value], span)
     }
 
     /// Repeats a value to a shape that it broadcasts against, aligned at the last axis.
@@ -337,7 +337,7 @@ impl<'a> Lowerer<'a> {
             return Ok(value);
         }
         let axes = (shape.len() - ty.rank()..shape.len()).collect();
-        self.emit(Op::Broadcast { axes }, &[value], Some(Type::new(ty.dtype, shape)), span)
+        self.emit(Op::Broadcast { axes, shape: shape.to_vec() }, &[value], span)
     }
 
     pub fn lookup(&mut self, name: &str) -> Option<Val> {

@@ -85,16 +85,15 @@ impl Lowerer<'_> {
                             let ty = self.ty(v);
                             return self.fail(span, format!("index {i} is outside of dimension {axis} of {ty}"), "here");
                         }
-                        let mut ty = self.ty(v);
-                        ty.shape[axis] = 1.into();
-                        v = self.emit(Op::Slice { axis, start: i, step: 1 }, &[v], Some(ty.clone()), span)?;
-                        ty.shape.remove(axis);
-                        v = self.emit(Op::Reshape, &[v], Some(ty), span)?;
+                        let mut shape = self.ty(v).shape;
+                        v = self.emit(Op::Slice { axis, start: i, length: 1.into(), step: 1 }, &[v], span)?;
+                        shape.remove(axis);
+                        v = self.emit(Op::Reshape { shape }, &[v], span)?;
                     }
                     other => {
                         let indices = self.lift(other, Some(DType::I64), span)?;
                         let more = self.ty(indices).rank();
-                        v = self.emit(Op::Gather { axis }, &[v, indices], None, span)?;
+                        v = self.emit(Op::Gather { axis }, &[v, indices], span)?;
                         axis += more;
                     }
                 },
@@ -141,7 +140,7 @@ impl Lowerer<'_> {
             i = i.saturating_add(step);
         }
         let indices = self.constant(snn_ir::Tensor::i64([places.len()], places), span)?;
-        self.emit(Op::Gather { axis }, &[v, indices], None, span)
+        self.emit(Op::Gather { axis }, &[v, indices], span)
     }
 
     fn slice(
@@ -153,8 +152,7 @@ impl Lowerer<'_> {
         step: Option<ExprId>,
         span: Span,
     ) -> Result<Value> {
-        let mut ty = self.ty(v);
-        let n = ty.shape[axis].clone();
+        let n = self.ty(v).shape[axis].clone();
         let step = step.map(|e| self.known_int(e)).transpose()?.unwrap_or(1);
         if step < 0 {
             return self.backwards(v, axis, (low, high, step), span);
@@ -172,7 +170,6 @@ impl Lowerer<'_> {
             Some(k) => Dim::constant(if k <= 0 { 0 } else { (k - 1) / step + 1 }),
             None => length.plus(&(step - 1).into()).floor_div(&step.into()),
         };
-        ty.shape[axis] = length;
-        self.emit(Op::Slice { axis, start, step }, &[v], Some(ty), span)
+        self.emit(Op::Slice { axis, start, length, step }, &[v], span)
     }
 }

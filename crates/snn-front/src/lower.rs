@@ -733,7 +733,7 @@ impl<'a> Lowerer<'a> {
         let mut stack = vec![value.node];
         while let Some(id) = stack.pop() {
             let node = owner.graph.node(id);
-            if matches!(node.op, snn_ir::Op::Input(_) | snn_ir::Op::Parameter(_) | snn_ir::Op::Random { .. }) {
+            if matches!(node.op, snn_ir::Op::Input { .. } | snn_ir::Op::Parameter { .. } | snn_ir::Op::Random { .. }) {
                 return false;
             }
             stack.extend(node.operands.iter().map(|v| v.node));

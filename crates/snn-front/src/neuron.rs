@@ -96,7 +96,7 @@ impl Lowerer<'_> {
             }
             let mut inner = Vec::new();
             for input in &declared.inputs {
-                let v = self.graph().add(Op::Input(input.name.text.clone()), &[], Some(Type::scalar(DType::F32)));
+                let v = self.graph().input(input.name.text.clone(), Type::scalar(DType::F32));
                 inner.push(v);
                 let value = self.tensor(v);
                 self.bind(&input.name.text, value);
@@ -141,7 +141,7 @@ impl Lowerer<'_> {
         let (emitted, states) = (step.emitted.len(), step.states.len());
         let roles = Roles { sequences, invariants: context.captured.len(), states, outputs: emitted + states };
         let scan = Scan { roles, reverse: false, body };
-        let id = self.emit_node(Op::Scan(std::sync::Arc::new(scan)), &operands, None, span)?;
+        let id = self.emit_node(Op::Scan(std::sync::Arc::new(scan)), &operands, span)?;
         let label = prefix.trim_end_matches('.');
         self.graph().node_mut(id).name = Some(if label.is_empty() { name } else { label.to_string() });
         let mut outputs: Vec<Val> = Vec::new();
@@ -248,7 +248,7 @@ impl Lowerer<'_> {
                 v?
             }
         };
-        let input = self.graph().add(Op::Input(name.to_string()), &[], Some(Type::scalar(DType::F32)));
+        let input = self.graph().input(name.to_string(), Type::scalar(DType::F32));
         let bound = self.tensor(input);
         self.bind(name, bound);
         self.frame().states.push((name.to_string(), initial, input));

@@ -3,7 +3,7 @@
 //! Both are outputs of the graph, called `print.0`, `assert.0` and so on, which whoever runs it takes off the results. An assertion's
 //! is the number of elements for which it does not hold.
 
-use snn_ir::{DType, Op, Reduction, Type, UnaryOp, Value};
+use snn_ir::{DType, Op, Reduction, UnaryOp, Value};
 use snn_syntax::Span;
 use snn_syntax::ast::ExprId;
 
@@ -59,10 +59,10 @@ impl Lowerer<'_> {
         if ty.dtype != DType::Bool {
             return self.fail_help(place, format!("an assertion is true or false, not {ty}"), "here", "compare it: `x >= 0`");
         }
-        let fails = self.emit(Op::Unary(UnaryOp::Not), &[condition], None, span)?;
-        let ones = self.emit(Op::Cast, &[fails], Some(Type::new(DType::F32, ty.shape.clone())), span)?;
+        let fails = self.emit(Op::Unary(UnaryOp::Not), &[condition], span)?;
+        let ones = self.emit(Op::Cast { dtype: DType::F32 }, &[fails], span)?;
         let axes: Vec<usize> = (0..ty.rank()).collect();
-        let count = if axes.is_empty() { ones } else { self.emit(Op::Reduce { kind: Reduction::Sum, axes }, &[ones], None, span)? };
+        let count = if axes.is_empty() { ones } else { self.emit(Op::Reduce { kind: Reduction::Sum, axes }, &[ones], span)? };
         self.observe(count, Observed::Assert(message), span)
     }
 

@@ -301,12 +301,14 @@ impl Lowerer<'_> {
     /// The value of a parameter in the innermost net.
     pub fn parameter_value(&mut self, name: &str) -> Result<Value> {
         let depth = self.contexts.iter().rposition(|c| c.purpose != Purpose::Step).unwrap_or(0);
-        let ty = self.parameters.iter().find(|p| p.info.name == name).map(|p| p.info.ty.clone());
+        let Some(ty) = self.parameters.iter().find(|p| p.info.name == name).map(|p| p.info.ty.clone()) else {
+            unreachable!("a parameter is declared before it is read");
+        };
         let context = &mut self.contexts[depth];
         if let Some(v) = context.parameters.get(name) {
             return Ok(*v);
         }
-        let value = context.graph.add(Op::Parameter(name.into()), &[], ty);
+        let value = context.graph.add(Op::Parameter { name: name.into(), ty }, &[]);
         context.parameters.insert(name.into(), value);
         Ok(value)
     }
@@ -437,10 +439,10 @@ fn kaiming_normal(ty: &Type) -> Graph {
     let mut graph = Graph::new("kaiming_normal");
     let fan_in = snn_ir::Dim::product(&ty.shape[1..]).as_constant().unwrap_or(1).max(1);
     let deviation = (2.0f64 / 6.0).sqrt() / (fan_in as f64).sqrt();
-    let random = graph.add(Op::Random { distribution: Distribution::Normal, stream: 0 }, &[], Some(ty.clone()));
-    let scale = graph.add(Op::Constant(Tensor::scalar(deviation as f32)), &[], None);
-    let scale = graph.add(Op::Broadcast { axes: vec![] }, &[scale], Some(ty.clone()));
-    let out = graph.add(Op::Binary(snn_ir::BinaryOp::Mul), &[random, scale], None);
+    let random = graph.add(Op::Random { distribution: Distribution::Normal, stream: 0, shape: ty.shape.clone() }, &[]);
+    let scale = graph.add(Op::Constant(Tensor::scalar(deviation as f32)), &[]);
+    let scale = graph.add(Op::Broadcast { axes: vec![], shape: ty.shape.clone() }, &[scale]);
+    let out = graph.add(Op::Binary(snn_ir::BinaryOp::Mul), &[random, scale]);
     graph.outputs.push(("out".into(), out));
     graph
 }

@@ -1,7 +1,7 @@
 //! `let rec`: values that mention themselves under a delay.
 
 use snn_ir::recurrence::{RecurrenceError, Recursion};
-use snn_ir::{Op, SourceSpan, Type};
+use snn_ir::{SourceSpan, Type};
 use snn_syntax::ast::{Statement, StatementKind};
 use snn_syntax::{Diagnostic, Span};
 
@@ -49,7 +49,7 @@ impl Lowerer<'_> {
             }
             let mut own = Vec::new();
             for (name, ty) in names.iter().zip(types) {
-                let value = self.graph().add(Op::Input(name.text.clone()), &[], Some(ty.clone()));
+                let value = self.graph().input(name.text.clone(), ty.clone());
                 let span = SourceSpan { file: s.span.file, start: s.span.start as u32, end: s.span.end as u32 };
                 self.graph().node_mut(value.node).span = Some(span);
                 let bound = self.tensor(value);
@@ -101,7 +101,7 @@ impl Lowerer<'_> {
             for (i, name) in bound_names(s).into_iter().enumerate() {
                 let value = match types.as_ref().and_then(|t| t.get(i)) {
                     Some(ty) => {
-                        let v = self.graph().add(Op::Input(name.clone()), &[], Some(ty.clone()));
+                        let v = self.graph().input(name.clone(), ty.clone());
                         self.tensor(v)
                     }
                     None => Val::Unknown,

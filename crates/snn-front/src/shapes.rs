@@ -87,12 +87,12 @@ impl Lowerer<'_> {
             let d = if declared.span.file == 0 { d.label(declared.span, format!("declared with {fixed} here")) } else { d };
             return Err(Stop::Say(Box::new(d)));
         }
-        let spread = actual.rank() - fixed;
+        let rest = actual.rank() - fixed;
         let mut at = 0;
         for d in &declared.dimensions {
             match d {
                 Dimension::Rest(_) => {
-                    let dims = actual.shape[at..at + spread].to_vec();
+                    let dims = actual.shape[at..at + rest].to_vec();
                     match &self.frame().rest {
                         Some(known) if *known != dims => {
                             let known = snn_ir::types::shape_text(known);
@@ -101,7 +101,7 @@ impl Lowerer<'_> {
                         }
                         _ => self.frame().rest = Some(dims),
                     }
-                    at += spread;
+                    at += rest;
                 }
                 Dimension::Expression(e) => {
                     let actual_dim = actual.shape[at].clone();

@@ -27,17 +27,17 @@ pub fn axis(op: &Op, operands: &[&Type], results: &[Type], operand: usize, axis:
     let own = operands[operand];
     let unless = |mixed: bool| if mixed { Mixed } else { Kept(axis) };
     match op {
-        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => Mixed,
-        Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => Kept(axis),
+        Op::Input { .. } | Op::Parameter { .. } | Op::Constant(_) | Op::Size(_) | Op::Iota { .. } | Op::Random { .. } => Mixed,
+        Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast { .. } | Op::Spike { .. } => Kept(axis),
         Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => Kept(axis),
-        Op::Broadcast { axes } => {
+        Op::Broadcast { axes, .. } => {
             if own.shape[axis] == results[0].shape[axes[axis]] {
                 Kept(axes[axis])
             } else {
                 Mixed
             }
         }
-        Op::Reshape => {
+        Op::Reshape { .. } => {
             let to = &results[0].shape;
             let before = Dim::product(&own.shape[..axis]);
             (0..to.len()).find(|a| to[*a] == own.shape[axis] && Dim::product(&to[..*a]) == before).map_or(Mixed, Kept)
@@ -94,7 +94,8 @@ pub fn axis(op: &Op, operands: &[&Type], results: &[Type], operand: usize, axis:
                 }
             }
         }
-        Op::Conv(c) | Op::ConvInputGradient(c) => unless(operand > 0 || axis + c.stride.len() + 1 >= own.rank()),
+        Op::Conv(c) => unless(operand > 0 || axis + c.stride.len() + 1 >= own.rank()),
+        Op::ConvInputGradient(c) => unless(operand > 0 || axis + c.stride.len() + 1 >= own.rank()),
         Op::ConvWeightGradient(_) => Mixed,
         Op::Delay { .. } => {
             if axis == 0 {
@@ -232,10 +233,10 @@ pub fn independent(graph: &Graph, name: &str) -> Result<std::collections::BTreeM
         {
             return fail("uses its size");
         }
-        if let (Op::Iota, Some(_)) = (&node.op, results.first().copied().flatten()) {
+        if let (Op::Iota { .. }, Some(_)) = (&node.op, results.first().copied().flatten()) {
             return fail("counts along it");
         }
-        if let (Op::Parameter(_), Some(_)) = (&node.op, results.first().copied().flatten()) {
+        if let (Op::Parameter { .. }, Some(_)) = (&node.op, results.first().copied().flatten()) {
             return fail("is a parameter with that dimension");
         }
         if let (Op::Random { stream, .. }, Some(axis)) = (&node.op, results.first().copied().flatten()) {

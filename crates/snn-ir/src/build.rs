@@ -15,8 +15,8 @@ impl Build<'_> {
             DType::U8 => Tensor::u8([], vec![x as u8]),
             DType::F32 => Tensor::scalar(x),
         };
-        let scalar = self.0.add(Op::Constant(scalar), &[], None);
-        if ty.rank() == 0 { scalar } else { self.0.add(Op::Broadcast { axes: vec![] }, &[scalar], Some(ty.clone())) }
+        let scalar = self.0.add(Op::Constant(scalar), &[]);
+        if ty.rank() == 0 { scalar } else { self.0.add(Op::Broadcast { axes: vec![], shape: ty.shape.clone() }, &[scalar]) }
     }
 
     /// A value like `v` whose every element is `x`.
@@ -26,11 +26,11 @@ impl Build<'_> {
     }
 
     pub fn unary(&mut self, op: UnaryOp, a: Value) -> Value {
-        self.0.add(Op::Unary(op), &[a], None)
+        self.0.add(Op::Unary(op), &[a])
     }
 
     pub fn binary(&mut self, op: BinaryOp, a: Value, b: Value) -> Value {
-        self.0.add(Op::Binary(op), &[a, b], None)
+        self.0.add(Op::Binary(op), &[a, b])
     }
 
     pub fn add(&mut self, a: Value, b: Value) -> Value {
@@ -54,23 +54,21 @@ impl Build<'_> {
     }
 
     pub fn select(&mut self, condition: Value, a: Value, b: Value) -> Value {
-        self.0.add(Op::Select, &[condition, a, b], None)
+        self.0.add(Op::Select, &[condition, a, b])
     }
 
     /// Conversion to another type of elements.
     pub fn cast(&mut self, a: Value, dtype: DType) -> Value {
-        let ty = Type::new(dtype, self.0.ty(a).shape.clone());
-        self.0.add(Op::Cast, &[a], Some(ty))
+        self.0.add(Op::Cast { dtype }, &[a])
     }
 
     pub fn reshape(&mut self, a: Value, shape: Vec<Dim>) -> Value {
-        let ty = Type::new(self.0.ty(a).dtype, shape);
-        if *self.0.ty(a) == ty { a } else { self.0.add(Op::Reshape, &[a], Some(ty)) }
+        if self.0.ty(a).shape == shape { a } else { self.0.add(Op::Reshape { shape }, &[a]) }
     }
 
     pub fn transpose(&mut self, a: Value, permutation: Vec<usize>) -> Value {
         let same = permutation.iter().copied().eq(0..permutation.len());
-        if same { a } else { self.0.add(Op::Transpose { permutation }, &[a], None) }
+        if same { a } else { self.0.add(Op::Transpose { permutation }, &[a]) }
     }
 
     /// What was transposed by a permutation, back in its own order.
@@ -81,12 +79,11 @@ impl Build<'_> {
     }
 
     pub fn broadcast(&mut self, a: Value, axes: Vec<usize>, shape: Vec<Dim>) -> Value {
-        let ty = Type::new(self.0.ty(a).dtype, shape);
-        if *self.0.ty(a) == ty { a } else { self.0.add(Op::Broadcast { axes }, &[a], Some(ty)) }
+        if self.0.ty(a).shape == shape { a } else { self.0.add(Op::Broadcast { axes, shape }, &[a]) }
     }
 
     pub fn sum(&mut self, a: Value, axes: Vec<usize>) -> Value {
-        if axes.is_empty() { a } else { self.0.add(Op::Reduce { kind: Reduction::Sum, axes }, &[a], None) }
+        if axes.is_empty() { a } else { self.0.add(Op::Reduce { kind: Reduction::Sum, axes }, &[a]) }
     }
 
     /// The sum of a gradient over the axes along which its value was repeated, aligned at the last axis.
@@ -98,22 +95,20 @@ impl Build<'_> {
         self.reshape(sum, to)
     }
 
-    pub fn slice(&mut self, a: Value, axis: usize, start: Dim, count: Dim) -> Value {
-        let mut ty = self.0.ty(a).clone();
-        ty.shape[axis] = count;
-        self.0.add(Op::Slice { axis, start, step: 1 }, &[a], Some(ty))
+    pub fn slice(&mut self, a: Value, axis: usize, start: Dim, length: Dim) -> Value {
+        self.0.add(Op::Slice { axis, start, length, step: 1 }, &[a])
     }
 
     pub fn pad(&mut self, a: Value, axis: usize, low: Dim, high: Dim) -> Value {
         if low.as_constant() == Some(0) && high.as_constant() == Some(0) {
             return a;
         }
-        self.0.add(Op::Pad { axis, low, high, value: 0.0 }, &[a], None)
+        self.0.add(Op::Pad { axis, low, high, value: 0.0 }, &[a])
     }
 
     /// `0 ... n - 1` as integers.
     pub fn iota(&mut self, n: Dim) -> Value {
-        self.0.add(Op::Iota, &[], Some(Type::new(DType::I64, [n])))
+        self.0.add(Op::Iota { length: n }, &[])
     }
 
     /// Integers times a number.
@@ -122,7 +117,7 @@ impl Build<'_> {
             return a;
         }
         let ty = self.0.ty(a).clone();
-        let scalar = self.0.add(Op::Constant(Tensor::i64([], vec![factor])), &[], None);
+        let scalar = self.0.add(Op::Constant(Tensor::i64([], vec![factor])), &[]);
         let factor = self.broadcast(scalar, vec![], ty.shape);
         self.mul(a, factor)
     }
@@ -134,9 +129,9 @@ impl Build<'_> {
             return a;
         }
         let forward = self.iota(n.clone());
-        let last = self.0.add(Op::Size(n.minus(&1.into())), &[], None);
+        let last = self.0.add(Op::Size(n.minus(&1.into())), &[]);
         let last = self.broadcast(last, vec![], vec![n]);
         let backward = self.sub(last, forward);
-        self.0.add(Op::Gather { axis }, &[a, backward], None)
+        self.0.add(Op::Gather { axis }, &[a, backward])
     }
 }

@@ -5,7 +5,9 @@
 
 use crate::dim::Dim;
 use crate::graph::{Graph, Node, Value};
-use crate::op::{BinaryOp, Contraction, Convolution, Distribution, Loop, MaxPool, Op, PoolAxis, Reduction, Roles, Scan, UnaryOp};
+use crate::op::{
+    BinaryOp, Contraction, ConvGradient, Convolution, Distribution, Loop, MaxPool, Op, PoolAxis, Reduction, Roles, Scan, UnaryOp,
+};
 use crate::tensor::{Data, Tensor};
 use crate::types::{DType, Type};
 
@@ -73,6 +75,8 @@ pub type Attributes = Vec<(&'static str, Attribute)>;
 pub struct Structure {
     name: &'static str,
     attributes: Attributes,
+    /// What it says of the type of its result.
+    result: (Option<DType>, Vec<Dim>),
     bodies: Vec<GraphStructure>,
 }
 
@@ -175,9 +179,9 @@ impl Op {
     /// What kind of thing it does.
     pub fn class(&self) -> Class {
         match self {
-            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => Class::Given,
-            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => Class::Elementwise,
-            Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => Class::Movement,
+            Op::Input { .. } | Op::Parameter { .. } | Op::Constant(_) | Op::Size(_) | Op::Iota { .. } | Op::Random { .. } => Class::Given,
+            Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast { .. } | Op::Spike { .. } => Class::Elementwise,
+            Op::Broadcast { .. } | Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } => Class::Movement,
             Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } | Op::Window { .. } => Class::Movement,
             Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => Class::Reduction,
             Op::Contract(_) | Op::Conv(_) | Op::ConvInputGradient(_) | Op::ConvWeightGradient(_) => Class::Product,
@@ -187,35 +191,39 @@ impl Op {
         }
     }
 
-    /// Must the type of the result be said, because operands and attributes do not tell it?
-    pub fn declares_type(&self) -> bool {
+    /// What attributes say of the type of the result: its elements, and its shape or the length along an axis. In the text form the
+    /// type after the operation says them.
+    pub(crate) fn declared(&self) -> (Option<DType>, Vec<Dim>) {
         match self {
-            Op::Input(_) | Op::Parameter(_) | Op::Iota | Op::Random { .. } | Op::Cast | Op::Broadcast { .. } | Op::Reshape => true,
-            Op::Slice { .. } | Op::ConvInputGradient(_) | Op::ConvWeightGradient(_) => true,
-            Op::Constant(_) | Op::Size(_) | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Spike { .. } => false,
-            Op::Transpose { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } => false,
-            Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => false,
-            Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => false,
-            Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => false,
+            Op::Input { ty, .. } | Op::Parameter { ty, .. } => (Some(ty.dtype), ty.shape.clone()),
+            Op::Cast { dtype } => (Some(*dtype), vec![]),
+            Op::Iota { length } | Op::Slice { length, .. } => (None, vec![length.clone()]),
+            Op::Random { shape, .. } | Op::Broadcast { shape, .. } | Op::Reshape { shape } => (None, shape.clone()),
+            Op::ConvInputGradient(c) | Op::ConvWeightGradient(c) => (None, c.shape.clone()),
+            Op::Constant(_) | Op::Size(_) | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Spike { .. } => (None, vec![]),
+            Op::Transpose { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } | Op::ScatterAdd { .. } => (None, vec![]),
+            Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => (None, vec![]),
+            Op::Contract(_) | Op::Conv(_) | Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } => (None, vec![]),
+            Op::ThresholdMargin { .. } | Op::Scan(_) | Op::Loop(_) => (None, vec![]),
         }
     }
 
     /// The name in the text form, and in messages.
     pub fn name(&self) -> &'static str {
         match self {
-            Op::Input(_) => "input",
-            Op::Parameter(_) => "parameter",
+            Op::Input { .. } => "input",
+            Op::Parameter { .. } => "parameter",
             Op::Constant(_) => "const",
             Op::Size(_) => "size",
-            Op::Iota => "arange",
+            Op::Iota { .. } => "arange",
             Op::Random { distribution, .. } => distribution.name(),
             Op::Unary(u) => u.name(),
             Op::Binary(b) => b.name(),
             Op::Select => "where",
-            Op::Cast => "cast",
+            Op::Cast { .. } => "cast",
             Op::Spike { .. } => "spike",
             Op::Broadcast { .. } => "broadcast_to",
-            Op::Reshape => "reshape",
+            Op::Reshape { .. } => "reshape",
             Op::Transpose { .. } => "permute",
             Op::Slice { .. } => "slice",
             Op::Pad { .. } => "pad",
@@ -243,15 +251,15 @@ impl Op {
     /// The attributes. How many operands of a scan or a loop are sequences, invariants and states is among them.
     pub fn attributes(&self) -> Attributes {
         match self {
-            Op::Input(name) | Op::Parameter(name) => vec![("name", Attribute::Name(name.clone()))],
+            Op::Input { name, .. } | Op::Parameter { name, .. } => vec![("name", Attribute::Name(name.clone()))],
             Op::Constant(t) => vec![("value", Attribute::Elements(Elements::of(t)))],
             Op::Size(d) => vec![("of", Attribute::Dim(d.clone()))],
-            Op::Iota | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Reshape => vec![],
-            Op::Random { distribution: _, stream } => vec![("stream", int(i64::from(*stream)))],
+            Op::Iota { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast { .. } | Op::Reshape { .. } => vec![],
+            Op::Random { distribution: _, stream, .. } => vec![("stream", int(i64::from(*stream)))],
             Op::Spike { strict, surrogate: _ } => vec![("strict", Attribute::Bool(*strict))],
-            Op::Broadcast { axes: list } => vec![("axes", axes(list))],
+            Op::Broadcast { axes: list, .. } => vec![("axes", axes(list))],
             Op::Transpose { permutation } => vec![("order", axes(permutation))],
-            Op::Slice { axis: along, start, step } => {
+            Op::Slice { axis: along, start, step, .. } => {
                 vec![("axis", axis(*along)), ("start", Attribute::Dim(start.clone())), ("step", int(*step))]
             }
             Op::Pad { axis: along, low, high, value } => vec![
@@ -285,12 +293,8 @@ impl Op {
                 ("lhs_sum", axes(&c.lhs_sum)),
                 ("rhs_sum", axes(&c.rhs_sum)),
             ],
-            Op::Conv(c) | Op::ConvInputGradient(c) | Op::ConvWeightGradient(c) => vec![
-                ("stride", Attribute::List(c.stride.clone())),
-                ("padding", Attribute::List(c.padding.clone())),
-                ("dilation", Attribute::List(c.dilation.clone())),
-                ("groups", int(c.groups)),
-            ],
+            Op::Conv(c) => convolution(c),
+            Op::ConvInputGradient(c) | Op::ConvWeightGradient(c) => convolution(c),
             Op::Delay { steps } => vec![("steps", int(*steps))],
             Op::RedundantOneHot { classes, repeat } => vec![("classes", int(*classes)), ("repeat", int(*repeat))],
             Op::ThresholdMargin { off, on } => vec![("off", float(*off)), ("on", float(*on))],
@@ -303,13 +307,13 @@ impl Op {
         }
     }
 
-    /// The operation of a name with attributes and, for scans, loops and spikes, the graph inside.
+    /// The operation of a name with attributes, the type of its (first) result and, for scans, loops and spikes, the graph inside.
     ///
     /// # Errors
     /// An unknown name, an attribute that is missing, unknown or of the wrong kind, a graph that is missing or too many.
-    pub fn from_parts(name: &str, attributes: Vec<(String, Attribute)>, body: Option<Graph>) -> Result<Op, String> {
+    pub fn from_parts(name: &str, attributes: Vec<(String, Attribute)>, result: &Type, body: Option<Graph>) -> Result<Op, String> {
         let mut given = Given { name, attributes, body };
-        let op = given.op()?;
+        let op = given.op()?.with_result(result);
         if let Some((unknown, _)) = given.attributes.first() {
             return Err(format!("`{name}` has no attribute `{unknown}`"));
         }
@@ -322,8 +326,17 @@ impl Op {
     /// What is equal for two operations that do the same.
     pub fn structure(&self) -> Structure {
         let bodies = self.bodies().into_iter().map(GraphStructure::of).collect();
-        Structure { name: self.name(), attributes: self.attributes(), bodies }
+        Structure { name: self.name(), attributes: self.attributes(), result: self.declared(), bodies }
     }
+}
+
+fn convolution(c: &Convolution) -> Attributes {
+    vec![
+        ("stride", Attribute::List(c.stride.clone())),
+        ("padding", Attribute::List(c.padding.clone())),
+        ("dilation", Attribute::List(c.dilation.clone())),
+        ("groups", int(c.groups)),
+    ]
 }
 
 fn recurrence(sequences: usize, invariants: usize, states: usize, outputs: usize, reverse: bool) -> Attributes {
@@ -357,24 +370,24 @@ impl Given<'_> {
         if let Some(distribution) = Distribution::named(self.name) {
             let stream = self.int("stream")?;
             let stream = u32::try_from(stream).map_err(|_| format!("`stream` is 0 to {}, not {stream}", u32::MAX))?;
-            return Ok(Op::Random { distribution, stream });
+            return Ok(Op::Random { distribution, stream, shape: vec![] });
         }
         Ok(match self.name {
-            "input" => Op::Input(self.text("name")?),
-            "parameter" => Op::Parameter(self.text("name")?),
+            "input" => Op::Input { name: self.text("name")?, ty: Type::scalar(DType::F32) },
+            "parameter" => Op::Parameter { name: self.text("name")?, ty: Type::scalar(DType::F32) },
             "const" => match self.take("value") {
                 Some(Attribute::Elements(e)) => Op::Constant(e.tensor().ok_or("the elements do not fit the type of the constant")?),
                 _ => return Err("a constant lacks its value".into()),
             },
             "size" => Op::Size(self.dim("of")?),
-            "arange" => Op::Iota,
+            "arange" => Op::Iota { length: Dim::default() },
             "where" => Op::Select,
-            "cast" => Op::Cast,
+            "cast" => Op::Cast { dtype: DType::F32 },
             "spike" => Op::Spike { strict: self.bool("strict")?, surrogate: Box::new(self.body()?) },
-            "broadcast_to" => Op::Broadcast { axes: self.axes("axes")? },
-            "reshape" => Op::Reshape,
+            "broadcast_to" => Op::Broadcast { axes: self.axes("axes")?, shape: vec![] },
+            "reshape" => Op::Reshape { shape: vec![] },
             "permute" => Op::Transpose { permutation: self.axes("order")? },
-            "slice" => Op::Slice { axis: self.axis("axis")?, start: self.dim("start")?, step: self.int("step")? },
+            "slice" => Op::Slice { axis: self.axis("axis")?, start: self.dim("start")?, length: Dim::default(), step: self.int("step")? },
             "pad" => Op::Pad { axis: self.axis("axis")?, low: self.dim("low")?, high: self.dim("high")?, value: self.float("value")? },
             "concat" => Op::Concat { axis: self.axis("axis")? },
             "take" => Op::Gather { axis: self.axis("axis")? },
@@ -403,8 +416,8 @@ impl Given<'_> {
                 rhs_sum: self.axes("rhs_sum")?,
             }),
             "conv" => Op::Conv(self.convolution()?),
-            "conv_input_gradient" => Op::ConvInputGradient(self.convolution()?),
-            "conv_weight_gradient" => Op::ConvWeightGradient(self.convolution()?),
+            "conv_input_gradient" => Op::ConvInputGradient(ConvGradient { convolution: self.convolution()?, shape: vec![] }),
+            "conv_weight_gradient" => Op::ConvWeightGradient(ConvGradient { convolution: self.convolution()?, shape: vec![] }),
             "delay" => Op::Delay { steps: self.int("steps")? },
             "first_spike_index" => Op::FirstSpike { axis: self.axis("axis")? },
             "redundant_one_hot" => Op::RedundantOneHot { classes: self.int("classes")?, repeat: self.int("repeat")? },

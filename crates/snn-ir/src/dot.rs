@@ -26,11 +26,11 @@ fn write_nodes(graph: &Graph, prefix: &str, depth: usize, out: &mut String) {
             continue;
         }
         let title = match (&node.op, &node.name) {
-            (Op::Input(name) | Op::Parameter(name), _) => name.clone(),
+            (Op::Input { name, .. } | Op::Parameter { name, .. }, _) => name.clone(),
             (op, Some(name)) => format!("{name}: {}", op_name(op)),
             (op, None) => op_name(op),
         };
-        let shape = if matches!(node.op, Op::Input(_)) { ", shape = ellipse" } else { "" };
+        let shape = if matches!(node.op, Op::Input { .. }) { ", shape = ellipse" } else { "" };
         let _ = writeln!(out, "{indent}{prefix}{} [label = \"{title}\\n{}\"{shape}]", id.index(), node.types[0]);
         for v in &node.operands {
             if !matches!(graph.op(*v), Op::Constant(_)) {

@@ -19,7 +19,7 @@ pub fn window_gradient(build: &mut Build<'_>, g: Value, from: &Type, axis: usize
     let (windows, inside) = (build.broadcast(windows, vec![0], places.clone()), build.broadcast(inside, vec![1], places));
     let places = build.add(windows, inside);
     let zeros = build.full(0.0, from);
-    build.0.add(Op::ScatterAdd { axis }, &[zeros, places, g], None)
+    build.0.add(Op::ScatterAdd { axis }, &[zeros, places, g])
 }
 
 /// Which elements of `x` get the gradient of `y = max(x, axes)` (or min): the first that is `y`, in row-major order of the axes;
@@ -46,7 +46,7 @@ pub fn first_largest(build: &mut Build<'_>, axes: &[usize], x: Value, y: Value, 
     flat.push(Dim::product(axes.iter().map(|a| &ty.shape[*a])));
     let last = flat.len() - 1;
     let row = build.reshape(moved, flat);
-    let first = build.0.add(Op::FirstSpike { axis: last }, &[row], None);
+    let first = build.0.add(Op::FirstSpike { axis: last }, &[row]);
     let first = build.reshape(first, moved_shape);
     build.untranspose(first, &order)
 }
@@ -65,24 +65,24 @@ pub fn max_pool_gradient(build: &mut Build<'_>, pool: &MaxPool, x: Value, y: Val
         let reach = count.minus(&1.into()).times(&a.stride.into()).plus(&(a.dilation * (a.size - 1) + 1).into());
         let high = reach.minus(&from.shape[axis]).minus(&a.padding.into());
         let high = Dim::constant(high.as_constant().unwrap_or(0).max(0));
-        padded = build.0.add(Op::Pad { axis, low: a.padding.into(), high: high.clone(), value: f32::NEG_INFINITY }, &[padded], None);
-        inside = build.0.add(Op::Pad { axis, low: a.padding.into(), high, value: 0.0 }, &[inside], None);
+        padded = build.0.add(Op::Pad { axis, low: a.padding.into(), high: high.clone(), value: f32::NEG_INFINITY }, &[padded]);
+        inside = build.0.add(Op::Pad { axis, low: a.padding.into(), high, value: 0.0 }, &[inside]);
     }
     let whole = build.0.ty(padded).clone();
     for (i, a) in pool.axes.iter().enumerate() {
         let window = Op::Window { axis: lead + i, size: a.size, stride: a.stride, dilation: a.dilation };
         types.push(build.0.ty(padded).clone());
-        padded = build.0.add(window.clone(), &[padded], None);
-        inside = build.0.add(window, &[inside], None);
+        padded = build.0.add(window.clone(), &[padded]);
+        inside = build.0.add(window, &[inside]);
     }
     let rank = from.rank();
     let axes: Vec<usize> = (rank..rank + pool.axes.len()).collect();
     // A window may see less than the last elements: the counts are those of `y`.
     let first = first_largest(build, &axes, padded, y, Some(inside));
     let shape = build.0.ty(first).shape.clone();
-    let spread = build.broadcast(g, (0..rank).collect(), shape);
-    let zero = build.like(0.0, spread);
-    let mut d = build.select(first, spread, zero);
+    let repeated = build.broadcast(g, (0..rank).collect(), shape);
+    let zero = build.like(0.0, repeated);
+    let mut d = build.select(first, repeated, zero);
     for (i, a) in pool.axes.iter().enumerate().rev() {
         d = window_gradient(build, d, &types[i], lead + i, [a.size, a.stride, a.dilation]);
     }
@@ -124,13 +124,13 @@ pub fn pooled(graph: &Graph, x: Value, axes: &[usize]) -> Option<(Value, MaxPool
     (graph.ty(v).dtype == DType::F32).then_some((v, pool))
 }
 
-/// [`Op::ConvInputGradient`] as a convolution of the gradient, spread by the stride, with flipped weights.
+/// [`Op::ConvInputGradient`] as a convolution of the gradient, dilated by the stride, with flipped weights.
 pub fn convolution_input_gradient(build: &mut Build<'_>, c: &Convolution, g: Value, w: Value, of: &Type) -> Value {
     let w_shape = build.0.ty(w).shape.clone();
     let g = with_one_batch(build, g, c);
     let x_shape = &one_batch(&of.shape, c);
     let groups = Dim::constant(c.groups);
-    // [O, C / groups, K] to [C, O / groups, K], each group by itself, and turned.
+    // [O, C / groups, K] to [C, O / groups, K], each group by itself, and flipped.
     let out = w_shape[0].divided_exactly(&groups).unwrap_or_else(|| w_shape[0].clone());
     let kernel = &w_shape[2..];
     let with = |head: Vec<Dim>| head.into_iter().chain(kernel.iter().cloned()).collect::<Vec<_>>();
@@ -138,22 +138,22 @@ pub fn convolution_input_gradient(build: &mut Build<'_>, c: &Convolution, g: Val
     let order = [0, 2, 1].into_iter().chain(3..3 + kernel.len()).collect();
     let swapped = build.transpose(split, order);
     let mut weights = build.reshape(swapped, with(vec![groups.times(&w_shape[1]), out]));
-    let mut spread = g;
+    let mut dilated = g;
     for (i, size) in kernel.iter().enumerate() {
         let axis = 2 + i;
         weights = build.flipped(weights, axis);
-        spread = spread_out(build, spread, axis, c.stride[i]);
+        dilated = dilate(build, dilated, axis, c.stride[i]);
         // Zeros around, so that every input is met by every weight that has met it.
         let size = size.as_constant().unwrap_or(1);
         let reach = Dim::constant(c.dilation[i] * (size - 1) - c.padding[i]);
-        let have = build.0.ty(spread).shape[axis].clone();
+        let have = build.0.ty(dilated).shape[axis].clone();
         let want = x_shape[axis].plus(&(c.dilation[i] * (size - 1)).into());
         let high = want.minus(&have).minus(&reach);
-        spread = pad_or_cut(build, spread, axis, &reach, &high);
+        dilated = pad_or_cut(build, dilated, axis, &reach, &high);
     }
     let plain =
         Convolution { stride: vec![1; c.stride.len()], padding: vec![0; c.stride.len()], dilation: c.dilation.clone(), groups: c.groups };
-    let d = build.0.add(Op::Conv(plain), &[spread, weights], None);
+    let d = build.0.add(Op::Conv(plain), &[dilated, weights]);
     build.reshape(d, of.shape.clone())
 }
 
@@ -169,7 +169,7 @@ fn with_one_batch(build: &mut Build<'_>, x: Value, c: &Convolution) -> Value {
 }
 
 /// Puts `stride - 1` zeros between the elements of an axis.
-fn spread_out(build: &mut Build<'_>, g: Value, axis: usize, stride: i64) -> Value {
+fn dilate(build: &mut Build<'_>, g: Value, axis: usize, stride: i64) -> Value {
     if stride == 1 {
         return g;
     }
@@ -215,7 +215,7 @@ pub fn convolution_weight_gradient(build: &mut Build<'_>, c: &Convolution, x: Va
             let start = |size: &Dim| size.times(&group.into());
             (build.slice(x, 0, start(&w_shape[1]), w_shape[1].clone()), build.slice(g, 0, start(&out), out.clone()))
         };
-        let mut d = build.0.add(Op::Conv(product.clone()), &[x, g], None);
+        let mut d = build.0.add(Op::Conv(product.clone()), &[x, g]);
         for i in 0..spatial {
             // Inputs that no window reached give rows too many.
             if build.0.ty(d).shape[2 + i] != w_shape[2 + i] {
@@ -224,5 +224,5 @@ pub fn convolution_weight_gradient(build: &mut Build<'_>, c: &Convolution, x: Va
         }
         parts.push(build.transpose(d, swap.clone()));
     }
-    if parts.len() == 1 { parts[0] } else { build.0.add(Op::Concat { axis: 0 }, &parts, None) }
+    if parts.len() == 1 { parts[0] } else { build.0.add(Op::Concat { axis: 0 }, &parts) }
 }

@@ -85,6 +85,17 @@ pub struct Graph {
     pub parameters: Vec<ParameterInfo>,
 }
 
+impl Node {
+    /// The same with results of other types, where they follow from operands that have other ones.
+    pub fn with_types(self, types: Vec<Type>) -> Node {
+        let op = match types.first() {
+            Some(result) => self.op.with_result(result),
+            None => self.op,
+        };
+        Node { op, types, ..self }
+    }
+}
+
 impl Graph {
     /// An empty graph.
     pub fn new(name: impl Into<String>) -> Graph {
@@ -128,17 +139,21 @@ impl Graph {
 
     /// Appends a node whose types are known to be right.
     pub fn push(&mut self, node: Node) -> NodeId {
+        debug_assert!(
+            node.types.first().is_none_or(|t| node.op.clone().with_result(t).declared() == node.op.declared()),
+            "attributes and type differ: {node:?}"
+        );
         self.nodes.push(node);
         NodeId(self.nodes.len() as u32 - 1)
     }
 
-    /// Appends an operation and infers the types of its results; `expected` is needed where they do not follow from the operands.
+    /// Appends an operation; the types of its results follow.
     ///
     /// # Errors
     /// If the operands do not fit the operation.
-    pub fn try_add(&mut self, op: Op, operands: &[Value], expected: Option<Type>) -> Result<NodeId, TypeError> {
+    pub fn try_add(&mut self, op: Op, operands: &[Value]) -> Result<NodeId, TypeError> {
         let operand_types: Vec<&Type> = operands.iter().map(|v| self.ty(*v)).collect();
-        let types = infer(&op, &operand_types, expected.as_ref())?;
+        let types = infer(&op, &operand_types)?;
         Ok(self.push(Node { op, operands: operands.to_vec(), types, name: None, span: None }))
     }
 
@@ -146,8 +161,8 @@ impl Graph {
     ///
     /// # Panics
     /// If the operands do not fit: for compiler passes, which build well-typed graphs.
-    pub fn add(&mut self, op: Op, operands: &[Value], expected: Option<Type>) -> Value {
-        match self.try_add(op, operands, expected) {
+    pub fn add(&mut self, op: Op, operands: &[Value]) -> Value {
+        match self.try_add(op, operands) {
             Ok(node) => Value { node, result: 0 },
             Err(e) => panic!("a pass built an ill-typed operation: {e}"),
         }
@@ -155,14 +170,19 @@ impl Graph {
 
     /// Declares an input.
     pub fn add_input(&mut self, name: impl Into<String>, ty: Type) -> Value {
-        let value = self.add(Op::Input(name.into()), &[], Some(ty));
+        let value = self.input(name, ty);
         self.inputs.push(value);
         value
     }
 
+    /// A tensor given by name, not yet among [`Self::inputs`].
+    pub fn input(&mut self, name: impl Into<String>, ty: Type) -> Value {
+        self.add(Op::Input { name: name.into(), ty }, &[])
+    }
+
     /// A scalar float constant.
     pub fn add_f32(&mut self, x: f32) -> Value {
-        self.add(Op::Constant(crate::Tensor::scalar(x)), &[], None)
+        self.add(Op::Constant(crate::Tensor::scalar(x)), &[])
     }
 
     /// Values in order of nodes: the results of one node.
@@ -224,7 +244,7 @@ impl Graph {
 
     /// The name of an input.
     pub fn input_name(&self, value: Value) -> &str {
-        if let Op::Input(name) = self.op(value) { name } else { "" }
+        if let Op::Input { name, .. } = self.op(value) { name } else { "" }
     }
 
     /// The description of a parameter.

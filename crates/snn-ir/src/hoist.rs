@@ -57,7 +57,7 @@ fn with_steady_invariants(graph: &mut Graph, s: &Scan, node: &Node) -> Option<No
 
 /// The step that a sequence repeats at all times, aligned with the last axes of a step.
 fn step_of(graph: &mut Graph, sequence: Value) -> Option<Value> {
-    let Op::Broadcast { axes } = graph.op(sequence) else { return None };
+    let Op::Broadcast { axes, .. } = graph.op(sequence) else { return None };
     let (axes, rank) = (axes.clone(), graph.ty(sequence).rank());
     let source = graph.node(sequence.node).operands[0];
     let first = axes.first().copied().unwrap_or(rank);
@@ -100,7 +100,7 @@ impl Fixed {
             let of = |known: &[bool], v: &Value| known[v.node.index()];
             let value = Value { node: id, result: 0 };
             fixed[id.index()] = match inner.op.class() {
-                Class::Given => invariants.contains(&value) || matches!(inner.op, Op::Constant(_) | Op::Size(_) | Op::Iota),
+                Class::Given => invariants.contains(&value) || matches!(inner.op, Op::Constant(_) | Op::Size(_) | Op::Iota { .. }),
                 // The step of a neuron is elementwise, and what is moved out of it must be.
                 Class::Elementwise => !matches!(inner.op, Op::Spike { .. }) && inner.operands.iter().all(|v| of(&fixed, v)),
                 Class::Movement | Class::Reduction | Class::Product | Class::Label => {
@@ -173,7 +173,7 @@ impl Fixed {
 }
 
 fn input_name(body: &Graph, v: Value) -> &str {
-    if let Op::Input(name) = body.op(v) { name } else { "" }
+    if let Op::Input { name, .. } = body.op(v) { name } else { "" }
 }
 
 /// Where what is the same at all steps is computed.
@@ -212,7 +212,8 @@ impl Outside<'_> {
                 let axes = shape.len() - graph.ty(*v).rank()..shape.len();
                 *v = Build(graph).broadcast(*v, axes.collect(), shape.clone());
             }
-            node.types[0] = Type::new(node.types[0].dtype, shape);
+            let ty = Type::new(node.types[0].dtype, shape);
+            node = node.with_types(vec![ty]);
         }
         Value { node: graph.push(node), result: 0 }
     }

@@ -26,29 +26,19 @@ pub fn type_error<T>(message: impl Into<String>, operands: &[usize]) -> Result<T
     Err(TypeError { message: message.into(), operands: operands.to_vec() })
 }
 
-/// The types of the results of `op`. `expected` is the type of the (first) result, for operations that cannot tell it.
+/// The types of the results of `op`.
 ///
 /// # Errors
 /// If the number, types or shapes of the operands do not fit.
-pub fn infer(op: &Op, operands: &[&Type], expected: Option<&Type>) -> Result<Vec<Type>, TypeError> {
+pub fn infer(op: &Op, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
     check_count(op, operands.len())?;
-    let declared = || match expected {
-        Some(t) => Ok(t.clone()),
-        None => type_error("the type of the result must be given", &[]),
-    };
     let one = |t: Type| Ok(vec![t]);
     match op {
-        Op::Input(_) | Op::Parameter(_) => one(declared()?),
+        Op::Input { ty, .. } | Op::Parameter { ty, .. } => one(ty.clone()),
         Op::Constant(t) => one(t.ty()),
         Op::Size(_) => one(Type::scalar(DType::I64)),
-        Op::Iota => {
-            let t = declared()?;
-            if t.rank() != 1 || t.dtype != DType::I64 {
-                return type_error(format!("arange gives i64[n], not {t}"), &[]);
-            }
-            one(t)
-        }
-        Op::Random { .. } => one(declared()?.with_dtype(DType::F32)),
+        Op::Iota { length } => one(Type::new(DType::I64, [length.clone()])),
+        Op::Random { shape, .. } => one(Type::new(DType::F32, shape.clone())),
         Op::Unary(u) => {
             let t = operands[0];
             let fits = match u {
@@ -74,33 +64,26 @@ pub fn infer(op: &Op, operands: &[&Type], expected: Option<&Type>) -> Result<Vec
             }
             one((*a).clone())
         }
-        Op::Cast => {
-            let t = declared()?;
-            if t.shape != operands[0].shape {
-                return type_error("a cast keeps the shape", &[0]);
-            }
-            one(t)
-        }
+        Op::Cast { dtype } => one(operands[0].with_dtype(*dtype)),
         Op::Spike { .. } => {
             if operands[0].dtype != DType::F32 {
                 return type_error(format!("spike takes f32, not {}", operands[0].dtype), &[0]);
             }
             one(operands[0].clone())
         }
-        Op::Broadcast { axes } => {
-            let (from, to) = (operands[0], declared()?);
+        Op::Broadcast { axes, shape } => {
+            let (from, to) = (operands[0], Type::new(operands[0].dtype, shape.clone()));
             let fits = axes.len() == from.rank()
                 && axes.windows(2).all(|w| w[0] < w[1])
-                && axes.iter().zip(&from.shape).all(|(a, d)| to.shape.get(*a).is_some_and(|n| n == d || d.is_one()))
-                && to.dtype == from.dtype;
+                && axes.iter().zip(&from.shape).all(|(a, d)| to.shape.get(*a).is_some_and(|n| n == d || d.is_one()));
             if !fits {
                 return type_error(format!("{from} cannot be repeated to {to} along {axes:?}"), &[0]);
             }
             one(to)
         }
-        Op::Reshape => {
-            let (from, to) = (operands[0], declared()?);
-            if to.dtype != from.dtype || Dim::product(&from.shape) != Dim::product(&to.shape) {
+        Op::Reshape { shape } => {
+            let (from, to) = (operands[0], Type::new(operands[0].dtype, shape.clone()));
+            if Dim::product(&from.shape) != Dim::product(&to.shape) {
                 return type_error(
                     format!("{from} has {} elements, {to} has {}", Dim::product(&from.shape), Dim::product(&to.shape)),
                     &[0],
@@ -117,10 +100,12 @@ pub fn infer(op: &Op, operands: &[&Type], expected: Option<&Type>) -> Result<Vec
             }
             one(Type::new(t.dtype, permutation.iter().map(|a| t.shape[*a].clone()).collect::<Vec<_>>()))
         }
-        Op::Slice { axis, start, step } => {
-            let (from, to) = (operands[0], declared()?);
+        Op::Slice { axis, start, length, step } => {
+            let from = operands[0];
             check_axis(*axis, from)?;
-            if !same_but(*axis, from, &to) || *step < 1 || start.as_constant().is_some_and(|s| s < 0) {
+            let mut to = from.clone();
+            to.shape[*axis] = length.clone();
+            if *step < 1 || start.as_constant().is_some_and(|s| s < 0) {
                 return type_error(format!("the slice {to} from {start} is not inside {from}"), &[0]);
             }
             let last = start.plus(&to.shape[*axis].minus(&1.into()).times(&(*step).into()));
@@ -215,11 +200,11 @@ pub fn infer(op: &Op, operands: &[&Type], expected: Option<&Type>) -> Result<Vec
         Op::Contract(c) => contraction(c, operands[0], operands[1]),
         Op::Conv(c) => convolution(c, operands[0], operands[1]),
         Op::ConvInputGradient(c) => {
-            let x = declared()?;
+            let x = Type::new(DType::F32, c.shape.clone());
             convolution_gradient(c, (&x, operands[1]), operands[0], &x)
         }
         Op::ConvWeightGradient(c) => {
-            let w = declared()?;
+            let w = Type::new(DType::F32, c.shape.clone());
             convolution_gradient(c, (operands[0], &w), operands[1], &w)
         }
         Op::Delay { steps } => {
@@ -260,14 +245,20 @@ pub fn infer(op: &Op, operands: &[&Type], expected: Option<&Type>) -> Result<Vec
 
 fn check_count(op: &Op, n: usize) -> Result<(), TypeError> {
     let wanted = match op {
-        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota | Op::Random { .. } => 0,
+        Op::Input { .. } | Op::Parameter { .. } | Op::Constant(_) | Op::Size(_) | Op::Iota { .. } | Op::Random { .. } => 0,
         Op::Binary(_) | Op::Gather { .. } | Op::Contract(_) => 2,
         Op::Conv(_) | Op::ConvInputGradient(_) | Op::ConvWeightGradient(_) => 2,
         Op::Select | Op::ScatterAdd { .. } | Op::MaxPoolGradient(_) => 3,
         Op::Concat { .. } => n.max(1),
         Op::Scan(s) => s.roles.first_state() + s.roles.states,
         Op::Loop(l) => l.roles.first_state() + l.roles.states,
-        Op::Unary(_) | Op::Cast | Op::Spike { .. } | Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } => 1,
+        Op::Unary(_)
+        | Op::Cast { .. }
+        | Op::Spike { .. }
+        | Op::Broadcast { .. }
+        | Op::Reshape { .. }
+        | Op::Transpose { .. }
+        | Op::Slice { .. } => 1,
         Op::Pad { .. } | Op::Window { .. } | Op::Reduce { .. } | Op::ArgMax { .. } | Op::CumSum { .. } => 1,
         Op::Delay { .. } | Op::FirstSpike { .. } | Op::RedundantOneHot { .. } | Op::ThresholdMargin { .. } => 1,
     };

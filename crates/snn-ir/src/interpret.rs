@@ -84,9 +84,9 @@ pub fn interpret_watched(
             continue;
         }
         crate::interrupt::check()?;
-        let given = if let Op::Input(name) = &node.op {
+        let given = if let Op::Input { name, .. } = &node.op {
             Some((name, RuntimeError::MissingInput as fn(String) -> RuntimeError))
-        } else if let Op::Parameter(name) = &node.op {
+        } else if let Op::Parameter { name, .. } = &node.op {
             Some((name, RuntimeError::MissingParameter as fn(String) -> RuntimeError))
         } else {
             None
@@ -134,12 +134,12 @@ pub fn evaluate(op: &Op, operands: &[&Tensor], types: &[Type], randomness: &mut 
     let shape = types[0].sizes()?;
     let one = |t: Tensor| Ok(vec![t]);
     match op {
-        Op::Input(n) => Err(RuntimeError::MissingInput(n.clone())),
-        Op::Parameter(n) => Err(RuntimeError::MissingParameter(n.clone())),
+        Op::Input { name: n, .. } => Err(RuntimeError::MissingInput(n.clone())),
+        Op::Parameter { name: n, .. } => Err(RuntimeError::MissingParameter(n.clone())),
         Op::Constant(t) => one(t.clone()),
         Op::Size(d) => one(Tensor::i64([], vec![d.evaluate(&crate::Dims::new())?])),
-        Op::Iota => one(Tensor::i64(shape.clone(), (0..shape[0] as i64).collect())),
-        Op::Random { distribution, stream } => {
+        Op::Iota { .. } => one(Tensor::i64(shape.clone(), (0..shape[0] as i64).collect())),
+        Op::Random { distribution, stream, .. } => {
             let n = element_count(&shape).unwrap_or(0);
             let data = match randomness {
                 Randomness::Torch(g) => g.fill(*distribution, n),
@@ -150,12 +150,12 @@ pub fn evaluate(op: &Op, operands: &[&Tensor], types: &[Type], randomness: &mut 
         Op::Unary(u) => one(elementwise::unary(*u, operands[0])),
         Op::Binary(b) => one(elementwise::binary(*b, operands[0], operands[1])?),
         Op::Select => one(elementwise::select(operands[0], operands[1], operands[2])),
-        Op::Cast => one(elementwise::cast(operands[0], types[0].dtype)),
+        Op::Cast { .. } => one(elementwise::cast(operands[0], types[0].dtype)),
         Op::Spike { strict, .. } => one(elementwise::spike(*strict, operands[0])),
-        Op::Broadcast { axes } => one(movement::broadcast(operands[0], axes, &shape)),
-        Op::Reshape => one(operands[0].reshaped(shape)),
+        Op::Broadcast { axes, .. } => one(movement::broadcast(operands[0], axes, &shape)),
+        Op::Reshape { .. } => one(operands[0].reshaped(shape)),
         Op::Transpose { permutation } => one(movement::transpose(operands[0], permutation)),
-        Op::Slice { axis, start, step } => {
+        Op::Slice { axis, start, step, .. } => {
             let start = start.evaluate(&crate::Dims::new())?;
             one(movement::slice(operands[0], *axis, start, *step, shape[*axis]))
         }
@@ -220,11 +220,11 @@ fn scan(s: &Scan, operands: &[&Tensor], types: &[Type], randomness: &mut Randomn
     let element = &operands[0].shape()[1..];
     let n = element_count(element).unwrap_or(0);
     // Each scalar of the body becomes the row of that scalar for every element.
-    let spread = |t: &Tensor| {
+    let broadcast = |t: &Tensor| {
         let axes: Vec<usize> = (element.len() - t.shape().len()..element.len()).collect();
         movement::broadcast(t, &axes, element).reshaped([n])
     };
-    let fixed: Vec<Tensor> = operands[s.roles.sequences..].iter().map(|t| spread(t)).collect();
+    let fixed: Vec<Tensor> = operands[s.roles.sequences..].iter().map(|t| broadcast(t)).collect();
     let (invariants, initial) = fixed.split_at(s.roles.invariants);
     let mut states = initial.to_vec();
     let mut collected: Vec<Vec<Tensor>> = vec![Vec::new(); s.roles.outputs];

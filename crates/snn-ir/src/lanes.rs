@@ -51,7 +51,7 @@ pub fn operation<L: Lanes>(l: &mut L, op: &Op, operands: &[LaneOf<L>], to: DType
             let fires = if *strict { l.lt(zero, *u) } else { l.le(zero, *u) };
             Float(l.select(fires, one, zero))
         }
-        (Op::Cast, [x]) => cast(l, *x, to),
+        (Op::Cast { .. }, [x]) => cast(l, *x, to),
         (Op::Unary(UnaryOp::Detach), [x]) => *x,
         (op, _) => unreachable!("kernels do not support {} here: the caller has not asked", crate::text::op_name(op)),
     }
@@ -169,7 +169,7 @@ pub fn supports(op: &Op, operands: &[DType], result: DType) -> bool {
         operands == [F32]
     } else if let Op::Select = op {
         operands == [Bool, F32, F32]
-    } else if let Op::Cast = op {
+    } else if let Op::Cast { .. } = op {
         matches!((operands, result), ([F32 | Bool | U8], F32 | Bool))
     } else {
         false
@@ -180,7 +180,7 @@ pub fn supports(op: &Op, operands: &[DType], result: DType) -> bool {
 pub fn supports_graph(graph: &Graph) -> bool {
     graph.nodes().all(|(_, node)| {
         let operands: Vec<DType> = node.operands.iter().map(|v| graph.ty(*v).dtype).collect();
-        if let Op::Input(_) = &node.op {
+        if let Op::Input { .. } = &node.op {
             node.types[0].dtype == DType::F32
         } else if let Op::Constant(t) = &node.op {
             matches!(t.dtype(), DType::F32 | DType::Bool)

@@ -57,7 +57,7 @@ fn ends_only(graph: &Graph, node: &Node, users: &[Option<NodeId>]) -> bool {
     let ends = |user: &Option<NodeId>| {
         user.is_some_and(|id| {
             let user = graph.node(id);
-            matches!(&user.op, Op::Slice { axis: 0, start, step: 1 } if *start == end && user.types[0].shape[0].is_one())
+            matches!(&user.op, Op::Slice { axis: 0, start, step: 1, .. } if *start == end && user.types[0].shape[0].is_one())
         })
     };
     !users.is_empty() && users.iter().all(ends)
@@ -87,7 +87,7 @@ fn with_states(new: &mut Graph, mut node: Node, outputs: &[usize]) -> Vec<Value>
         }
         places.push(body.outputs.len());
         let ty = body.ty(value).clone();
-        let before = body.add(Op::Input(format!("in{}", body.len())), &[], Some(ty.clone()));
+        let before = body.input(format!("in{}", body.len()), ty.clone());
         body.inputs.push(before);
         body.outputs.push((format!("last{}", body.len()), value));
         node.operands.push(Build(new).full(0.0, &ty));
@@ -116,7 +116,7 @@ fn with_states(new: &mut Graph, mut node: Node, outputs: &[usize]) -> Vec<Value>
     let mut results: Vec<Value> = new.results(id).collect();
     for ((output, ty), place) in outputs.iter().zip(sliced).zip(places) {
         let last = results[place];
-        results[*output] = if is_scan { new.add(Op::Reshape, &[last], Some(ty)) } else { last };
+        results[*output] = if is_scan { new.add(Op::Reshape { shape: ty.shape }, &[last]) } else { last };
     }
     results.truncate(count + states);
     results

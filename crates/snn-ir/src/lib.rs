@@ -56,7 +56,9 @@ pub use dim::{Dim, DimError, Dims};
 pub use graph::{Graph, Node, NodeId, ParameterInfo, SourceSpan, Value};
 pub use infer::{TypeError, infer};
 pub use interpret::{Results, RuntimeError, interpret};
-pub use op::{BinaryOp, Contraction, Convolution, Distribution, Loop, MaxPool, Op, PoolAxis, Reduction, Roles, Scan, UnaryOp};
+pub use op::{
+    BinaryOp, Contraction, ConvGradient, Convolution, Distribution, Loop, MaxPool, Op, PoolAxis, Reduction, Roles, Scan, UnaryOp,
+};
 pub use tensor::{Data, Tensor};
 pub use types::{DType, Type};
 pub use verify::{VerifyError, VerifyErrors, verify};

@@ -3,21 +3,35 @@
 use crate::dim::{Dim, Dims};
 use crate::graph::Graph;
 use crate::tensor::Tensor;
+use crate::types::{DType, Type};
 
-/// An operation. Unless it says otherwise it has one result, whose type follows from its operands (see [`crate::infer`]);
-/// where it does not follow, the node's type says it, and the verifier checks that both agree.
+/// An operation. Unless it says otherwise it has one result, whose type follows from its operands and attributes (see
+/// [`crate::infer()`]).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     /// A tensor given at run time, by name.
-    Input(String),
+    Input {
+        /// Its name.
+        name: String,
+        /// Its type.
+        ty: Type,
+    },
     /// A parameter or buffer, by name; [`Graph::parameters`] describes it.
-    Parameter(String),
+    Parameter {
+        /// Its name.
+        name: String,
+        /// Its type.
+        ty: Type,
+    },
     /// A constant.
     Constant(Tensor),
     /// An `i64` scalar: the value of a dimension.
     Size(Dim),
-    /// `0, 1, 2, ...` along the only axis, as `i64`.
-    Iota,
+    /// `0, 1, ..., length - 1` as `i64`.
+    Iota {
+        /// How many.
+        length: Dim,
+    },
     /// Random numbers. In a parameter's initial value they come from the generator that equals PyTorch's; elsewhere from a
     /// counter-based one keyed by the seed and `stream`.
     Random {
@@ -25,6 +39,8 @@ pub enum Op {
         distribution: Distribution,
         /// Tells apart the random operations of a graph.
         stream: u32,
+        /// How many.
+        shape: Vec<Dim>,
     },
 
     /// An elementwise function.
@@ -33,8 +49,11 @@ pub enum Op {
     Binary(BinaryOp),
     /// `condition ? a : b`, elementwise.
     Select,
-    /// Conversion to the element type of the result. To `bool`: is it not zero?
-    Cast,
+    /// Conversion to another element type. To `bool`: is it not zero?
+    Cast {
+        /// Which.
+        dtype: DType,
+    },
     /// 1 where the operand is `>= 0` (`strict`: `> 0`), else 0. Its derivative is the surrogate: a scalar graph of one input.
     Spike {
         /// Fire above the threshold only, not at it.
@@ -47,9 +66,14 @@ pub enum Op {
     Broadcast {
         /// Where each axis of the operand goes, ascending.
         axes: Vec<usize>,
+        /// The shape of the result.
+        shape: Vec<Dim>,
     },
     /// The same elements in another shape.
-    Reshape,
+    Reshape {
+        /// The shape of the result.
+        shape: Vec<Dim>,
+    },
     /// Axis `i` of the result is axis `permutation[i]` of the operand.
     Transpose {
         /// The order of the axes.
@@ -61,6 +85,8 @@ pub enum Op {
         axis: usize,
         /// The first index.
         start: Dim,
+        /// How many elements along the axis are taken.
+        length: Dim,
         /// The distance of two indices, at least 1.
         step: i64,
     },
@@ -130,12 +156,12 @@ pub enum Op {
     Contract(Contraction),
     /// A convolution (cross-correlation, as PyTorch's): `x[..., C, spatial...]` with `w[O, C / groups, kernel...]`.
     Conv(Convolution),
-    /// The gradient of the input of [`Op::Conv`], of the declared type. Operands: the gradient of the result, and the weights. Sums
+    /// The gradient of the input of [`Op::Conv`]. Operands: the gradient of the result, and the weights. Sums
     /// go over output channels, and for each over the kernel in row-major order; this is also what a transposed convolution computes.
-    ConvInputGradient(Convolution),
-    /// The gradient of the weights of [`Op::Conv`], of the declared type. Operands: the input, and the gradient of the result. Sums
+    ConvInputGradient(ConvGradient),
+    /// The gradient of the weights of [`Op::Conv`]. Operands: the input, and the gradient of the result. Sums
     /// go over samples, and for each over the places of the result in row-major order.
-    ConvWeightGradient(Convolution),
+    ConvWeightGradient(ConvGradient),
 
     /// `y[t] = x[t - steps]` along axis 0, zero before.
     Delay {
@@ -281,6 +307,23 @@ pub struct Convolution {
     pub groups: i64,
 }
 
+/// A convolution, and the shape of what its gradient is taken of, which the strides do not tell.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ConvGradient {
+    /// The convolution.
+    pub convolution: Convolution,
+    /// The shape of its input, or of its weights: that of the gradient.
+    pub shape: Vec<Dim>,
+}
+
+impl std::ops::Deref for ConvGradient {
+    type Target = Convolution;
+
+    fn deref(&self) -> &Convolution {
+        &self.convolution
+    }
+}
+
 /// The windows of a pool over the last axes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MaxPool {
@@ -357,13 +400,39 @@ impl Op {
                 Some(n) => Op::Constant(Tensor::i64([], vec![n])),
                 None => Op::Size(bound),
             };
-        } else if let Op::Slice { start, .. } = self {
-            *start = start.bind(dims);
+        } else if let Op::Slice { start, length, .. } = self {
+            (*start, *length) = (start.bind(dims), length.bind(dims));
+        } else if let Op::Input { ty, .. } | Op::Parameter { ty, .. } = self {
+            *ty = ty.bind(dims);
+        } else if let Op::Iota { length } = self {
+            *length = length.bind(dims);
+        } else if let Op::Random { shape, .. } | Op::Broadcast { shape, .. } | Op::Reshape { shape } = self {
+            shape.iter_mut().for_each(|d| *d = d.bind(dims));
+        } else if let Op::ConvInputGradient(c) | Op::ConvWeightGradient(c) = self {
+            c.shape.iter_mut().for_each(|d| *d = d.bind(dims));
         } else if let Op::Pad { low, high, .. } = self {
             (*low, *high) = (low.bind(dims), high.bind(dims));
         } else if let Op::Loop(l) = self {
             l.steps = l.steps.bind(dims);
         }
+    }
+
+    /// The same with a result of another type, where attributes tell it: what a pass does that changes shapes.
+    pub fn with_result(mut self, result: &Type) -> Op {
+        if let Op::Input { ty, .. } | Op::Parameter { ty, .. } = &mut self {
+            *ty = result.clone();
+        } else if let Op::Iota { length } = &mut self {
+            *length = result.shape.first().cloned().unwrap_or_default();
+        } else if let Op::Random { shape, .. } | Op::Broadcast { shape, .. } | Op::Reshape { shape } = &mut self {
+            shape.clone_from(&result.shape);
+        } else if let Op::Cast { dtype } = &mut self {
+            *dtype = result.dtype;
+        } else if let Op::Slice { axis, length, .. } = &mut self {
+            *length = result.shape.get(*axis).cloned().unwrap_or_default();
+        } else if let Op::ConvInputGradient(c) | Op::ConvWeightGradient(c) = &mut self {
+            c.shape.clone_from(&result.shape);
+        }
+        self
     }
 
     /// The graphs inside this operation.

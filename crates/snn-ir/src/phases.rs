@@ -24,7 +24,7 @@ pub struct Phases {
 pub fn split(graph: &Graph, is_late_input: impl Fn(&str) -> bool, is_late_output: impl Fn(&str) -> bool) -> Phases {
     let mut late = vec![false; graph.len()];
     for (id, node) in graph.nodes() {
-        let given_late = matches!(&node.op, Op::Input(name) if is_late_input(name));
+        let given_late = matches!(&node.op, Op::Input { name, .. } if is_late_input(name));
         late[id.index()] = given_late || node.operands.iter().any(|v| late[v.node.index()]);
     }
     let is_late = |v: &Value| late[v.node.index()];
@@ -55,7 +55,7 @@ struct Second<'a> {
 
 impl Second<'_> {
     fn copy(&mut self, id: crate::graph::NodeId, node: Node) {
-        let is_input = matches!(node.op, Op::Input(_));
+        let is_input = matches!(node.op, Op::Input { .. });
         let new = self.new.push(node);
         for v in self.new.results(new) {
             self.known.insert(Value { node: id, result: v.result }, v);
@@ -72,9 +72,9 @@ impl Second<'_> {
         }
         let node = self.graph.node(v.node);
         let again = match &node.op {
-            Op::Broadcast { .. } | Op::Reshape => Some(vec![self.carried(node.operands[0])]),
-            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Iota => Some(vec![]),
-            Op::Random { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => None,
+            Op::Broadcast { .. } | Op::Reshape { .. } => Some(vec![self.carried(node.operands[0])]),
+            Op::Input { .. } | Op::Parameter { .. } | Op::Constant(_) | Op::Size(_) | Op::Iota { .. } => Some(vec![]),
+            Op::Random { .. } | Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast { .. } | Op::Spike { .. } => None,
             Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } => None,
             Op::ScatterAdd { .. } | Op::Window { .. } | Op::MaxPoolGradient(_) | Op::Reduce { .. } | Op::ArgMax { .. } => None,
             Op::CumSum { .. } | Op::Contract(_) | Op::Conv(_) | Op::ConvInputGradient(_) | Op::ConvWeightGradient(_) => None,

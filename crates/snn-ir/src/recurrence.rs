@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::axes::{self, Axis};
+use crate::build::Build;
 use crate::dim::Dim;
 use crate::graph::{Graph, Node, NodeId, SourceSpan, Value};
 use crate::op::{Loop, Op, Roles};
@@ -242,19 +243,19 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn input(&mut self, ty: Type) -> Value {
         let name = format!("in{}", self.body.len());
-        self.body.add(Op::Input(name), &[], Some(ty))
+        self.body.input(name, ty)
     }
 
     /// One step of a sequence from outside.
     fn sequence(&mut self, graph: &Graph, v: Value) -> Value {
         // A repeated value is repeated inside: a step of it is small where the whole of it is not.
-        if let Op::Broadcast { axes } = graph.op(v) {
+        if let Op::Broadcast { axes, .. } = graph.op(v) {
             let operand = graph.node(v.node).operands[0];
             let over_time = axes.first() == Some(&0);
             if !over_time || graph.ty(operand).shape[0] == graph.ty(v).shape[0] {
                 let source = if over_time { self.sequence(graph, operand) } else { self.invariant(graph, operand) };
-                let ty = one_step(graph.ty(v));
-                return self.body.add(Op::Broadcast { axes: axes.clone() }, &[source], Some(ty));
+                let shape = one_step(graph.ty(v)).shape;
+                return self.body.add(Op::Broadcast { axes: axes.clone(), shape }, &[source]);
             }
         }
         if let Some((_, inner)) = self.sequences.iter().find(|(o, _)| *o == self.outer[&v]) {
@@ -269,7 +270,7 @@ impl Builder<'_> {
         // A transposed matrix is transposed inside, where the product reads it in place.
         if let Op::Transpose { .. } = graph.op(v) {
             let source = self.invariant(graph, graph.node(v.node).operands[0]);
-            return self.body.add(graph.op(v).clone(), &[source], None);
+            return self.body.add(graph.op(v).clone(), &[source]);
         }
         if let Some((_, inner)) = self.invariants.iter().find(|(o, _)| *o == self.outer[&v]) {
             return *inner;
@@ -286,13 +287,13 @@ impl Builder<'_> {
     }
 
     /// A scalar or smaller value repeated to a shape, outside.
-    fn spread(&mut self, value: Value, shape: &[Dim]) -> Value {
+    fn broadcast(&mut self, value: Value, shape: &[Dim]) -> Value {
         let ty = self.new.ty(value).clone();
         if ty.shape == shape {
             return value;
         }
         let axes = (shape.len() - ty.rank()..shape.len()).collect();
-        self.new.add(Op::Broadcast { axes }, &[value], Some(Type::new(ty.dtype, shape)))
+        self.new.add(Op::Broadcast { axes, shape: shape.to_vec() }, &[value])
     }
 }
 
@@ -364,17 +365,12 @@ fn build_loop(
             let shape: Vec<Dim> = std::iter::once(d.into()).chain(rest.iter().cloned()).collect();
             let zero = match node.types[0].dtype {
                 DType::F32 => b.new.add_f32(0.0),
-                DType::I64 | DType::Bool | DType::U8 => b.new.add(Op::Constant(Tensor::zeros(node.types[0].dtype, [])), &[], None),
+                DType::I64 | DType::Bool | DType::U8 => b.new.add(Op::Constant(Tensor::zeros(node.types[0].dtype, [])), &[]),
             };
-            let initial = b.spread(zero, &shape);
+            let initial = b.broadcast(zero, &shape);
             let ty = Type::new(node.types[0].dtype, shape);
             let (index, state) = b.state(initial, ty);
-            let oldest = if d == 1 {
-                state
-            } else {
-                let op = Op::Slice { axis: 0, start: 0.into(), step: 1 };
-                b.body.add(op, &[state], Some(one_step(&node.types[0])))
-            };
+            let oldest = if d == 1 { state } else { Build(&mut b.body).slice(state, 0, 0.into(), 1.into()) };
             inner.insert(here, oldest);
             pending.push((index, state, node.operands[0], d));
             continue;
@@ -387,7 +383,7 @@ fn build_loop(
                 Some(value) => *value,
                 None if is_state => {
                     let element = graph.ty(node.operands[0]).shape[1..].to_vec();
-                    let initial = b.spread(outer[v], &element);
+                    let initial = b.broadcast(outer[v], &element);
                     let ty = b.new.ty(initial).clone();
                     b.state(initial, ty).1
                 }
@@ -395,8 +391,8 @@ fn build_loop(
                 None => b.invariant(graph, *v),
             });
         }
-        let expected = node.types[0].shape.first().map(|_| one_step(&node.types[0]));
-        let copy = b.body.try_add(node.op.clone(), &operands, expected).map_err(|_| mixes(*id))?;
+        let op = if node.types[0].rank() > 0 { node.op.clone().with_result(&one_step(&node.types[0])) } else { node.op.clone() };
+        let copy = b.body.try_add(op, &operands).map_err(|_| mixes(*id))?;
         b.body.node_mut(copy).name = node.name.clone();
         b.body.node_mut(copy).span = node.span;
         for (old, now) in graph.results(*id).zip(b.body.results(copy)) {
@@ -419,11 +415,8 @@ fn build_loop(
         let next = if d == 1 {
             newest
         } else {
-            let mut rest = b.body.ty(state).clone();
-            rest.shape[0] = (d - 1).into();
-            let op = Op::Slice { axis: 0, start: 1.into(), step: 1 };
-            let rest = b.body.add(op, &[state], Some(rest));
-            b.body.add(Op::Concat { axis: 0 }, &[rest, newest], None)
+            let rest = Build(&mut b.body).slice(state, 0, 1.into(), (d - 1).into());
+            b.body.add(Op::Concat { axis: 0 }, &[rest, newest])
         };
         b.states[index].2 = Some(next);
     }
@@ -440,7 +433,7 @@ fn build_loop(
     let operands: Vec<Value> = sequences.iter().chain(&invariants).map(|p| p.0).chain(states.iter().map(|s| s.0)).collect();
     let roles = Roles { sequences: sequences.len(), invariants: invariants.len(), states: states.len(), outputs: outputs.len() };
     let l = Loop { roles, reverse: false, steps, body };
-    let id = new.try_add(Op::Loop(Box::new(l)), &operands, None).map_err(|_| mixes(placeholder))?;
+    let id = new.try_add(Op::Loop(Box::new(l)), &operands).map_err(|_| mixes(placeholder))?;
     new.node_mut(id).name = Some(cyclic.label(placeholder).0);
     for (i, (old, _)) in outputs.iter().enumerate() {
         map.insert(*old, Value { node: id, result: i as u16 });

@@ -110,7 +110,7 @@ pub fn step(graph: &Graph, time: &str, inputs_stay: bool) -> Result<Step, Mixes>
 fn given(graph: &Graph) -> Vec<bool> {
     let mut given = vec![false; graph.len()];
     for (id, node) in graph.nodes() {
-        given[id.index()] = matches!(node.op, Op::Input(_)) || node.operands.iter().any(|v| given[v.node.index()]);
+        given[id.index()] = matches!(node.op, Op::Input { .. }) || node.operands.iter().any(|v| given[v.node.index()]);
     }
     given
 }
@@ -192,7 +192,12 @@ impl Stepping<'_> {
         let random: Vec<Value> = step
             .random
             .iter()
-            .filter_map(|r| step.graph.nodes().find(|(_, n)| n.op == Op::Input(r.name.clone())).map(|(node, _)| Value { node, result: 0 }))
+            .filter_map(|r| {
+                step.graph
+                    .nodes()
+                    .find(|(_, n)| matches!(&n.op, Op::Input { name, .. } if *name == r.name))
+                    .map(|(node, _)| Value { node, result: 0 })
+            })
             .collect();
         step.graph.inputs.extend(random);
         let names = step.states.iter().map(|s| s.name.clone()).zip(&self.first);
@@ -206,7 +211,7 @@ impl Stepping<'_> {
             let read: HashSet<String> = graph
                 .nodes()
                 .filter(|(id, _)| live[id.index()])
-                .filter_map(|(_, n)| if let Op::Parameter(p) = &n.op { Some(p.clone()) } else { None })
+                .filter_map(|(_, n)| if let Op::Parameter { name: p, .. } = &n.op { Some(p.clone()) } else { None })
                 .collect();
             graph.parameters.retain(|p| read.contains(&p.name));
         }
@@ -220,7 +225,7 @@ impl Stepping<'_> {
         }
         debug_assert_eq!(self.classes.get(&v), Some(&Fixed));
         let node = self.graph.node(v.node);
-        let is_free = self.given[v.node.index()] || matches!(node.op, Op::Input(_) | Op::Size(_)) || self.is_free(v);
+        let is_free = self.given[v.node.index()] || matches!(node.op, Op::Input { .. } | Op::Size(_)) || self.is_free(v);
         let new = if is_free {
             let operands: Vec<Value> = node.operands.iter().map(|o| self.value(*o)).collect();
             let copy = Node { operands, ..node.clone() };
@@ -232,7 +237,7 @@ impl Stepping<'_> {
         } else {
             let name = format!("constant.{}", self.constants.len());
             let ty = self.graph.ty(v).clone();
-            let input = self.step.graph.add(Op::Input(name.clone()), &[], Some(ty));
+            let input = self.step.graph.input(name.clone(), ty);
             self.step.constants.push(name);
             let value = self.once(v);
             self.constants.push((value, input));
@@ -244,8 +249,8 @@ impl Stepping<'_> {
 
     fn is_free(&self, v: Value) -> bool {
         let node = self.graph.node(v.node);
-        let repeats = matches!(node.op, Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. });
-        matches!(node.op, Op::Parameter(_) | Op::Constant(_)) || (repeats && self.is_free(node.operands[0]))
+        let repeats = matches!(node.op, Op::Broadcast { .. } | Op::Reshape { .. } | Op::Transpose { .. });
+        matches!(node.op, Op::Parameter { .. } | Op::Constant(_)) || (repeats && self.is_free(node.operands[0]))
     }
 
     /// A value that does not change, in the graph that is computed once.
@@ -267,7 +272,7 @@ impl Stepping<'_> {
             for r in self.graph.results(at.node) {
                 let new = Value { node: id, result: r.result };
                 self.initial.insert(r, new);
-                if matches!(node.op, Op::Input(_)) {
+                if matches!(node.op, Op::Input { .. }) {
                     self.step.initial.inputs.push(new);
                 }
             }
@@ -284,7 +289,7 @@ impl Stepping<'_> {
             k += 1;
         }
         let ty = self.step.initial.ty(first).clone();
-        let input = self.step.graph.add(Op::Input(format!("state.{name}")), &[], Some(ty.clone()));
+        let input = self.step.graph.input(format!("state.{name}"), ty.clone());
         self.step.states.push(State { name, ty });
         self.next.push((input, None));
         self.first.push(first);
@@ -300,8 +305,8 @@ impl Stepping<'_> {
         };
         let ty = ty.bind(&self.one);
         let initial = &mut self.step.initial;
-        let scalar = initial.add(Op::Constant(scalar), &[], None);
-        let first = if ty.rank() == 0 { scalar } else { initial.add(Op::Broadcast { axes: vec![] }, &[scalar], Some(ty)) };
+        let scalar = initial.add(Op::Constant(scalar), &[]);
+        let first = if ty.rank() == 0 { scalar } else { initial.add(Op::Broadcast { axes: vec![], shape: ty.shape }, &[scalar]) };
         self.state(base, first)
     }
 
@@ -311,7 +316,7 @@ impl Stepping<'_> {
             return c;
         }
         let (index, input) = self.filled("step", 0.0, &Type::scalar(DType::I64));
-        let one = self.step.graph.add(Op::Constant(Tensor::i64([], vec![1])), &[], None);
+        let one = self.step.graph.add(Op::Constant(Tensor::i64([], vec![1])), &[]);
         let next = Build(&mut self.step.graph).add(input, one);
         self.next[index].1 = Some(next);
         self.counter = Some(input);
@@ -335,9 +340,9 @@ impl Stepping<'_> {
             return self.fail(node, "makes another dimension of time");
         };
         let first = places.first().copied().flatten();
-        if let Op::Input(name) = &node.op {
+        if let Op::Input { name, .. } = &node.op {
             let ty = node.types[0].bind(&self.one);
-            let value = self.step.graph.add(Op::Input(name.clone()), &[], Some(ty));
+            let value = self.step.graph.input(name.clone(), ty);
             self.inputs.push(value);
             if let Some(axis) = first {
                 self.step.sequences.push((name.clone(), axis));
@@ -345,7 +350,7 @@ impl Stepping<'_> {
             self.set(id, first.map_or(Fixed, Each), &[value]);
             return Ok(());
         }
-        if let Op::Parameter(_) | Op::Constant(_) = &node.op {
+        if let Op::Parameter { .. } | Op::Constant(_) = &node.op {
             if first.is_some() {
                 return self.fail(node, "has one value for each step");
             }
@@ -357,7 +362,7 @@ impl Stepping<'_> {
         {
             return self.size(id, node, d);
         }
-        if let (Op::Iota, Some(_)) = (&node.op, first) {
+        if let (Op::Iota { .. }, Some(_)) = (&node.op, first) {
             if node.types[0].shape[0].as_name().is_none() {
                 return self.fail(node, "counts along time folded together with another axis");
             }
@@ -366,13 +371,13 @@ impl Stepping<'_> {
             self.set(id, Each(0), &[value]);
             return Ok(());
         }
-        if let Op::Random { distribution, stream } = &node.op {
+        if let Op::Random { distribution, stream, .. } = &node.op {
             match first {
                 None => self.fixed(id),
                 Some(0) => {
                     let ty = node.types[0].bind(&self.one);
                     let name = format!("random.{stream}");
-                    let value = self.step.graph.add(Op::Input(name.clone()), &[], Some(ty.clone()));
+                    let value = self.step.graph.input(name.clone(), ty.clone());
                     self.step.random.push(RandomInput { name, stream: *stream, distribution: *distribution, ty });
                     self.set(id, Each(0), &[value]);
                 }
@@ -410,7 +415,7 @@ impl Stepping<'_> {
     fn copy(&mut self, id: NodeId, node: &Node, class: Output) {
         let operands: Vec<Value> = node.operands.iter().map(|v| self.value(*v)).collect();
         let types = node.types.iter().map(|t| t.bind(&self.one)).collect();
-        let new = self.step.graph.push(Node { operands, types, ..node.clone() });
+        let new = self.step.graph.push(Node { operands, ..node.clone() }.with_types(types));
         let values: Vec<Value> = self.step.graph.results(new).collect();
         self.set(id, class, &values);
     }
@@ -426,9 +431,9 @@ impl Stepping<'_> {
         }
         let before = self.counter();
         let graph = &mut self.step.graph;
-        let factor = graph.add(Op::Constant(Tensor::i64([], vec![one - zero])), &[], None);
+        let factor = graph.add(Op::Constant(Tensor::i64([], vec![one - zero])), &[]);
         // With this step: `(before + 1) a + b`.
-        let rest = graph.add(Op::Constant(Tensor::i64([], vec![one])), &[], None);
+        let rest = graph.add(Op::Constant(Tensor::i64([], vec![one])), &[]);
         let mut b = Build(graph);
         let product = b.mul(before, factor);
         let value = b.add(product, rest);
@@ -492,7 +497,7 @@ impl Stepping<'_> {
             return self.unrolled(id, node, classes);
         }
         // Time with the indices that follow it as one axis.
-        if let Op::Reshape = &node.op {
+        if let Op::Reshape { .. } = &node.op {
             let from = &self.graph.ty(node.operands[0]).shape;
             let (Some(a), Some(b)) = (along(0), places[0]) else { return self.fail(node, "folds time away") };
             if Dim::product(&from[..a]) != Dim::product(&node.types[0].shape[..b]) {
@@ -537,7 +542,7 @@ impl Stepping<'_> {
             let mut b = Build(graph);
             let oldest = b.slice(state, 0, 0.into(), 1.into());
             let rest = b.slice(state, 0, 1.into(), (steps - 1).into());
-            (oldest, graph.add(Op::Concat { axis: 0 }, &[rest, x], None))
+            (oldest, graph.add(Op::Concat { axis: 0 }, &[rest, x]))
         };
         self.next[index].1 = Some(next);
         self.set(id, Each(0), &[oldest]);
@@ -599,7 +604,7 @@ impl Stepping<'_> {
 
     fn reduce(&mut self, id: NodeId, node: &Node, kind: Reduction) {
         let x = self.value(node.operands[0]);
-        let now = self.step.graph.add(node.op.clone(), &[x], None);
+        let now = self.step.graph.add(node.op.clone(), &[x]);
         let value = match kind {
             Reduction::Sum => self.sum_so_far("sum", now),
             Reduction::Max => self.best_so_far("max", BinaryOp::Max, f64::NEG_INFINITY, now),
@@ -653,7 +658,7 @@ impl Stepping<'_> {
             return Ok(first);
         }
         let axes = (ty.rank() - own.rank()..ty.rank()).collect();
-        Ok(self.step.initial.add(Op::Broadcast { axes }, &[first], Some(ty)))
+        Ok(self.step.initial.add(Op::Broadcast { axes, shape: ty.shape }, &[first]))
     }
 
     fn scan(&mut self, id: NodeId, node: &Node, classes: &[Output]) -> Result<(), Mixes> {

@@ -135,7 +135,7 @@ impl Verifier {
         }
         let operands: Vec<&Type> = node.operands.iter().map(|v| graph.ty(*v)).collect();
         take_overflow();
-        let inferred = infer(&node.op, &operands, node.types.first());
+        let inferred = infer(&node.op, &operands);
         if take_overflow() {
             return self.fail(Some(at), "a size is too large");
         }
@@ -144,7 +144,7 @@ impl Verifier {
             Ok(types) => return self.fail(Some(at), format!("it gives {}, not {}", texts(&types), texts(&node.types))),
             Err(e) => return self.fail(Some(at), e.message),
         }
-        if let Op::Parameter(name) = &node.op {
+        if let Op::Parameter { name, .. } = &node.op {
             match graph.parameter(name) {
                 Some(p) if p.ty == node.types[0] => {}
                 Some(p) => self.fail(Some(at), format!("the parameter `{name}` is {}, not {}", p.ty, node.types[0])),
@@ -170,7 +170,7 @@ impl Verifier {
     }
 
     fn inputs(&mut self, graph: &Graph) {
-        let is_input = |v: &Value| exists(graph, *v, graph.len()) && matches!(graph.op(*v), Op::Input(_));
+        let is_input = |v: &Value| exists(graph, *v, graph.len()) && matches!(graph.op(*v), Op::Input { .. });
         if let Some(i) = graph.inputs.iter().position(|v| !is_input(v)) {
             return self.fail(None, format!("input {} is not the result of an `input`", i + 1));
         }
@@ -178,7 +178,7 @@ impl Verifier {
         if listed.len() < graph.inputs.len() {
             self.fail(None, "an input is listed twice");
         }
-        if graph.nodes().filter(|(_, n)| matches!(n.op, Op::Input(_))).count() > listed.len() {
+        if graph.nodes().filter(|(_, n)| matches!(n.op, Op::Input { .. })).count() > listed.len() {
             self.fail(None, "an `input` is not listed among the inputs");
         }
         self.unique("input", graph.inputs.iter().map(|v| graph.input_name(*v)));

@@ -219,7 +219,7 @@ fn forms(scan: &Scan, invariants: &[Coefficient]) -> Result<Vec<Option<Form>>, S
     let mut forms: Vec<Option<Form>> = Vec::with_capacity(body.len());
     for (id, node) in body.nodes() {
         let operand = |i: usize| forms[node.operands[i].node.index()].clone();
-        let form = if let Op::Input(_) = &node.op {
+        let form = if let Op::Input { .. } = &node.op {
             match body.inputs.iter().position(|v| v.node == id) {
                 Some(0) => Some(variable(n - 1)),
                 Some(i) if i <= scan.roles.invariants => Some(Form::Linear(Linear::constant(n, invariants[i - 1].clone()))),
@@ -233,7 +233,7 @@ fn forms(scan: &Scan, invariants: &[Coefficient]) -> Result<Vec<Option<Form>>, S
                 Some(Form::Linear(argument)) => Some(Form::Spike { argument, strict: *strict }),
                 _ => None,
             }
-        } else if let Op::Cast = &node.op {
+        } else if let Op::Cast { .. } = &node.op {
             operand(0)
         } else if let Op::Unary(op) = &node.op {
             operand(0).and_then(|a| unary(*op, a))

@@ -131,7 +131,7 @@ impl<'a> Exporter<'a> {
         let mut uses = vec![0; graph.len()];
         for (id, node) in graph.nodes() {
             depends[id.index()] =
-                matches!(node.op, Op::Input(_) | Op::Random { .. }) || node.operands.iter().any(|v| depends[v.node.index()]);
+                matches!(node.op, Op::Input { .. } | Op::Random { .. }) || node.operands.iter().any(|v| depends[v.node.index()]);
             node.operands.iter().for_each(|v| uses[v.node.index()] += 1);
         }
         graph.outputs.iter().for_each(|(_, v)| uses[v.node.index()] += 1);
@@ -321,13 +321,13 @@ impl<'a> Exporter<'a> {
         for v in order {
             let node = graph.node(v.node);
             let value = match &node.op {
-                Op::Parameter(name) => self.weights.get(&name[..]).map(|t| (*t).clone()),
-                Op::Input(_) | Op::Random { .. } => None,
+                Op::Parameter { name, .. } => self.weights.get(&name[..]).map(|t| (*t).clone()),
+                Op::Input { .. } | Op::Random { .. } => None,
                 op => {
                     let operands: Option<Vec<Tensor>> = node.operands.iter().map(|o| self.constants.get(o).cloned().flatten()).collect();
                     let known = node.types.iter().all(|t| t.sizes().is_ok());
                     match (op, operands) {
-                        (Op::Broadcast { axes }, Some(operands)) if !known => {
+                        (Op::Broadcast { axes, .. }, Some(operands)) if !known => {
                             let ty = &node.types[0];
                             let mut shape = vec![1; ty.rank()];
                             axes.iter().zip(operands[0].shape()).for_each(|(a, n)| shape[*a] = *n);
@@ -384,7 +384,7 @@ impl<'a> Exporter<'a> {
         let operands = node.operands.clone();
         let given = |e: &Self, i: usize| -> Result<Vec<usize>, NirError> { e.features(e.trace.graph.ty(operands[i]), v) };
         let made = match &node.op {
-            Op::Input(name) => {
+            Op::Input { name, .. } => {
                 let shape: Vec<i64> = features.iter().map(|d| *d as i64).collect();
                 return Ok(vec![Source::Node(self.add(name, Kind::Input, vec![("shape", whole(&shape))]))]);
             }
@@ -447,19 +447,19 @@ impl<'a> Exporter<'a> {
                 let k = self.coefficient(operands[k], &features)?;
                 let k = if *op == BinaryOp::Div { k.iter().map(|x| 1.0 / x).collect() } else { k };
                 let name = self.scale_name(v);
-                let node = self.add(&name, Kind::Scale, vec![("scale", spread(&k, &features))]);
+                let node = self.add(&name, Kind::Scale, vec![("scale", broadcast(&k, &features))]);
                 self.connect(operands[x], node);
                 return Ok(vec![Source::Node(node)]);
             }
             Op::Unary(UnaryOp::Neg) => {
                 let name = self.name(v, "minus");
-                self.add(&name, Kind::Scale, vec![("scale", spread(&[-1.0], &features))])
+                self.add(&name, Kind::Scale, vec![("scale", broadcast(&[-1.0], &features))])
             }
             Op::Unary(UnaryOp::Detach) => return Ok(self.sources.get(&operands[0]).cloned().unwrap_or_default()),
-            Op::Cast if self.trace.graph.ty(operands[0]).dtype == ty.dtype => {
+            Op::Cast { .. } if self.trace.graph.ty(operands[0]).dtype == ty.dtype => {
                 return Ok(self.sources.get(&operands[0]).cloned().unwrap_or_default());
             }
-            Op::Reshape => {
+            Op::Reshape { .. } => {
                 let before = given(self, 0)?;
                 if before == features {
                     return Ok(self.sources.get(&operands[0]).cloned().unwrap_or_default());
@@ -480,7 +480,7 @@ impl<'a> Exporter<'a> {
             Op::Delay { steps } => {
                 let Some(dt) = self.dt else { return self.no_dt(v, "a delay") };
                 let name = self.name(v, "delay");
-                self.add(&name, Kind::Delay, vec![("delay", spread(&[*steps as f64 * dt], &features))])
+                self.add(&name, Kind::Delay, vec![("delay", broadcast(&[*steps as f64 * dt], &features))])
             }
             Op::Spike { strict, .. } => {
                 let (x, threshold) = self.threshold_of(operands[0]);
@@ -490,7 +490,7 @@ impl<'a> Exporter<'a> {
                     None => vec![0.0],
                 };
                 let name = self.name(v, "threshold");
-                let node = self.add(&name, Kind::Threshold, vec![("threshold", spread(&threshold, &features))]);
+                let node = self.add(&name, Kind::Threshold, vec![("threshold", broadcast(&threshold, &features))]);
                 self.connect(x, node);
                 return Ok(vec![Source::Node(node)]);
             }
@@ -519,7 +519,7 @@ impl<'a> Exporter<'a> {
             op => {
                 let what = match (self.trace.call_of(v), op) {
                     (Some(call), _) => format!("`{}`", call.item),
-                    (None, Op::Cast) => format!("a conversion to {}", ty.dtype),
+                    (None, Op::Cast { .. }) => format!("a conversion to {}", ty.dtype),
                     (None, op) => format!("`{}`", snn_ir::text::op_name(op)),
                 };
                 return self.fail(v, format!("{what} cannot be said in NIR"));
@@ -578,10 +578,10 @@ impl<'a> Exporter<'a> {
         loop {
             let node = self.trace.graph.node(at.node);
             match &node.op {
-                Op::Parameter(name) => {
+                Op::Parameter { name, .. } => {
                     return name.strip_suffix(".weight").map_or_else(|| self.name(v, name), str::to_string);
                 }
-                Op::Transpose { .. } | Op::Reshape => at = node.operands[0],
+                Op::Transpose { .. } | Op::Reshape { .. } => at = node.operands[0],
                 _ => return self.name(v, usual),
             }
         }
@@ -643,7 +643,7 @@ impl<'a> Exporter<'a> {
         let place = |e: &Self, why: &str| at(e.trace, v, format!("the neuron `{name}` is none of NIR's: {why}"), "this neuron");
         let mut fields: Vec<(&str, Field)> = vec![];
         let integrates = e.keep.iter().all(|a| *a == 1.0);
-        let mut put = |name, c: &[f64]| fields.push((name, spread(c, features)));
+        let mut put = |name, c: &[f64]| fields.push((name, broadcast(c, features)));
         let mut rest = vec![0.0];
         let constant = |keep: &[f64]| time_constant(keep, dt, self.integrator);
         if integrates {
@@ -725,7 +725,7 @@ impl<'a> Exporter<'a> {
             let Some(steps) = steps else { return self.fail(v, "delays that are not a tensor") };
             let steps = self.coefficient(steps, features)?;
             let name = self.name(v, "delay");
-            return Ok(self.add(&name, kind, vec![("delay", spread(&steps.iter().map(|s| s * dt).collect::<Vec<_>>(), features))]));
+            return Ok(self.add(&name, kind, vec![("delay", broadcast(&steps.iter().map(|s| s * dt).collect::<Vec<_>>(), features))]));
         }
         let text = |name: &str| if let Recorded::Text(t) = call.setting(name) { t.parse().ok() } else { None };
         if kind.is_spiking() {
@@ -756,7 +756,7 @@ impl<'a> Exporter<'a> {
             if *field == "v_reset" && self.said.reset == Some(Reset::Subtract) {
                 continue;
             }
-            fields.push((*field, spread(&c, features)));
+            fields.push((*field, broadcast(&c, features)));
         }
         let node = self.trace.graph.node(v.node);
         let name = node.name.clone().filter(|_| matches!(node.op, Op::Scan(_))).unwrap_or_else(|| self.name(v, "neuron"));
@@ -765,7 +765,7 @@ impl<'a> Exporter<'a> {
 }
 
 /// One value for each element.
-fn spread(c: &[f64], features: &[usize]) -> Field {
+fn broadcast(c: &[f64], features: &[usize]) -> Field {
     let n: usize = features.iter().product();
     floats(features.to_vec(), if c.len() == n { c.to_vec() } else { vec![c[0]; n] })
 }

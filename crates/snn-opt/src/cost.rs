@@ -48,9 +48,9 @@ pub fn cost(op: &Op, operands: &[&Type], results: &[Type]) -> f64 {
     let size = elements(&results[0]);
     // Something for each operation, so that of two equally costly graphs the smaller wins.
     1.0 + match op {
-        Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Reshape => 0.0,
+        Op::Input { .. } | Op::Parameter { .. } | Op::Constant(_) | Op::Size(_) | Op::Reshape { .. } => 0.0,
         Op::Broadcast { .. } => 0.05 * size,
-        Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast | Op::Spike { .. } => weight(op) * size,
+        Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast { .. } | Op::Spike { .. } => weight(op) * size,
         Op::Contract(c) => {
             let summed: f64 = c.lhs_sum.iter().map(|a| rough(&operands[0].shape[*a])).product();
             size * (1.0 + 0.2 * summed)
@@ -79,7 +79,7 @@ pub fn cost(op: &Op, operands: &[&Type], results: &[Type]) -> f64 {
         Op::RedundantOneHot { .. } => 0.1 * size,
         Op::Delay { .. } => 2.0 * size,
         // Copies that are not fused.
-        Op::Iota | Op::Random { .. } | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } => 4.0 * size,
+        Op::Iota { .. } | Op::Random { .. } | Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Concat { .. } => 4.0 * size,
         Op::Gather { .. } | Op::ScatterAdd { .. } | Op::CumSum { .. } | Op::FirstSpike { .. } => 4.0 * size,
         Op::MaxPoolGradient(_) | Op::ThresholdMargin { .. } => 4.0 * size,
     }
@@ -119,7 +119,13 @@ pub fn totals(graph: &Graph) -> Totals {
         all.cost += cost(&node.op, &operands, &node.types);
         let view = matches!(
             node.op,
-            Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_) | Op::Reshape | Op::Broadcast { .. } | Op::Window { .. }
+            Op::Input { .. }
+                | Op::Parameter { .. }
+                | Op::Constant(_)
+                | Op::Size(_)
+                | Op::Reshape { .. }
+                | Op::Broadcast { .. }
+                | Op::Window { .. }
         );
         if view {
             continue;

@@ -12,40 +12,33 @@ use std::sync::Arc;
 
 use egg::{FromOp, Id, Language, Symbol};
 use snn_ir::describe::Structure;
-use snn_ir::{BinaryOp, Op, Type, UnaryOp};
+use snn_ir::{BinaryOp, Op, UnaryOp};
 
-/// The attributes of an operation, with the type of its result where that does not follow from its operands.
+/// The attributes of an operation.
 #[derive(Clone, Debug)]
 pub struct Attributes(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     op: Op,
-    ty: Option<Type>,
     /// What makes the operations of two attributes the same.
     structure: Structure,
 }
 
 impl Attributes {
     /// The attributes of an operation.
-    pub fn new(op: Op, ty: Option<Type>) -> Attributes {
-        let ty = if op.declares_type() { ty } else { None };
+    pub fn new(op: Op) -> Attributes {
         let structure = op.structure();
-        Attributes(Arc::new(Inner { op, ty, structure }))
+        Attributes(Arc::new(Inner { op, structure }))
     }
 
-    fn key(&self) -> (&Structure, &Option<Type>) {
-        (&self.0.structure, &self.0.ty)
+    fn key(&self) -> &Structure {
+        &self.0.structure
     }
 
     /// The operation.
     pub fn op(&self) -> &Op {
         &self.0.op
-    }
-
-    /// The type of the result, where the operands do not tell it.
-    pub fn ty(&self) -> Option<&Type> {
-        self.0.ty.as_ref()
     }
 }
 
@@ -67,7 +60,7 @@ impl PartialOrd for Attributes {
 }
 impl Ord for Attributes {
     fn cmp(&self, other: &Self) -> Ordering {
-        if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.key().cmp(&other.key()) }
+        if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.key().cmp(other.key()) }
     }
 }
 

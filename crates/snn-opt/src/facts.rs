@@ -133,11 +133,11 @@ pub fn operation(terms: &Terms, term: &ENode) -> Option<(Op, Option<Attributes>,
 }
 
 /// Adds an operation to an e-graph.
-pub fn add(terms: &mut Terms, op: Op, operands: &[Id], ty: Option<Type>) -> Id {
+pub fn add(terms: &mut Terms, op: Op, operands: &[Id]) -> Id {
     let name = Name::Op(op.name().into());
     let mut children = Vec::with_capacity(operands.len() + 1);
     if has_attributes(&op) {
-        children.push(terms.add(ENode { name: Name::Attributes(Attributes::new(op, ty)), children: vec![] }));
+        children.push(terms.add(ENode { name: Name::Attributes(Attributes::new(op)), children: vec![] }));
     }
     children.extend_from_slice(operands);
     terms.add(ENode { name, children })
@@ -155,12 +155,12 @@ impl Analysis<ENode> for FactAnalysis {
                 Facts { types: vec![all.types[i].clone()], binary: vec![all.binary[i]], ..Facts::default() }
             }
             Name::Op(name) => {
-                let Some((op, attributes, operands)) = operation(terms, term) else {
+                let Some((op, _, operands)) = operation(terms, term) else {
                     terms.analysis.problems.push(format!("`{name}` is not an operation"));
                     return unknown();
                 };
                 let types: Vec<&Type> = operands.iter().filter_map(|v| terms[*v].data.types.first()).collect();
-                match infer(&op, &types, attributes.as_ref().and_then(Attributes::ty)) {
+                match infer(&op, &types) {
                     Ok(types) => derive(terms, &op, &operands, types),
                     Err(e) => {
                         terms.analysis.problems.push(format!("`{name}`: {e}"));
@@ -205,7 +205,7 @@ impl Analysis<ENode> for FactAnalysis {
                     return;
                 }
                 let constant = t.clone();
-                add(terms, Op::Constant(constant), &[], None)
+                add(terms, Op::Constant(constant), &[])
             }
             (_, Some(scalar)) if facts.ty().rank() > 0 => {
                 let repeated = terms[id].nodes.iter().any(|n| {
@@ -215,8 +215,8 @@ impl Analysis<ENode> for FactAnalysis {
                     return;
                 }
                 let (scalar, ty) = (scalar.clone(), facts.ty().clone());
-                let scalar = add(terms, Op::Constant(scalar), &[], None);
-                add(terms, Op::Broadcast { axes: vec![] }, &[scalar], Some(ty))
+                let scalar = add(terms, Op::Constant(scalar), &[]);
+                add(terms, Op::Broadcast { axes: vec![], shape: ty.shape }, &[scalar])
             }
             _ => return,
         };
@@ -239,7 +239,7 @@ fn derive(terms: &mut Terms, op: &Op, operands: &[Id], types: Vec<Type>) -> Fact
     let of = |v: &Id| &terms[*v].data;
     if let Op::Constant(t) = op {
         facts.constant = Some(t.clone());
-    } else if !matches!(op, Op::Random { .. } | Op::Scan(_) | Op::Loop(_) | Op::Input(_) | Op::Parameter(_)) {
+    } else if !matches!(op, Op::Random { .. } | Op::Scan(_) | Op::Loop(_) | Op::Input { .. } | Op::Parameter { .. }) {
         let constants: Option<Vec<&Tensor>> = operands.iter().map(|v| of(v).constant.as_ref()).collect();
         let size = facts.types[0].sizes().ok().and_then(|s| snn_ir::tensor::element_count(&s));
         if let (Some(constants), true) = (constants, size.is_some_and(|n| n <= LARGEST_CONSTANT)) {
@@ -249,8 +249,8 @@ fn derive(terms: &mut Terms, op: &Op, operands: &[Id], types: Vec<Type>) -> Fact
     facts.fill = fill(&facts, op, operands, terms);
     facts.binary[0] = binary(&facts, op, operands, terms);
     let is_known = facts.binary[0] || facts.constant.as_ref().is_some_and(finite) || facts.fill.as_ref().is_some_and(finite);
-    let moves = matches!(op, Op::Transpose { .. } | Op::Reshape | Op::Broadcast { .. } | Op::Slice { .. });
-    facts.finite = if let (Op::Parameter(name), true) = (op, terms.analysis.assume_finite) {
+    let moves = matches!(op, Op::Transpose { .. } | Op::Reshape { .. } | Op::Broadcast { .. } | Op::Slice { .. });
+    facts.finite = if let (Op::Parameter { name, .. }, true) = (op, terms.analysis.assume_finite) {
         Some(BTreeSet::from([name.clone()]))
     } else if is_known {
         Some(BTreeSet::new())
@@ -297,7 +297,7 @@ fn fill(facts: &Facts, op: &Op, operands: &[Id], terms: &Terms) -> Option<Tensor
         return same_everywhere(t).then_some(first);
     }
     let fills = || operands.iter().map(|v| terms[*v].data.fill.as_ref()).collect::<Option<Vec<&Tensor>>>();
-    let moves = matches!(op, Op::Broadcast { .. } | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Window { .. });
+    let moves = matches!(op, Op::Broadcast { .. } | Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } | Op::Window { .. });
     if moves || *op == Op::Unary(UnaryOp::Detach) {
         fills()?.first().map(|t| (*t).clone())
     } else if let Op::Concat { .. } = op {
@@ -343,9 +343,9 @@ fn binary(facts: &Facts, op: &Op, operands: &[Id], terms: &Terms) -> bool {
     let moves = matches!(op.class(), Class::Movement) && !matches!(op, Op::Pad { .. } | Op::Gather { .. } | Op::ScatterAdd { .. });
     let keeps = matches!(op, Op::Unary(UnaryOp::Detach | UnaryOp::Abs | UnaryOp::Floor | UnaryOp::Round))
         || matches!(op, Op::Binary(BinaryOp::Mul | BinaryOp::Max | BinaryOp::Min) | Op::Delay { .. });
-    if let Op::Input(name) = op {
+    if let Op::Input { name, .. } = op {
         terms.analysis.binary_inputs.contains(name)
-    } else if let Op::Cast = op {
+    } else if let Op::Cast { .. } = op {
         terms[operands[0]].data.ty().dtype == DType::Bool
     } else if let Op::Reduce { kind, .. } = op {
         *kind != snn_ir::Reduction::Sum && known(&operands[0])
@@ -378,7 +378,7 @@ fn scan_binary(s: &snn_ir::Scan, sequences: &[bool]) -> Vec<bool> {
             of(0) && of(1)
         } else if let Op::Binary(BinaryOp::Sub) = &node.op {
             s.body.constant_f32(node.operands[0]) == Some(1.0) && of(1)
-        } else if let Op::Cast = &node.op {
+        } else if let Op::Cast { .. } = &node.op {
             s.body.ty(node.operands[0]).dtype == DType::Bool && node.types[0].dtype == DType::F32
         } else {
             matches!(node.op, Op::Spike { .. })

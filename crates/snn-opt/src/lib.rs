@@ -294,7 +294,7 @@ impl<'a> State<'a> {
                 };
                 operands.push(class);
             }
-            let class = add(&mut terms, node.op.clone(), &operands, Some(node.types[0].clone()));
+            let class = add(&mut terms, node.op.clone(), &operands);
             named.push((class, *id));
             if matches!(node.op, Op::Scan(_) | Op::Loop(_)) {
                 for v in graph.results(*id) {
@@ -344,14 +344,14 @@ impl<'a> State<'a> {
     fn outside_value(&mut self, terms: &mut Terms, graph: &Graph, v: Value) -> Id {
         let op = graph.op(v);
         // What costs nothing is known everywhere.
-        if matches!(op, Op::Input(_) | Op::Parameter(_) | Op::Constant(_) | Op::Size(_)) {
-            return add(terms, op.clone(), &[], Some(graph.ty(v).clone()));
+        if matches!(op, Op::Input { .. } | Op::Parameter { .. } | Op::Constant(_) | Op::Size(_)) {
+            return add(terms, op.clone(), &[]);
         }
         let name = outside_name(v);
         if self.binary.contains(&v) {
             terms.analysis.binary_inputs.insert(name.clone());
         }
-        add(terms, Op::Input(name), &[], Some(graph.ty(v).clone()))
+        add(terms, Op::Input { name, ty: graph.ty(v).clone() }, &[])
     }
 }
 
@@ -427,7 +427,7 @@ impl Output {
         let mut leaves = HashMap::new();
         for v in &original.inputs {
             let node = original.node(v.node).clone();
-            let attributes = enode::Attributes::new(node.op.clone(), Some(node.types[0].clone()));
+            let attributes = enode::Attributes::new(node.op.clone());
             let value = Value { node: graph.push(node), result: 0 };
             graph.inputs.push(value);
             leaves.insert(attributes, value);
@@ -496,7 +496,7 @@ impl Output {
 
 /// The value of the original graph that an input of a piece stands for.
 fn outside(op: &Op) -> Option<Value> {
-    let Op::Input(name) = op else { return None };
+    let Op::Input { name, .. } = op else { return None };
     let mut words = name.strip_prefix("value ")?.split(' ');
     let node = NodeId(words.next()?.parse().ok()?);
     Some(Value { node, result: words.next()?.parse().ok()? })

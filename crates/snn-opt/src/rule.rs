@@ -113,12 +113,7 @@ impl Context<'_> {
 
     /// Adds an operation.
     pub fn add(&mut self, op: Op, operands: &[Id]) -> Id {
-        add(self.terms, op, operands, None)
-    }
-
-    /// Adds an operation whose result has a given type.
-    pub fn add_typed(&mut self, op: Op, operands: &[Id], ty: Type) -> Id {
-        add(self.terms, op, operands, Some(ty))
+        add(self.terms, op, operands)
     }
 
     /// Adds a result of a scan or loop.
@@ -129,7 +124,7 @@ impl Context<'_> {
     /// Adds a value of a given type whose every element is `x`.
     pub fn filled(&mut self, x: Tensor, ty: &Type) -> Id {
         let scalar = self.add(Op::Constant(x), &[]);
-        if ty.rank() == 0 { scalar } else { self.add_typed(Op::Broadcast { axes: vec![] }, &[scalar], ty.clone()) }
+        if ty.rank() == 0 { scalar } else { self.add(Op::Broadcast { axes: vec![], shape: ty.shape.clone() }, &[scalar]) }
     }
 
     /// May a class be taken to be finite? If so, remembers what must be checked.

@@ -53,8 +53,7 @@ pub fn partition_batch(l: &Loop, steps: usize) -> Option<Partitioned> {
     for (i, v) in whole.inputs.iter().enumerate() {
         let varies = i < l.roles.sequences || i >= first_state;
         let axis = if varies { Some(axis_of(ty(*v), count)?) } else { None };
-        let mut node = whole.node(v.node).clone();
-        node.types[0] = d.part_of(&node.types[0], axis);
+        let node = whole.node(v.node).clone().with_types(vec![d.part_of(ty(*v), axis)]);
         let input = Value { node: d.body.push(node), result: 0 };
         d.known.insert(*v, (input, axis));
         d.body.inputs.push(input);
@@ -106,12 +105,12 @@ impl Partitioner<'_> {
             return (known == axis).then_some(new);
         }
         let node = self.body.node(new.node).clone();
-        let Op::Broadcast { axes } = &node.op else { return None };
+        let Op::Broadcast { axes, .. } = &node.op else { return None };
         let source = self.body.ty(node.operands[0]).sizes().ok()?;
         let repeated = axes.iter().position(|a| *a == axis).is_none_or(|i| source[i] == 1);
         repeated.then(|| {
             let types = vec![self.part_of(&node.types[0], Some(axis))];
-            Value { node: self.body.push(Node { types, ..node }), result: 0 }
+            Value { node: self.body.push(node.with_types(types)), result: 0 }
         })
     }
 
@@ -120,7 +119,7 @@ impl Partitioner<'_> {
         let known: Vec<Known> = node.operands.iter().map(|v| self.known[v]).collect();
         let mut new = Node { operands: known.iter().map(|(v, _)| *v).collect(), ..node.clone() };
         if known.iter().all(|(_, axis)| axis.is_none()) {
-            let same = !matches!(node.op, Op::Random { .. } | Op::Input(_));
+            let same = !matches!(node.op, Op::Random { .. } | Op::Input { .. });
             return same.then(|| (new, vec![None; node.types.len()]));
         }
         let types: Vec<&Type> = node.operands.iter().map(|v| self.whole.ty(*v)).collect();
@@ -143,9 +142,7 @@ impl Partitioner<'_> {
                 new.operands[i] = self.part(*v, own)?;
             }
         }
-        for (ty, axis) in new.types.iter_mut().zip(&results) {
-            *ty = self.part_of(ty, *axis);
-        }
-        Some((new, results))
+        let types = new.types.iter().zip(&results).map(|(ty, axis)| self.part_of(ty, *axis)).collect();
+        Some((new.with_types(types), results))
     }
 }

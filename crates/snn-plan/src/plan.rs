@@ -172,7 +172,7 @@ pub(crate) struct Access {
 fn is_view(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
     let readable = matches!(node.types[0].dtype, DType::F32 | DType::Bool | DType::U8);
-    if let Op::Broadcast { axes } = &node.op {
+    if let Op::Broadcast { axes, .. } = &node.op {
         readable && !repeats_few(graph, id, axes)
     } else {
         readable && matches!(node.op, Op::Delay { .. })
@@ -194,7 +194,7 @@ pub(crate) fn immediate(graph: &Graph, value: Value) -> Option<&snn_ir::Tensor> 
     if let Op::Constant(t) = op {
         return (t.len() == 1 && matches!(t.dtype(), DType::F32 | DType::Bool)).then_some(t);
     }
-    let repeats = matches!(op, Op::Broadcast { .. } | Op::Reshape);
+    let repeats = matches!(op, Op::Broadcast { .. } | Op::Reshape { .. });
     if repeats { immediate(graph, graph.node(value.node).operands[0]) } else { None }
 }
 
@@ -210,7 +210,7 @@ pub(crate) fn access(graph: &Graph, value: Value, shape: &[usize]) -> Result<Acc
         if !is_view(graph, current.node) {
             break;
         }
-        if let Op::Broadcast { axes } = &node.op {
+        if let Op::Broadcast { axes, .. } = &node.op {
             for m in &mut map {
                 *m = m.and_then(|axis| axes.iter().position(|a| *a == axis));
             }
@@ -393,7 +393,7 @@ impl Planner<'_> {
             Node(NodeId),
         }
         let unit_of = |id: NodeId| self.group_of.get(&id).map_or(Unit::Node(id), |g| Unit::Group(*g));
-        let given = |op: &Op| matches!(op, Op::Input(_) | Op::Parameter(_) | Op::Constant(_));
+        let given = |op: &Op| matches!(op, Op::Input { .. } | Op::Parameter { .. } | Op::Constant(_));
         let mut reads: BTreeMap<Unit, (NodeId, BTreeSet<Value>)> = BTreeMap::new();
         for (id, node) in self.graph.nodes() {
             if !self.live[id.index()] || given(&node.op) {
@@ -469,7 +469,7 @@ impl Planner<'_> {
     fn single(&self, id: NodeId, counts: &mut Counts) -> Result<(Kernel, Vec<Value>), CompileError> {
         let node = self.graph.node(id);
         let is_float = node.types[0].dtype == DType::F32;
-        if let Op::Broadcast { axes } = &node.op
+        if let Op::Broadcast { axes, .. } = &node.op
             && is_float
             && !repeats_few(self.graph, id, axes)
         {
@@ -485,7 +485,7 @@ impl Planner<'_> {
             Kernel::Move
         } else if let Some(selection) = self.selection(node) {
             Kernel::Selection(selection)
-        } else if let Op::Reshape = &node.op {
+        } else if let Op::Reshape { .. } = &node.op {
             Kernel::Alias
         } else if let Op::Contract(c) = &node.op {
             Kernel::Product(ProductPlan::new(self.graph, node, c, &mut counts.packed)?)
@@ -549,7 +549,7 @@ impl Planner<'_> {
             let n = snn_ir::tensor::element_count(&ty.sizes()?).and_then(|n| n.checked_mul(ty.dtype.bytes()));
             n.filter(|n| *n <= isize::MAX as usize).ok_or(CompileError::TooLarge)
         };
-        let given = |v: &Value| matches!(self.graph.op(*v), Op::Input(_) | Op::Parameter(_) | Op::Constant(_));
+        let given = |v: &Value| matches!(self.graph.op(*v), Op::Input { .. } | Op::Parameter { .. } | Op::Constant(_));
         let kept: HashSet<Value> = roots.iter().map(|v| owner.get(v).copied().unwrap_or(*v)).collect();
         let mut ending: Vec<Vec<Value>> = vec![Vec::new(); plan.tasks.len()];
         for (v, i) in owner_last.iter().filter(|(v, _)| !kept.contains(v) && !given(v)) {
@@ -678,10 +678,10 @@ pub fn layer_of(graph: &Graph, task: &Task) -> Option<String> {
         let mut at = *v;
         loop {
             let node = graph.node(at.node);
-            if let Op::Parameter(name) = &node.op {
+            if let Op::Parameter { name, .. } = &node.op {
                 return name.rsplit_once('.').map(|(layer, _)| layer.to_string());
             }
-            if !matches!(node.op, Op::Transpose { .. } | Op::Reshape | Op::Broadcast { .. }) {
+            if !matches!(node.op, Op::Transpose { .. } | Op::Reshape { .. } | Op::Broadcast { .. }) {
                 return None;
             }
             at = node.operands[0];

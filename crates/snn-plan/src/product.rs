@@ -88,7 +88,7 @@ impl ProductPlan {
         let rhs = side(graph, node.operands[1], &c.rhs_batch, &free_b, &c.rhs_sum, true)?;
         let (m, n, k) = (size(&a, &free_a), size(&b, &free_b), size(&a, &c.lhs_sum));
         let rows = lhs.sum == 1 && (lhs.free == k || m == 1) && lhs.permutation.is_none() && rhs.permutation.is_none();
-        let lasting = matches!(graph.op(rhs.source), Op::Parameter(_) | Op::Input(_));
+        let lasting = matches!(graph.op(rhs.source), Op::Parameter { .. } | Op::Input { .. });
         let spikes = c.lhs_batch.is_empty() && rows && lasting && n * k >= SMALLEST_FOR_SPIKES;
         let batch = c.lhs_batch.iter().map(|i| a[*i]).collect();
         Ok(ProductPlan { lhs, rhs, batch, m, n, k, packed: spikes.then(|| number(packed)) })

@@ -49,7 +49,7 @@ pub fn find(body: &Graph, l: &Loop) -> Vec<Ring> {
             let Op::Concat { axis: 0 } = body.op(next) else { return None };
             let [rest, _] = body.node(next.node).operands[..] else { return None };
             let slice = |v: Value, start: i64, rows: i64| {
-                matches!(body.op(v), Op::Slice { axis: 0, start: s, step: 1 } if s.as_constant() == Some(start))
+                matches!(body.op(v), Op::Slice { axis: 0, start: s, step: 1, .. } if s.as_constant() == Some(start))
                     && body.node(v.node).operands[0] == input
                     && body.ty(v).shape[0].as_constant() == Some(rows)
             };

@@ -291,7 +291,7 @@ impl StepKernel {
     /// How many operations one step does on one element.
     pub(crate) fn scalar_operations(&self, graph: &Graph) -> usize {
         let Program::Nodes(members) = &self.program else { return 0 };
-        let given = |op: &Op| matches!(op, Op::Input(_) | Op::Constant(_));
+        let given = |op: &Op| matches!(op, Op::Input { .. } | Op::Constant(_));
         let of = |m: &Member| {
             if let Op::Scan(s) = &graph.node(m.node).op { s.body.nodes().filter(|(_, n)| !given(&n.op)).count() } else { 1 }
         };

@@ -24,7 +24,7 @@ pub struct PlanError {
 /// # Errors
 /// The first rule that is broken.
 pub fn verify(graph: &Graph, plan: &Plan) -> Result<(), PlanError> {
-    let given = |v: &Value| matches!(graph.op(*v), Op::Input(_) | Op::Parameter(_) | Op::Constant(_));
+    let given = |v: &Value| matches!(graph.op(*v), Op::Input { .. } | Op::Parameter { .. } | Op::Constant(_));
     let mut there: HashSet<Value> = HashSet::new();
     let mut computed: HashSet<Value> = HashSet::new();
     for (i, task) in plan.tasks.iter().enumerate() {

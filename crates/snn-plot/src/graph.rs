@@ -57,14 +57,14 @@ impl Layout {
                 continue;
             }
             let title = match (&node.op, &node.name) {
-                (Op::Input(name) | Op::Parameter(name), _) => name.clone(),
+                (Op::Input { name, .. } | Op::Parameter { name, .. }, _) => name.clone(),
                 (op, Some(name)) if op_name(op) != *name => format!("{name}: {}", op_name(op)),
                 (op, _) => op_name(op),
             };
             let mut reads: Vec<usize> = node.operands.iter().filter_map(|v| index.get(&v.node).copied()).collect();
             reads.dedup();
             index.insert(id, boxes.len());
-            place(&mut boxes, title, node.types[0].to_string(), reads, matches!(node.op, Op::Input(_) | Op::Parameter(_)));
+            place(&mut boxes, title, node.types[0].to_string(), reads, matches!(node.op, Op::Input { .. } | Op::Parameter { .. }));
         }
         for (name, v) in graph.outputs.iter().chain(&graph.updates) {
             let reads = index.get(&v.node).copied().into_iter().collect();

@@ -115,13 +115,13 @@ struct Found<'a> {
 
 impl Found<'_> {
     fn visit(&mut self, id: NodeId, node: &Node) {
-        if let Op::Parameter(name) = &node.op {
+        if let Op::Parameter { name, .. } = &node.op {
             let mut path: Vec<String> = name.split('.').map(str::to_string).collect();
             if path.len() > 1 {
                 path.pop();
             }
             self.owner.insert(id, path);
-        } else if let Op::Input(name) = &node.op {
+        } else if let Op::Input { name, .. } = &node.op {
             self.add(id, node, vec![], name.clone(), BTreeSet::new(), true);
         }
         if node.op.class() == Class::Given {

@@ -15,8 +15,8 @@ pub fn first_non_finite(graph: &Graph, tensors: &HashMap<String, Tensor>, seed: 
         }
         let all_finite = results.iter().all(finite);
         match &node.op {
-            Op::Input(name) | Op::Parameter(name) if !all_finite => found = Some(format!("`{name}`, which is given")),
-            Op::Parameter(name) => layer = Some(name.rsplit_once('.').map_or(name.as_str(), |(layer, _)| layer).to_string()),
+            Op::Input { name, .. } | Op::Parameter { name, .. } if !all_finite => found = Some(format!("`{name}`, which is given")),
+            Op::Parameter { name, .. } => layer = Some(name.rsplit_once('.').map_or(name.as_str(), |(layer, _)| layer).to_string()),
             _ if !all_finite => {
                 let what = node.name.clone().unwrap_or_else(|| snn_ir::text::op_name(&node.op));
                 found = Some(match &layer {

@@ -129,11 +129,11 @@ fn state(b: &mut Build<'_>, name: String, ty: &Type) -> Value {
         drawn_first: false,
         learnable: false,
     });
-    b.0.add(Op::Parameter(name), &[], Some(ty.clone()))
+    b.0.add(Op::Parameter { name, ty: ty.clone() }, &[])
 }
 
 /// A scalar in the shape of a type.
-fn spread(b: &mut Build<'_>, scalar: Value, ty: &Type) -> Value {
+fn broadcast(b: &mut Build<'_>, scalar: Value, ty: &Type) -> Value {
     b.broadcast(scalar, vec![], ty.shape.clone())
 }
 
@@ -221,14 +221,14 @@ impl Update {
             let ty = b.0.ty(gradient).clone();
             let mut g = gradient;
             if let Some(clip) = clip {
-                let factor = spread(&mut b, clip, &ty);
+                let factor = broadcast(&mut b, clip, &ty);
                 g = b.mul(g, factor);
             }
-            let parameter = b.0.add(Op::Parameter(name.clone()), &[], Some(ty.clone()));
+            let parameter = b.0.add(Op::Parameter { name: name.clone(), ty: ty.clone() }, &[]);
             let own = |kind: &str| format!("{PREFIX}{kind}.{name}");
             let (rate_group, decay_group) = (last_fit(&self.learning_rates, &name), last_fit(&self.weight_decays, &name));
             let step_size = number(&mut b, format!("step_size{}", suffix(&[rate_group])));
-            let step_size = spread(&mut b, step_size, &ty);
+            let step_size = broadcast(&mut b, step_size, &ty);
             let weight_decay = decay_group.map_or(self.weight_decay, |i| self.weight_decays[i].1);
             let decay = matches!(self.optimizer, Optimizer::AdamW { .. })
                 .then(|| number(&mut b, format!("decay{}", suffix(&[rate_group, decay_group]))));
@@ -252,7 +252,7 @@ impl Update {
                 Optimizer::Adam { betas, eps } | Optimizer::AdamW { betas, eps } => {
                     let mut parameter = parameter;
                     if let Some(decay) = decay {
-                        let decay = spread(&mut b, decay, &ty);
+                        let decay = broadcast(&mut b, decay, &ty);
                         parameter = b.mul(parameter, decay);
                     }
                     let (m, v) = (state(&mut b, own("exp_avg"), &ty), state(&mut b, own("exp_avg_sq"), &ty));
@@ -268,7 +268,7 @@ impl Update {
                     let root = b.unary(UnaryOp::Sqrt, v);
                     let denominator = match correction {
                         Some(c) => {
-                            let c = spread(&mut b, c, &ty);
+                            let c = broadcast(&mut b, c, &ty);
                             b.div(root, c)
                         }
                         None => root,
@@ -311,7 +311,7 @@ impl Group {
         let ty = b.0.ty(gradient).clone();
         let own = format!("{PREFIX}sum.{name}");
         let before = state(b, own.clone(), &ty);
-        let share = spread(b, self.share, &ty);
+        let share = broadcast(b, self.share, &ty);
         let part = b.mul(gradient, share);
         let sum = b.add(before, part);
         let zero = b.full(0.0, &ty);
@@ -324,7 +324,7 @@ impl Group {
     fn choose(&self, b: &mut Build<'_>, at_end: Value, before: Value) -> Value {
         let ty = b.0.ty(at_end).clone();
         let condition = b.broadcast(self.is_last, vec![], ty.shape.clone());
-        b.0.add(Op::Select, &[condition, at_end, before], None)
+        b.0.add(Op::Select, &[condition, at_end, before])
     }
 
     /// Updates from `first` on happen after the last batch only.
@@ -332,7 +332,7 @@ impl Group {
         for i in first..b.0.updates.len() {
             let (name, next) = b.0.updates[i].clone();
             let ty = b.0.ty(next).clone();
-            let old = b.0.add(Op::Parameter(name), &[], Some(ty));
+            let old = b.0.add(Op::Parameter { name, ty }, &[]);
             b.0.updates[i].1 = self.choose(b, next, old);
         }
     }

@@ -758,7 +758,7 @@ impl Compiled {
             .graph
             .nodes()
             .filter_map(|(_, n)| match n.op {
-                snn_ir::Op::Random { stream, distribution } => {
+                snn_ir::Op::Random { stream, distribution, .. } => {
                     drawn.get(&stream).map(|a| (stream, *a, distribution, n.types[0].bind(&dims)))
                 }
                 _ => None,

@@ -212,7 +212,7 @@ fn layer_of(graph: &Graph, v: Value) -> Option<String> {
     let mut stack = vec![v];
     while let Some(v) = stack.pop() {
         let node = graph.node(v.node);
-        if let Op::Parameter(name) = &node.op {
+        if let Op::Parameter { name, .. } = &node.op {
             let base = name.strip_suffix(".weight").or_else(|| name.rsplit_once('.').map(|(layer, _)| layer)).unwrap_or(name);
             return Some(base.to_string());
         }
@@ -225,7 +225,8 @@ fn layer_of(graph: &Graph, v: Value) -> Option<String> {
 fn probed(graph: &Graph, probes: &mut Probes) -> Graph {
     let mut depends = vec![false; graph.len()];
     for (id, node) in graph.nodes() {
-        depends[id.index()] = matches!(node.op, Op::Input(_) | Op::Random { .. }) || node.operands.iter().any(|v| depends[v.node.index()]);
+        depends[id.index()] =
+            matches!(node.op, Op::Input { .. } | Op::Random { .. }) || node.operands.iter().any(|v| depends[v.node.index()]);
     }
     let live = graph.live_nodes();
     let mut wanted: Vec<(NodeId, Probe, Vec<Value>)> = vec![];

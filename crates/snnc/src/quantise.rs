@@ -53,7 +53,7 @@ fn collect(graph: &Graph, outside: &[(Value, String)], names: &mut BTreeSet<Stri
         }
         let node = graph.node(v.node);
         match &node.op {
-            Op::Parameter(name) if node.types[0].rank() >= 2 => return Some(name.clone()),
+            Op::Parameter { name, .. } if node.types[0].rank() >= 2 => return Some(name.clone()),
             Op::Transpose { .. } => v = node.operands[0],
             _ => return None,
         }

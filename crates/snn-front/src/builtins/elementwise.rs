@@ -37,7 +37,7 @@ impl Lowerer<'_> {
         if wanted.is_some() {
             x = self.cast(x, DType::F32, span)?;
         }
-        let x = self.emit(Op::Unary(op), &[x], None, span)?;
+        let x = self.emit(Op::Unary(op), &[x], span)?;
         Ok(self.tensor(x))
     }
 
@@ -100,7 +100,7 @@ impl Lowerer<'_> {
             return self.spike_with(u, derivative, strict, a);
         }
         let graph = self.surrogate_graph(&surrogate, a.span)?;
-        let v = self.emit(Op::Spike { strict, surrogate: Box::new(graph) }, &[u], None, a.span)?;
+        let v = self.emit(Op::Spike { strict, surrogate: Box::new(graph) }, &[u], a.span)?;
         Ok(self.tensor(v))
     }
 
@@ -111,15 +111,15 @@ impl Lowerer<'_> {
         let zero = self.constant(Tensor::scalar(0.0), span)?;
         let zero = self.broadcast(zero, &ty.shape, span)?;
         let op = if strict { BinaryOp::Gt } else { BinaryOp::Ge };
-        let fires = self.emit(Op::Binary(op), &[u, zero], None, span)?;
+        let fires = self.emit(Op::Binary(op), &[u, zero], span)?;
         let s = self.cast(fires, DType::F32, span)?;
         let d = self.lift(derivative, Some(DType::F32), a.span(3))?;
         let d = self.broadcast(d, &ty.shape, a.span(3))?;
-        let d = self.emit(Op::Unary(UnaryOp::Detach), &[d], None, span)?;
-        let still = self.emit(Op::Unary(UnaryOp::Detach), &[u], None, span)?;
-        let change = self.emit(Op::Binary(BinaryOp::Sub), &[u, still], None, span)?;
-        let change = self.emit(Op::Binary(BinaryOp::Mul), &[d, change], None, span)?;
-        let v = self.emit(Op::Binary(BinaryOp::Add), &[s, change], None, span)?;
+        let d = self.emit(Op::Unary(UnaryOp::Detach), &[d], span)?;
+        let still = self.emit(Op::Unary(UnaryOp::Detach), &[u], span)?;
+        let change = self.emit(Op::Binary(BinaryOp::Sub), &[u, still], span)?;
+        let change = self.emit(Op::Binary(BinaryOp::Mul), &[d, change], span)?;
+        let v = self.emit(Op::Binary(BinaryOp::Add), &[s, change], span)?;
         Ok(self.tensor(v))
     }
 }

@@ -28,7 +28,7 @@ impl Lowerer<'_> {
                 .help(format!("bring time to the front and back: `x |> permute({order:?}) |> delay({steps}) |> permute({order:?})`"));
             self.warn(a.span(0), d, format!("the first dimension of this is {}", ty.shape[0]));
         }
-        let delayed = self.emit(Op::Delay { steps }, &[x], None, a.span)?;
+        let delayed = self.emit(Op::Delay { steps }, &[x], a.span)?;
         if matches!(a.get(2), Val::Nothing) || steps == 0 {
             return Ok(delayed);
         }
@@ -43,11 +43,11 @@ impl Lowerer<'_> {
         }
         let rest = ty.shape[0].minus(&steps.into());
         if rest.as_constant().is_some_and(|n| n < 0) {
-            before = self.emit(Op::Slice { axis: 0, start: 0.into(), step: 1 }, &[before], Some(ty), a.span)?;
+            before = self.emit(Op::Slice { axis: 0, start: 0.into(), length: ty.shape[0].clone(), step: 1 }, &[before], a.span)?;
         } else {
-            before = self.emit(Op::Pad { axis: 0, low: 0.into(), high: rest, value: 0.0 }, &[before], None, a.span)?;
+            before = self.emit(Op::Pad { axis: 0, low: 0.into(), high: rest, value: 0.0 }, &[before], a.span)?;
         }
-        self.emit(Op::Binary(BinaryOp::Add), &[delayed, before], None, a.span)
+        self.emit(Op::Binary(BinaryOp::Add), &[delayed, before], a.span)
     }
 
     pub(super) fn first_spike(&mut self, a: &Arguments) -> Result<Value> {
@@ -60,7 +60,7 @@ impl Lowerer<'_> {
                 .help(format!("write `first_spike_index(x, axis = {at})`"));
             self.warn(a.span(0), d, format!("the last dimension of this is {}", ty.shape[ty.rank() - 1]));
         }
-        self.emit(Op::FirstSpike { axis }, &[x], None, a.span)
+        self.emit(Op::FirstSpike { axis }, &[x], a.span)
     }
 
     /// `redundant_one_hot(labels, num_classes, n)`.
@@ -73,7 +73,7 @@ impl Lowerer<'_> {
             let (i, what, n) = if classes < 1 { (1, "num_classes", classes) } else { (2, "n", repeat) };
             return self.fail(a.span(i), format!("`{what}` is {n}, and must be at least 1"), "here");
         }
-        self.emit(Op::RedundantOneHot { classes, repeat }, &[labels], None, a.span(0))
+        self.emit(Op::RedundantOneHot { classes, repeat }, &[labels], a.span(0))
     }
 
     pub(super) fn kaiming(&mut self, a: &Arguments) -> Result<Val> {
@@ -131,7 +131,7 @@ impl Lowerer<'_> {
         }
         let label = self.cast(label, DType::F32, a.span(1))?;
         let value = match training {
-            true => self.emit(Op::ThresholdMargin { off, on }, &[label], None, a.span)?,
+            true => self.emit(Op::ThresholdMargin { off, on }, &[label], a.span)?,
             false => self.constant(Tensor::scalar(evaluation), a.span)?,
         };
         let value = self.tensor(value);

@@ -15,7 +15,7 @@ impl Lowerer<'_> {
         if n.as_constant().is_some_and(|n| n < 0) {
             return self.fail(a.span(0), format!("a range of {n} numbers"), "this is negative");
         }
-        self.emit(Op::Iota, &[], Some(Type::new(DType::I64, [n.clone()])), a.span)
+        self.emit(Op::Iota { length: n.clone() }, &[], a.span)
     }
 
     /// `zeros(shape)` and `ones(shape)`, or `full(shape, value)`, whose value is the second argument.
@@ -31,9 +31,9 @@ impl Lowerer<'_> {
         self.streams += 1;
         let stream = self.streams;
         if self.in_step() {
-            return self.noise(Op::Random { distribution, stream }, &shape, a.span(0));
+            return self.noise(distribution, stream, &shape, a.span(0));
         }
-        self.emit(Op::Random { distribution, stream }, &[], Some(Type::new(DType::F32, shape)), a.span)
+        self.emit(Op::Random { distribution, stream, shape }, &[], a.span)
     }
 
     fn new_shape(&mut self, a: &Arguments) -> Result<Vec<Dim>> {
@@ -45,7 +45,7 @@ impl Lowerer<'_> {
     }
 
     /// A random number in the step of a neuron: another one for each element and step, so a sequence of the net around it.
-    fn noise(&mut self, op: Op, shape: &[Dim], span: Span) -> Result<Value> {
+    fn noise(&mut self, distribution: Distribution, stream: u32, shape: &[Dim], span: Span) -> Result<Value> {
         let Some(sequence) = self.context().sequence.clone() else {
             return self.fail(span, "a surrogate draws no random numbers", "here");
         };
@@ -53,11 +53,11 @@ impl Lowerer<'_> {
             return self.fail_help(span, "a step sees one element, and draws one number for it", "this is a shape", "write `randn([])`");
         }
         let step = self.close();
-        let drawn = self.emit(op, &[], Some(sequence), span);
+        let drawn = self.emit(Op::Random { distribution, stream, shape: sequence.shape }, &[], span);
         self.contexts.push(step);
         let drawn = drawn?;
         let n = self.context().noise.len();
-        let inner = self.graph().add(Op::Input(format!("noise{n}")), &[], Some(Type::scalar(DType::F32)));
+        let inner = self.graph().input(format!("noise{n}"), Type::scalar(DType::F32));
         self.context().noise.push((drawn, inner));
         Ok(inner)
     }

@@ -33,7 +33,7 @@ impl Lowerer<'_> {
         let (parts, first) = self.parts("concat", a)?;
         let ty = self.ty(first);
         let axis = self.axis(a.get(1), 0, &ty, a.span(1))?;
-        self.emit(Op::Concat { axis }, &parts, None, a.span)
+        self.emit(Op::Concat { axis }, &parts, a.span)
     }
 
     /// `stack(parts; axis)`.
@@ -45,7 +45,7 @@ impl Lowerer<'_> {
         for p in &mut parts {
             *p = self.unsqueeze(*p, axis, a.span)?;
         }
-        self.emit(Op::Concat { axis }, &parts, None, a.span)
+        self.emit(Op::Concat { axis }, &parts, a.span)
     }
 
     /// `reshape(x, shape)`.
@@ -64,7 +64,7 @@ impl Lowerer<'_> {
                 }
             }
         }
-        self.emit(Op::Reshape, &[x], Some(Type::new(ty.dtype, shape)), a.span)
+        self.emit(Op::Reshape { shape }, &[x], a.span)
     }
 
     /// `broadcast_to(x, shape)`.
@@ -84,7 +84,7 @@ impl Lowerer<'_> {
         let j = self.axis(a.get(2), -1, &ty, a.span)?;
         let mut permutation: Vec<usize> = (0..ty.rank()).collect();
         permutation.swap(i, j);
-        self.emit(Op::Transpose { permutation }, &[x], None, a.span)
+        self.emit(Op::Transpose { permutation }, &[x], a.span)
     }
 
     /// `permute(x, order)`.
@@ -94,7 +94,7 @@ impl Lowerer<'_> {
         for d in self.integers(a.get(1), a.span(1))? {
             permutation.push(self.axis(Val::Int(d), 0, &ty, a.span(1))?);
         }
-        self.emit(Op::Transpose { permutation }, &[x], None, a.span)
+        self.emit(Op::Transpose { permutation }, &[x], a.span)
     }
 
     /// `unsqueeze(x, axis)`.
@@ -112,7 +112,7 @@ impl Lowerer<'_> {
         let axis = self.axis(a.get(1), 0, &ty, a.span(1))?;
         let mut shorter = ty;
         shorter.shape.remove(axis);
-        self.emit(Op::Reshape, &[x], Some(shorter), a.span)
+        self.emit(Op::Reshape { shape: shorter.shape }, &[x], a.span)
     }
 
     /// `take(x, indices; axis)`.
@@ -120,7 +120,7 @@ impl Lowerer<'_> {
         let (x, ty) = self.first(a)?;
         let indices = self.lift(a.get(1), Some(DType::I64), a.span(1))?;
         let axis = self.axis(a.get(2), 0, &ty, a.span(2))?;
-        self.emit(Op::Gather { axis }, &[x, indices], None, a.span)
+        self.emit(Op::Gather { axis }, &[x, indices], a.span)
     }
 
     /// `window(x; axis, size, stride, dilation)`.
@@ -130,7 +130,7 @@ impl Lowerer<'_> {
         let size = self.known(a, 2, "size")?;
         let stride = if matches!(a.get(3), Val::Nothing) { size } else { self.known(a, 3, "stride")? };
         let dilation = if matches!(a.get(4), Val::Nothing) { 1 } else { self.known(a, 4, "dilation")? };
-        self.emit(Op::Window { axis, size, stride, dilation }, &[x], None, a.span)
+        self.emit(Op::Window { axis, size, stride, dilation }, &[x], a.span)
     }
 
     /// `pad(x, pad; value)`.
@@ -154,7 +154,7 @@ impl Lowerer<'_> {
                 continue;
             }
             let op = Op::Pad { axis: ty.rank() - 1 - i, low: pair[0].clone(), high: pair[1].clone(), value };
-            v = self.emit(op, &[v], None, a.span)?;
+            v = self.emit(op, &[v], a.span)?;
         }
         Ok(v)
     }
@@ -166,7 +166,7 @@ impl Lowerer<'_> {
         let indices = self.lift(a.get(1), Some(DType::I64), a.span(1))?;
         let updates = self.lift(a.get(2), Some(ty.dtype), a.span(2))?;
         let axis = self.axis(a.get(3), 0, &ty, a.span(3))?;
-        self.emit(Op::ScatterAdd { axis }, &[target, indices, updates], None, a.span)
+        self.emit(Op::ScatterAdd { axis }, &[target, indices, updates], a.span)
     }
 
     /// The first argument, with its type.

@@ -1,6 +1,6 @@
 //! Reductions, products of tensors, convolutions.
 
-use snn_ir::{Contraction, Convolution, DType, Op, Reduction, Type, Value};
+use snn_ir::{Contraction, ConvGradient, Convolution, DType, Op, Reduction, Type, Value};
 
 use crate::builtins::Arguments;
 use crate::context::{Lowerer, Result, Stop};
@@ -18,27 +18,27 @@ impl Lowerer<'_> {
     pub(super) fn largest_index(&mut self, a: &Arguments) -> Result<Value> {
         let (x, ty) = self.numbers(a)?;
         let axis = self.axis(a.get(1), -1, &ty, a.span(1))?;
-        self.emit(Op::ArgMax { axis }, &[x], None, a.span)
+        self.emit(Op::ArgMax { axis }, &[x], a.span)
     }
 
     /// `cumsum(x; axis)`.
     pub(super) fn running_sum(&mut self, a: &Arguments) -> Result<Value> {
         let (x, ty) = self.numbers(a)?;
         let axis = self.axis(a.get(1), -1, &ty, a.span(1))?;
-        self.emit(Op::CumSum { axis }, &[x], None, a.span)
+        self.emit(Op::CumSum { axis }, &[x], a.span)
     }
 
     /// `sum`, `max` and `min` of `x; axis, keep`.
     pub(super) fn reduced(&mut self, kind: Reduction, a: &Arguments) -> Result<Value> {
         let (x, ty) = self.numbers(a)?;
         let axes = self.axes(a.get(1), &ty, a.span(1))?;
-        let v = self.emit(Op::Reduce { kind, axes: axes.clone() }, &[x], None, a.span)?;
+        let v = self.emit(Op::Reduce { kind, axes: axes.clone() }, &[x], a.span)?;
         if !matches!(a.get(2), Val::Bool(true)) {
             return Ok(v);
         }
         let mut kept = self.ty(v);
         axes.iter().for_each(|i| kept.shape.insert(*i, 1.into()));
-        self.emit(Op::Reshape, &[v], Some(kept), a.span)
+        self.emit(Op::Reshape { shape: kept.shape }, &[v], a.span)
     }
 
     /// `einsum("bij,bjk->bik", a, b)`: sums of products over the letters that the result lacks, as `torch.einsum` of one or two tensors.
@@ -84,7 +84,7 @@ impl Lowerer<'_> {
             let axes: Vec<usize> = (0..letters.len()).filter(|k| !other.contains(&letters[*k]) && !result.contains(&letters[*k])).collect();
             if !axes.is_empty() {
                 let kept = letters.iter().enumerate().filter(|(k, _)| !axes.contains(k)).map(|(_, c)| *c).collect();
-                operands[i] = (self.emit(Op::Reduce { kind: Reduction::Sum, axes }, &[v], None, span)?, kept);
+                operands[i] = (self.emit(Op::Reduce { kind: Reduction::Sum, axes }, &[v], span)?, kept);
             }
         }
         let (v, letters) = match operands.as_slice() {
@@ -100,13 +100,13 @@ impl Lowerer<'_> {
                 };
                 let free = p.iter().chain(q).copied().filter(|c| !shared.contains(c));
                 let letters: Vec<char> = batch.iter().copied().chain(free).collect();
-                (self.emit(Op::Contract(c), &[*x, *y], None, span)?, letters)
+                (self.emit(Op::Contract(c), &[*x, *y], span)?, letters)
             }
             [(x, p)] => (*x, p.clone()),
             _ => return Err(Stop::Said),
         };
         let permutation: Vec<usize> = result.iter().filter_map(|c| letters.iter().position(|k| k == c)).collect();
-        self.emit(Op::Transpose { permutation }, &[v], None, span)
+        self.emit(Op::Transpose { permutation }, &[v], span)
     }
 
     pub(super) fn convolution(&mut self, a: &Arguments) -> Result<Value> {
@@ -119,7 +119,7 @@ impl Lowerer<'_> {
             dilation: self.for_each_axis(a, 4, n, 1)?,
             groups: if matches!(a.get(5), Val::Nothing) { 1 } else { self.known(a, 5, "groups")? },
         };
-        self.emit(Op::Conv(c), &[x, w], None, a.span)
+        self.emit(Op::Conv(c), &[x, w], a.span)
     }
 
     /// A setting of a convolution over `n` axes: a number for all of them, or one for each.
@@ -179,15 +179,13 @@ impl Lowerer<'_> {
                 cuts.push((axis, std::mem::take(&mut c.padding[i]), more, size));
             }
         }
-        let mut y = self.emit(Op::ConvInputGradient(c), &[x, w], Some(ty), a.span)?;
+        let mut y = self.emit(Op::ConvInputGradient(ConvGradient { convolution: c, shape: ty.shape }), &[x, w], a.span)?;
         for (axis, padding, more, size) in cuts {
             // What no window reaches is zero.
             let beyond = (more - padding).max(0);
             let pad = Op::Pad { axis, low: 0.into(), high: beyond.into(), value: 0.0 };
-            let padded = self.emit(pad, &[y], None, a.span)?;
-            let mut ty = self.ty(padded).clone();
-            ty.shape[axis] = size;
-            y = self.emit(Op::Slice { axis, start: padding.into(), step: 1 }, &[padded], Some(ty), a.span)?;
+            let padded = self.emit(pad, &[y], a.span)?;
+            y = self.emit(Op::Slice { axis, start: padding.into(), length: size, step: 1 }, &[padded], a.span)?;
         }
         Ok(y)
     }

@@ -578,7 +578,8 @@ impl Head {
                 all
             }
         };
-        Op::from_parts(word, attributes, body)
+        let Some(result) = types.first() else { return Err("an operation has a result".into()) };
+        Op::from_parts(word, attributes, result, body)
     }
 }
 
@@ -610,7 +611,7 @@ impl Open<'_> {
         graph.inputs = match inputs {
             Some(labels) => labels.into_iter().map(value).collect::<Parsed<_>>()?,
             None => {
-                let inputs = graph.nodes().filter(|(_, n)| matches!(n.op, Op::Input(_)));
+                let inputs = graph.nodes().filter(|(_, n)| matches!(n.op, Op::Input { .. }));
                 inputs.map(|(node, _)| Value { node, result: 0 }).collect()
             }
         };

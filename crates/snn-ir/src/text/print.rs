@@ -114,7 +114,7 @@ fn body(graph: &Graph, depth: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result 
         }
         writeln!(f)?;
     }
-    let in_order = graph.nodes().filter(|(_, n)| matches!(n.op, Op::Input(_))).map(|(node, _)| Value { node, result: 0 });
+    let in_order = graph.nodes().filter(|(_, n)| matches!(n.op, Op::Input { .. })).map(|(node, _)| Value { node, result: 0 });
     if !in_order.eq(graph.inputs.iter().copied()) {
         writeln!(f, "{pad}inputs ({})", numbers.labels(&graph.inputs))?;
     }
@@ -129,7 +129,7 @@ fn body(graph: &Graph, depth: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result 
 /// An operation with its operands, attributes and types.
 fn operation(node: &Node, numbers: &Numbers, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str(node.op.name())?;
-    if let Op::Input(name) | Op::Parameter(name) = &node.op {
+    if let Op::Input { name, .. } | Op::Parameter { name, .. } = &node.op {
         write!(f, " {}", Name(name))?;
     } else if let Op::Constant(t) = &node.op {
         write!(f, " ")?;

@@ -104,7 +104,7 @@ fn cast_same(c: &mut Context<'_>) -> Option<Id> {
 
 fn cast_back(c: &mut Context<'_>) -> Option<Id> {
     let source = c.facts("?x");
-    let between = c.facts("?b").attributes.as_ref()?.ty()?.dtype;
+    let Some(Op::Cast { dtype: between }) = c.op("?b") else { return None };
     let survives = source.is_binary() || (source.ty().dtype == DType::Bool && matches!(between, DType::F32 | DType::I64));
     (survives && *source.ty() == c.own_type()).then(|| c.id("?x"))
 }
@@ -121,7 +121,7 @@ fn repeat_after(c: &mut Context<'_>) -> Option<Id> {
             continue;
         }
         let found = c.find(*v, |op, of| {
-            let Op::Broadcast { axes } = op else { return None };
+            let Op::Broadcast { axes, .. } = op else { return None };
             Some((axes, c.terms[of[0]].data.ty().shape.clone(), of[0]))
         });
         let (axes, shape, source) = found?;
@@ -146,6 +146,6 @@ fn repeat_after(c: &mut Context<'_>) -> Option<Id> {
             })
         })
         .collect();
-    let value = c.add_typed(op, &small, Type::new(ty.dtype, shape));
-    Some(c.add_typed(Op::Broadcast { axes }, &[value], ty))
+    let value = c.add(op, &small);
+    Some(c.add(Op::Broadcast { axes, shape: ty.shape }, &[value]))
 }

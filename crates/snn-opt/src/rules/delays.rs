@@ -125,7 +125,7 @@ fn at_rest(c: &Context<'_>, id: Id) -> Tensor {
 
 fn delayed(c: &mut Context<'_>, op: Op, operands: &[Id], steps: i64) -> Id {
     let ty = c.own_type();
-    let inner = c.add_typed(op, operands, ty);
+    let inner = c.add(op.with_result(&ty), operands);
     c.add(Op::Delay { steps }, &[inner])
 }
 

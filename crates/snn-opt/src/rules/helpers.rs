@@ -9,7 +9,7 @@ use crate::rule::{Context, Rule};
 
 pub(super) const RULES: [Rule; 4] = [
     built("first-spike", "(eq (cumsum ?a (cumsum ?a ?x)) ?one)", first_spike, "this is its definition"),
-    exact("first-spike-turned", "(eq ?one (cumsum ?a (cumsum ?a ?x)))", "(eq (cumsum ?a (cumsum ?a ?x)) ?one)", "equality is symmetric"),
+    exact("first-spike-swapped", "(eq ?one (cumsum ?a (cumsum ?a ?x)))", "(eq (cumsum ?a (cumsum ?a ?x)) ?one)", "equality is symmetric"),
     built(
         "shifted-one-hots",
         "(add ?a ?b)",
@@ -42,15 +42,13 @@ fn shifted_one_hots(c: &mut Context<'_>) -> Option<Id> {
 
 fn repeated_one_hot(c: &mut Context<'_>) -> Option<Id> {
     let Some(Op::RedundantOneHot { classes, repeat }) = c.op("?h") else { return None };
-    let Some(Op::Broadcast { axes }) = c.op("?b") else { return None };
-    let settings = c.facts("?b").attributes.clone()?;
-    let wide = settings.ty()?;
+    let Some(Op::Broadcast { axes, shape: wide }) = c.op("?b") else { return None };
     let rank = c.ty("?l").rank() + 1;
-    let times = wide.shape.last()?.as_constant()?;
+    let times = wide.last()?.as_constant()?;
     // [B, C] to [B, C, n], then to [B, C n].
-    let repeats = wide.rank() == rank + 1 && axes.iter().copied().eq(0..rank) && times >= 1;
+    let repeats = wide.len() == rank + 1 && axes.iter().copied().eq(0..rank) && times >= 1;
     let joined = c.own_type();
-    let joins = joined.rank() == rank && joined.shape[..rank - 1] == wide.shape[..rank - 1];
+    let joins = joined.rank() == rank && joined.shape[..rank - 1] == wide[..rank - 1];
     if !repeats || !joins {
         return None;
     }

@@ -1,7 +1,7 @@
 //! Linear layers: what rounds differently, and moves work from activations into weights. All need `--fast-math`.
 
 use egg::Id;
-use snn_ir::{BinaryOp, Contraction, Op, Reduction, Tensor, Type};
+use snn_ir::{BinaryOp, Contraction, Op, Reduction, Tensor};
 
 use super::{built, fast, when};
 use crate::facts::operation;
@@ -59,7 +59,7 @@ fn scale(c: &Context<'_>, id: Id) -> Option<Scale> {
         return Some(Scale::Number(t.clone()));
     }
     c.find(id, |op, of| {
-        let Op::Broadcast { axes } = op else { return None };
+        let Op::Broadcast { axes, .. } = op else { return None };
         let shape = &c.terms[of[0]].data.ty().shape;
         let told: Vec<usize> = axes.iter().zip(shape).filter(|(_, d)| !d.is_one()).map(|(a, _)| *a).collect();
         Some(Scale::Axes(of[0], told))
@@ -85,10 +85,9 @@ fn scaled_weights(c: &mut Context<'_>, scale: &Scale, product: &Op, ranks: (usiz
             if !own.windows(2).all(|p| p[0] < p[1]) {
                 return None;
             }
-            let dtype = weights.dtype;
-            let shape: Vec<snn_ir::Dim> = own.iter().map(|a| weights.shape[*a].clone()).collect();
-            let flat = c.add_typed(Op::Reshape, &[*source], Type::new(dtype, shape));
-            c.add_typed(Op::Broadcast { axes: own }, &[flat], weights)
+            let shape = own.iter().map(|a| weights.shape[*a].clone()).collect();
+            let flat = c.add(Op::Reshape { shape }, &[*source]);
+            c.add(Op::Broadcast { axes: own, shape: weights.shape }, &[flat])
         }
     };
     Some(mul(c, w, factor))

@@ -44,7 +44,7 @@ fn same(c: &mut Context<'_>) -> Option<Id> {
 
 fn reshape_reshape(c: &mut Context<'_>) -> Option<Id> {
     let (x, ty) = (c.id("?x"), c.own_type());
-    Some(c.add_typed(Op::Reshape, &[x], ty))
+    Some(c.add(Op::Reshape { shape: ty.shape }, &[x]))
 }
 
 fn permutation(c: &Context<'_>, var: &str) -> Option<Vec<usize>> {
@@ -66,15 +66,14 @@ fn transpose_transpose(c: &mut Context<'_>) -> Option<Id> {
 }
 
 fn broadcast_broadcast(c: &mut Context<'_>) -> Option<Id> {
-    let (Some(Op::Broadcast { axes: outer }), Some(Op::Broadcast { axes: inner })) = (c.op("?s"), c.op("?r")) else { return None };
+    let (Some(Op::Broadcast { axes: outer, .. }), Some(Op::Broadcast { axes: inner, .. })) = (c.op("?s"), c.op("?r")) else { return None };
     let (x, ty) = (c.id("?x"), c.own_type());
-    Some(c.add_typed(Op::Broadcast { axes: inner.iter().map(|a| outer[*a]).collect() }, &[x], ty))
+    Some(c.add(Op::Broadcast { axes: inner.iter().map(|a| outer[*a]).collect(), shape: ty.shape }, &[x]))
 }
 
 fn broadcast_inserted(c: &mut Context<'_>) -> Option<Id> {
-    let Some(Op::Broadcast { axes }) = c.op("?s") else { return None };
+    let (Some(Op::Broadcast { axes, .. }), Some(Op::Reshape { shape: wide })) = (c.op("?s"), c.op("?r")) else { return None };
     let (x, ty, source) = (c.id("?x"), c.own_type(), c.ty("?x"));
-    let wide = c.facts("?r").attributes.as_ref()?.ty()?.shape.clone();
     let mut left = source.shape.iter().peekable();
     let mut kept = Vec::new();
     for (axis, size) in axes.iter().zip(&wide) {
@@ -85,12 +84,12 @@ fn broadcast_inserted(c: &mut Context<'_>) -> Option<Id> {
             return None;
         }
     }
-    (left.peek().is_none() && kept.len() < axes.len()).then(|| c.add_typed(Op::Broadcast { axes: kept }, &[x], ty))
+    (left.peek().is_none() && kept.len() < axes.len()).then(|| c.add(Op::Broadcast { axes: kept, shape: ty.shape }, &[x]))
 }
 
 fn slice(c: &Context<'_>, var: &str) -> Option<(usize, Dim, i64)> {
     match c.op(var) {
-        Some(Op::Slice { axis, start, step }) => Some((axis, start, step)),
+        Some(Op::Slice { axis, start, step, .. }) => Some((axis, start, step)),
         _ => None,
     }
 }
@@ -107,13 +106,13 @@ fn slice_slice(c: &mut Context<'_>) -> Option<Id> {
     }
     let start = inner_start.plus(&start.times(&inner_step.into()));
     let (x, ty) = (c.id("?x"), c.own_type());
-    Some(c.add_typed(Op::Slice { axis, start, step: step.checked_mul(inner_step)? }, &[x], ty))
+    let length = ty.shape[axis].clone();
+    Some(c.add(Op::Slice { axis, start, length, step: step.checked_mul(inner_step)? }, &[x]))
 }
 
 fn slice_concat(c: &mut Context<'_>) -> Option<Id> {
-    let (Op::Slice { axis, start, step }, operands) = c.operation()? else { return None };
-    let ty = c.own_type();
-    let (start, count) = (start.as_constant()?, ty.shape[axis].as_constant()?);
+    let (Op::Slice { axis, start, length, step }, operands) = c.operation()? else { return None };
+    let (start, count) = (start.as_constant()?, length.as_constant()?);
     let last = start + step.checked_mul((count - 1).max(0))?;
     let (part, first) = c.find(operands[0], |op, parts| {
         let Op::Concat { axis: joined } = op else { return None };
@@ -127,7 +126,7 @@ fn slice_concat(c: &mut Context<'_>) -> Option<Id> {
         }
         None
     })?;
-    Some(c.add_typed(Op::Slice { axis, start: (start - first).into(), step }, &[part], ty))
+    Some(c.add(Op::Slice { axis, start: (start - first).into(), length, step }, &[part]))
 }
 
 fn concat_one(c: &mut Context<'_>) -> Option<Id> {
@@ -142,7 +141,7 @@ fn concat_slices(c: &mut Context<'_>) -> Option<Id> {
     for v in operands {
         let length = c.terms[v].data.ty().shape[axis].as_constant()?;
         let found = c.find(v, |op, of| {
-            let Op::Slice { axis: a, start, step: 1 } = op else { return None };
+            let Op::Slice { axis: a, start, step: 1, .. } = op else { return None };
             if a == axis { Some((of[0], start.as_constant()?)) } else { None }
         });
         let (source, start) = found?;
@@ -154,8 +153,8 @@ fn concat_slices(c: &mut Context<'_>) -> Option<Id> {
         next = start + length;
     }
     let (source, start) = begin?;
-    let ty = c.own_type();
-    Some(c.add_typed(Op::Slice { axis, start: start.into(), step: 1 }, &[source], ty))
+    let length = c.own_type().shape[axis].clone();
+    Some(c.add(Op::Slice { axis, start: start.into(), length, step: 1 }, &[source]))
 }
 
 fn transpose_into_product(c: &mut Context<'_>) -> Option<Id> {
@@ -199,6 +198,6 @@ fn transpose_of_product(c: &mut Context<'_>) -> Option<Id> {
     if left.is_empty() || right.is_empty() || !p.iter().copied().eq(swapped) {
         return None;
     }
-    let turned = Contraction { lhs_batch: k.rhs_batch, rhs_batch: k.lhs_batch, lhs_sum: k.rhs_sum, rhs_sum: k.lhs_sum };
-    Some(c.add(Op::Contract(turned), &[b, a]))
+    let swapped = Contraction { lhs_batch: k.rhs_batch, rhs_batch: k.lhs_batch, lhs_sum: k.rhs_sum, rhs_sum: k.lhs_sum };
+    Some(c.add(Op::Contract(swapped), &[b, a]))
 }

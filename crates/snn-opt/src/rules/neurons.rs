@@ -36,7 +36,7 @@ fn with_constants(body: &Graph, known: &[Option<Tensor>]) -> Graph {
     let mut map = HashMap::new();
     for (v, known) in body.inputs.iter().zip(known) {
         let value = match known {
-            Some(t) => new.add(Op::Constant(t.clone()), &[], None),
+            Some(t) => new.add(Op::Constant(t.clone()), &[]),
             None => new.add_input(body.input_name(*v), body.ty(*v).clone()),
         };
         map.insert(*v, value);
