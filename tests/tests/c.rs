@@ -79,10 +79,10 @@ fn difference_of(
     weights: &[(String, Tensor)],
     weights_dtype: Option<WeightBits>,
 ) -> Result<bool, String> {
-    let options = CompileOptions { mode: Mode::Eval, seed, backend: Backends::Interpreter, weights_dtype, ..CompileOptions::default() };
+    let options = CompileOptions::default().mode(Mode::Eval).seed(seed).backend(Backends::Interpreter).weights_dtype(weights_dtype);
     let net = program.compile(Some("main"), &options).map_err(|e| e.to_string())?;
     let run = net.run(data, weights).map_err(|e| e.to_string())?;
-    let net = program.compile(Some("main"), &CompileOptions { dims: run.dims.clone(), ..options }).map_err(|e| e.to_string())?;
+    let net = program.compile(Some("main"), &options.dims(run.dims.clone())).map_err(|e| e.to_string())?;
     let built = match net.build_c("net", "net.snn", weights) {
         Ok(b) => b,
         Err(e) => return Err(format!("not built: {}", e.to_string().lines().next().unwrap_or_default())),
@@ -197,8 +197,8 @@ fn nets_without_steps_are_the_interpreters_too() {
 }
 
 fn refused(text: &str, dims: &[(&str, i64)]) -> String {
-    let dims = dims.iter().map(|(n, v)| (n.to_string(), *v)).collect();
-    let net = Program::parse("net.snn", text).unwrap().compile(None, &CompileOptions { dims, ..CompileOptions::default() }).unwrap();
+    let dims: snnc::Dims = dims.iter().map(|(n, v)| (n.to_string(), *v)).collect();
+    let net = Program::parse("net.snn", text).unwrap().compile(None, &CompileOptions::default().dims(dims)).unwrap();
     match net.build_c("net", "net.snn", &[]) {
         Ok(_) => "no error".into(),
         Err(e) => e.to_string(),
@@ -236,8 +236,8 @@ fn integer_weights_are_stored_and_exact() {
         assert!(stepped);
     }
     let size = |weights_dtype| {
-        let dims = [("B".to_string(), 1)].into();
-        let net = program.compile(None, &CompileOptions { dims, weights_dtype, ..CompileOptions::default() }).unwrap();
+        let dims = [("B".to_string(), 1)];
+        let net = program.compile(None, &CompileOptions::default().dims(dims).weights_dtype(weights_dtype)).unwrap();
         net.build_c("net", "net.snn", &[]).unwrap().source.constants
     };
     // 36 + 180 + 25 + 15 weights; scales and biases are floats.

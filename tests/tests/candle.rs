@@ -211,7 +211,7 @@ fn kernels_on_cuda_equal_the_interpreter() {
             ("k".to_string(), Tensor::f32([5], numbers(5, &mut dice))),
         ];
         let run = |backend| {
-            let options = CompileOptions { backend, ..CompileOptions::default() };
+            let options = CompileOptions::default().backend(backend);
             program.compile(None, &options).and_then(|net| net.run(&data, &[])).unwrap_or_else(|e| panic!("{source}\n{e}")).outputs
         };
         let (got, want) = (run(cuda), run(Backends::Interpreter));
@@ -224,7 +224,7 @@ fn devices_that_cannot_be_used_are_said() {
     let open = |name: &str| {
         let program = Program::parse("model.snn", "net main(x: f32[T]) -> f32[T] { x }").unwrap();
         let backend = name.parse().and_then(|b| {
-            let options = CompileOptions { backend: b, ..CompileOptions::default() };
+            let options = CompileOptions::default().backend(b);
             program.compile(None, &options)
         });
         backend.err().map(|e| e.to_string()).unwrap_or_default()
@@ -237,6 +237,6 @@ fn devices_that_cannot_be_used_are_said() {
     }
     let half = Backends::Candle(DeviceName::Cpu, Precision::F16);
     let program = Program::parse("model.snn", "net main(x: f32[T]) -> f32[T] { x }").unwrap();
-    let e = program.compile(None, &CompileOptions { backend: half, ..CompileOptions::default() }).err().unwrap();
+    let e = program.compile(None, &CompileOptions::default().backend(half)).err().unwrap();
     assert_snapshot!(e, @"products of 16 bits need a GPU; on the CPU use `--dtype f32`");
 }

@@ -85,7 +85,7 @@ fn check(seed: u64) {
     ];
     let weights = vec![("fc.weight".to_string(), Tensor::f32([6, 6], (0..36).map(|_| d.roll(7) as f32 - 3.0).collect()))];
     let run = |backend, threads, optimise| {
-        let options = CompileOptions { backend, threads, optimise, mode: Mode::Eval, ..CompileOptions::default() };
+        let options = CompileOptions::default().backend(backend).threads(threads).optimise(optimise).mode(Mode::Eval);
         let result = parsed.compile(None, &options).and_then(|net| net.run(&data, &weights));
         result.unwrap_or_else(|e| panic!("seed {seed}: {e}\n{text}")).outputs
     };
@@ -145,7 +145,7 @@ fn elementary_functions_agree_to_the_bit() {
         let text = format!("net main(x: f32[N], y: f32[N]) -> f32[N] {{ {e} }}");
         let program = Program::parse("t", &text).unwrap();
         let run = |backend| {
-            let options = CompileOptions { backend, ..CompileOptions::default() };
+            let options = CompileOptions::default().backend(backend);
             program
                 .compile(None, &options)
                 .and_then(|net| net.run(&data, &[]))
@@ -197,7 +197,7 @@ fn convolutions_and_pools_agree() {
             ("c1.weight".to_string(), Tensor::f32([2, 4 / groups, kernel], whole(8 / groups * kernel))),
         ];
         let run = |backend| {
-            let options = CompileOptions { backend, ..CompileOptions::default() };
+            let options = CompileOptions::default().backend(backend);
             program
                 .compile(Some("free"), &options)
                 .and_then(|net| net.run(&data, &weights))

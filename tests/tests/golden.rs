@@ -42,12 +42,10 @@ fn run_all(backend: Backends) {
                 continue;
             }
         };
-        let options = CompileOptions {
-            mode: if about["mode"] == "train" { Mode::Train } else { Mode::Eval },
-            seed: about["seed"].as_u64().unwrap_or(0),
-            backend,
-            ..CompileOptions::default()
-        };
+        let options = CompileOptions::default()
+            .mode(if about["mode"] == "train" { Mode::Train } else { Mode::Eval })
+            .seed(about["seed"].as_u64().unwrap_or(0))
+            .backend(backend);
         let data = load(&file("in.safetensors")).unwrap();
         let want = load(&file("out.safetensors")).unwrap();
         let (inputs, weights): (Vec<_>, Vec<_>) = data.into_iter().partition(|(n, _)| !n.contains('.'));
@@ -68,7 +66,7 @@ fn run_all(backend: Backends) {
         let gradients = if wrt.is_empty() {
             Ok(snnc::Tensors::new())
         } else {
-            let options = CompileOptions { gradients: Some(wrt), ..options.clone() };
+            let options = options.clone().gradients(wrt);
             program.compile(Some("loss"), &options).and_then(|net| net.run(&inputs, &weights)).map(|r| r.outputs)
         };
         let gradients = gradients.unwrap_or_else(|e| {

@@ -98,13 +98,13 @@ fn data(steps: usize, batch: usize) -> Vec<(String, Tensor)> {
 }
 
 fn options(backend: Backends, gradients: Option<Vec<String>>) -> CompileOptions {
-    CompileOptions { backend, gradients, ..CompileOptions::default() }
+    CompileOptions::default().backend(backend).gradients(gradients)
 }
 
 /// The gradient and the parameters, by name.
 fn gradient(program: &Program, wrt: &[&str], backend: Backends, optimise: Optimise, data: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
     let wrt = wrt.iter().map(|n| n.to_string()).collect();
-    let options = CompileOptions { optimise, ..options(backend, Some(wrt)) };
+    let options = options(backend, Some(wrt)).optimise(optimise);
     let run = program.compile(Some("loss"), &options).and_then(|c| c.run(data, &[])).unwrap_or_else(|e| panic!("{e}"));
     run.outputs.into()
 }
@@ -248,7 +248,7 @@ fn checkpoints_change_memory_and_nothing_else() {
     for steps in [1, 7, 12, 60] {
         let data = data(steps);
         let run = |checkpoint, backend| {
-            let options = CompileOptions { checkpoint, ..options(backend, Some(vec!["x".into(), "k".into()])) };
+            let options = options(backend, Some(vec!["x".into(), "k".into()])).checkpoint(checkpoint);
             let prepared = program.compile(None, &options).and_then(|c| c.prepare(&data, &[])).unwrap_or_else(|e| panic!("{e}"));
             (prepared.run().unwrap().outputs, prepared.memory())
         };
@@ -295,14 +295,14 @@ fn outputs_come_first_and_gradients_when_they_are_asked_for() {
     };
     let (x, a, b) = (random(&[3, 2, 2, 6, 6]), random(&[3, 2, 5]), random(&[3, 2, 4, 6, 6]));
     for backend in [Backends::Interpreter, Backends::Cranelift] {
-        let options = CompileOptions { backend, mode: Mode::Train, ..CompileOptions::default() };
+        let options = CompileOptions::default().backend(backend).mode(Mode::Train);
         let data = [("x".to_string(), x.clone())];
         let plain = program.compile(Some("main"), &options).unwrap().run(&data, &[]).unwrap();
         let weights: Vec<(String, Tensor)> = plain.parameters.clone().into();
-        let scalar = CompileOptions { gradients: Some(wrt.clone()), ..options.clone() };
+        let scalar = options.clone().gradients(wrt.clone());
         let given = [("x", &x), ("a", &a), ("b", &b)].map(|(n, t)| (n.to_string(), t.clone()));
         let want = program.compile(Some("loss"), &scalar).unwrap().run(&given, &weights).unwrap().outputs;
-        let phases = CompileOptions { cotangents: Some(wrt.clone()), ..options };
+        let phases = options.cotangents(wrt.clone());
         let net = program.compile(Some("main"), &phases).unwrap().prepare(&data, &weights).unwrap();
         let (run, tape) = net.forward(phases.seed).unwrap();
         assert_eq!(run.outputs, plain.outputs);
@@ -335,8 +335,7 @@ fn a_surrogate_may_be_of_another_width_for_each_neuron() {
     let x = snnc::Tensor::f32([5, 2, 3], (0..30).map(|i| (i * 7 % 11) as f32 * 0.3).collect());
     for backend in [snnc::Backends::Cranelift, snnc::Backends::Interpreter, snnc::Backends::CandleOperations] {
         let gradient = |net: &str| {
-            let options =
-                snnc::CompileOptions { backend, gradients: Some(vec!["x".into()]), partial: true, ..snnc::CompileOptions::default() };
+            let options = snnc::CompileOptions::default().backend(backend).gradients(vec!["x".into()]).partial(true);
             let run = program.compile(Some(net), &options).unwrap().run(&[("x".into(), x.clone())], &[]).unwrap();
             run.outputs.get("grad.x").unwrap().as_f32().to_vec()
         };

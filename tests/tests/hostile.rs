@@ -115,7 +115,7 @@ fn not_a_number_goes_through() {
 
 #[test]
 fn what_does_not_fit_memory_is_refused_before_it_is_tried() {
-    let options = CompileOptions { memory_limit: 1 << 20, ..CompileOptions::default() };
+    let options = CompileOptions::default().memory_limit(1 << 20);
     let big = "net main(x: f32[N]) -> f32[N, N] { reshape(x, [N, 1]) * x }";
     let result = run_with(big, &[("x", Tensor::f32([4096], vec![1.0; 4096]))], &options);
     assert!(matches!(result, Err(Error::Memory { .. })));

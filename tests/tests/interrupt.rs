@@ -18,7 +18,7 @@ fn a_long_run_stops_when_it_is_asked_to() {
         (long, 64, candle),
     ] {
         let program = Program::parse("t", text).unwrap();
-        let net = program.compile(None, &CompileOptions { backend, threads: 1, ..CompileOptions::default() }).unwrap();
+        let net = program.compile(None, &CompileOptions::default().backend(backend).threads(1)).unwrap();
         let prepared = net.prepare(&[("x".into(), Tensor::f32([steps, 16], vec![0.3; steps * 16]))], &[]).unwrap();
         snn_ir::interrupt::clear();
         let stopper = std::thread::spawn(|| {

@@ -18,7 +18,7 @@ fn check_in(program: &str, [data, expected]: [Vec<(String, Tensor)>; 2], net: &s
     let wanted: Vec<(&str, &Tensor)> = expected.iter().filter_map(|(n, t)| Some((n.strip_prefix(&prefix)?, t))).collect();
     assert!(!wanted.is_empty());
     let wrt: Vec<String> = wanted.iter().filter_map(|(n, _)| Some(n.strip_prefix("grad.")?.to_string())).collect();
-    let options = CompileOptions { backend, gradients: (!wrt.is_empty()).then_some(wrt), ..CompileOptions::default() };
+    let options = CompileOptions::default().backend(backend).gradients((!wrt.is_empty()).then_some(wrt));
     let compiled = program.compile(Some(net), &options).unwrap_or_else(|e| panic!("{net}: {e}"));
     let of = |name: &str| data.iter().find(|(n, _)| n == name).unwrap().1.clone();
     let given: Vec<(String, Tensor)> = inputs.iter().map(|(input, from)| (input.to_string(), of(from))).collect();
@@ -105,7 +105,7 @@ fn steps_and_sparse_connections_are_those_of_the_frameworks() {
                 assert!(!wanted.is_empty());
                 let wrt: Vec<String> = wanted.iter().filter_map(|(n, _)| Some(n.strip_prefix("grad.")?.to_string())).collect();
                 let gradients = (!wrt.is_empty()).then_some(wrt);
-                let options = CompileOptions { backend, mode: *mode, gradients, ..CompileOptions::default() };
+                let options = CompileOptions::default().backend(backend).mode(*mode).gradients(gradients);
                 let compiled = program.compile(Some(net), &options).unwrap_or_else(|e| panic!("{net}: {e}"));
                 let of = |name: &str| all.iter().find(|(n, _)| n == name).unwrap().1.clone();
                 let given: Vec<(String, Tensor)> =
@@ -136,7 +136,7 @@ fn a_sparse_index_out_of_range_is_an_error() {
     let text = "net main(x: f32[B, 2], rows: i64[E], columns: i64[E], values: f32[E]) { sparse_matmul(x, rows, columns, values, 2) }";
     let program = Program::parse("p", text).unwrap();
     for backend in ALL {
-        let net = program.compile(None, &CompileOptions { backend, ..CompileOptions::default() }).unwrap();
+        let net = program.compile(None, &CompileOptions::default().backend(backend)).unwrap();
         let run = |rows: Vec<i64>, columns: Vec<i64>| {
             let n = rows.len();
             let data = [
@@ -181,7 +181,7 @@ fn e_prop_forward_in_time_is_its_gradient() {
         ("out.weight".to_string(), tensor(&[2, 5], |i| uneven(i + 4000) - 0.5)),
     ];
     let names = ["first.weight".to_string(), "back.weight".to_string()];
-    let backward = CompileOptions { gradients: Some(names.to_vec()), ..CompileOptions::default() };
+    let backward = CompileOptions::default().gradients(names.to_vec());
     let backward = plasticity("eprop", &backward).run(&data, &weights).unwrap();
     let forward = plasticity("eprop_forward", &CompileOptions::default()).run(&data, &weights).unwrap();
     for (name, output) in [("grad.first.weight", "first"), ("grad.back.weight", "back")] {
@@ -222,7 +222,7 @@ fn first_spikes_are_exact_in_event_times_and_so_are_their_gradients() {
     let own = [("w".to_string(), weights.clone())];
     let mut fired = 0;
     for backend in ALL {
-        let run = plasticity("events", &CompileOptions { backend, ..CompileOptions::default() }).run(&data, &own).unwrap();
+        let run = plasticity("events", &CompileOptions::default().backend(backend)).run(&data, &own).unwrap();
         let got = run.outputs.get("first").unwrap().to_f32();
         for (b, inputs) in times.as_f32().chunks(5).enumerate() {
             for (o, w) in weights.as_f32().chunks(5).enumerate() {
@@ -234,7 +234,7 @@ fn first_spikes_are_exact_in_event_times_and_so_are_their_gradients() {
     }
     assert!((12..36).contains(&fired), "some fire, some never: {fired}");
     // Finite differences of the closed form.
-    let options = CompileOptions { gradients: Some(vec!["w".into(), "times".into()]), ..CompileOptions::default() };
+    let options = CompileOptions::default().gradients(vec!["w".into(), "times".into()]);
     let latest = plasticity("latest", &options);
     let run = latest.run(&data, &own).unwrap();
     let value = |data: &[(String, Tensor)], own: &[(String, Tensor)]| f64::from(latest.run(data, own).unwrap().outputs[0].1.to_f32()[0]);
@@ -262,7 +262,7 @@ fn learning_in_a_run_holds_one_step_of_the_weights() {
     }";
     let program = Program::parse("p", text).unwrap();
     let memory = |steps: usize| {
-        let net = program.compile(None, &CompileOptions { threads: 1, ..CompileOptions::default() }).unwrap();
+        let net = program.compile(None, &CompileOptions::default().threads(1)).unwrap();
         net.prepare(&[("x".into(), Tensor::f32([steps, 1, 100], vec![0.0; steps * 100]))], &[]).unwrap().memory()
     };
     // What grows are the sequences of spikes and traces, [T, B, 100], and not weights, [100, 100].
@@ -316,8 +316,7 @@ fn lava_lif_has_lavas_integers() {
             [s, u[n], v[n]].into_iter().zip(&mut want).for_each(|(value, all)| all.push(value));
         }
         for backend in [Backends::Interpreter, Backends::Cranelift, Backends::CandleOperations] {
-            let net =
-                Program::parse("lava.snn", &text).unwrap().compile(None, &CompileOptions { backend, ..CompileOptions::default() }).unwrap();
+            let net = Program::parse("lava.snn", &text).unwrap().compile(None, &CompileOptions::default().backend(backend)).unwrap();
             let run = net.run(&[("x".to_string(), Tensor::i64(vec![steps, neurons], x.clone()))], &[]).unwrap();
             for ((name, got), want) in run.outputs.iter().zip(&want) {
                 let got: Vec<i64> = got.to_f32().iter().map(|x| *x as i64).collect();
@@ -333,7 +332,7 @@ fn lava_lif_has_lavas_integers() {
 #[test]
 fn lava_decay_has_the_slope_of_what_it_rounds() {
     let text = "net main(x: f32[2]) -> f32[] { sum(lava_decay(x, 1000) * [1.0, 3.0]) }";
-    let options = CompileOptions { gradients: Some(vec!["x".into()]), ..CompileOptions::default() };
+    let options = CompileOptions::default().gradients(vec!["x".into()]);
     let net = Program::parse("lava.snn", text).unwrap().compile(None, &options).unwrap();
     let run = net.run(&[("x".to_string(), Tensor::f32(vec![2], vec![4097.0, -5.0]))], &[]).unwrap();
     assert_eq!(run.outputs[0].1.to_f32().to_vec(), [(4097 * 3096 / 4096 - 3 * (5 * 3096 / 4096)) as f32]);

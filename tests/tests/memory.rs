@@ -11,7 +11,7 @@ fn compiling_again_and_again_does_not_grow_memory() {
         text.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
     };
     let once = || {
-        let options = CompileOptions { threads: 1, ..CompileOptions::default() };
+        let options = CompileOptions::default().threads(1);
         let program = Program::parse("test.snn", "net main(x: f32[T, N]) -> f32[T, N] { x |> lif() }").unwrap();
         let data = [("x".to_string(), Tensor::f32([2, 8], vec![1.0; 16]))];
         program.compile(None, &options).unwrap().run(&data, &[]).unwrap();
@@ -23,7 +23,7 @@ fn compiling_again_and_again_does_not_grow_memory() {
     assert!(grown < 8 << 20, "400 compilations have grown the process by {grown} bytes");
     // Neither backend piles up the memory that results come back in, whether a kernel of its own or candle's operation made them.
     for backend in [Backends::Cranelift, Backends::Candle(DeviceName::Cpu, Precision::F32), Backends::CandleOperations] {
-        let options = CompileOptions { threads: 1, backend, ..CompileOptions::default() };
+        let options = CompileOptions::default().threads(1).backend(backend);
         let text = "net main(x: f32[T, N]) -> (a: f32[T, N], b: f32[N, T], c: f32[T, T]) { (lif(x), transpose(x), x @ transpose(x)) }";
         let net = Program::parse("test.snn", text).unwrap().compile(None, &options).unwrap();
         let prepared = net.prepare(&[("x".to_string(), Tensor::f32([64, 1024], vec![0.7; 64 * 1024]))], &[]).unwrap();
@@ -35,7 +35,7 @@ fn compiling_again_and_again_does_not_grow_memory() {
         assert!(grown < 8 << 20, "200 runs on {backend:?} have grown the process by {grown} bytes");
     }
     // A session keeps what it names, not what it has evaluated.
-    let mut session = snnc::session::Session::new(CompileOptions { threads: 1, ..CompileOptions::default() });
+    let mut session = snnc::session::Session::new(CompileOptions::default().threads(1));
     session.enter("let x = [[0.0, 3.0], [1.0, 2.0]]").unwrap();
     let mut evaluate = |n: usize| (0..n).for_each(|i| drop(session.enter(&format!("sum(lif(x * {i}.5))")).unwrap()));
     evaluate(50);

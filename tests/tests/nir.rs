@@ -216,7 +216,7 @@ fn files_of_frameworks_run_as_in_the_frameworks() {
 }
 
 fn exported(text: &str, weights: &[(String, Tensor)], dt: Option<f64>) -> Result<Exported, String> {
-    let net = Program::parse("net.snn", text).unwrap().compile(None, &CompileOptions { seed: 3, ..CompileOptions::default() }).unwrap();
+    let net = Program::parse("net.snn", text).unwrap().compile(None, &CompileOptions::default().seed(3)).unwrap();
     net.export_nir(weights, &ExportOptions { dt, ..ExportOptions::default() }).map_err(|e| e.to_string())
 }
 
@@ -358,10 +358,7 @@ fn nets_are_the_same_after_a_file() {
     for (text, shape, scale) in cases {
         let n: usize = 40 * 2 * shape.iter().product::<usize>();
         let x = Tensor::f32([vec![40, 2], shape].concat(), (0..n).map(|i| (i * 7919 % 13) as f32 / 6.0).collect());
-        let net = Program::parse("net.snn", &text)
-            .unwrap()
-            .compile(Some("main"), &CompileOptions { seed: 3, ..CompileOptions::default() })
-            .unwrap();
+        let net = Program::parse("net.snn", &text).unwrap().compile(Some("main"), &CompileOptions::default().seed(3)).unwrap();
         // Weights that let every layer fire.
         let mut weights = net.run(&[("x".into(), x.clone())], &[]).unwrap().parameters;
         for (_, t) in weights.iter_mut().filter(|(n, _)| n.ends_with(".weight")) {
@@ -402,7 +399,7 @@ fn what_nir_cannot_say_is_an_error_with_its_line() {
     }";
     if let Ok(e) = exported(text, &[], Some(1e-3)) {
         let x = Tensor::f32(vec![20, 1, 4], (0..80).map(|i| (i % 7) as f32).collect());
-        let net = Program::parse("net.snn", text).unwrap().compile(None, &CompileOptions { seed: 3, ..CompileOptions::default() }).unwrap();
+        let net = Program::parse("net.snn", text).unwrap().compile(None, &CompileOptions::default().seed(3)).unwrap();
         let want = net.run(&[("x".into(), x.clone())], &[]).unwrap().outputs[0].1.to_f32();
         assert_eq!(run(&written(&e.graph), &reading(&e), x), want);
     }

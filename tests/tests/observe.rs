@@ -18,11 +18,7 @@ net loss(x: f32[T, B]) -> f32[] { mean((print(main(x)) - 1.0) ^ 2) }
 
 fn options(lines: &Arc<Mutex<Vec<String>>>) -> CompileOptions {
     let lines = lines.clone();
-    CompileOptions {
-        printer: Printer(Arc::new(move |line| lines.lock().unwrap().push(line.to_string()))),
-        partial: true,
-        ..CompileOptions::default()
-    }
+    CompileOptions::default().printer(Printer(Arc::new(move |line| lines.lock().unwrap().push(line.to_string())))).partial(true)
 }
 
 fn data(values: Vec<f32>) -> Tensors {
@@ -34,7 +30,7 @@ fn every_back_end_prints_and_gives_its_outputs_alone() {
     for backend in [Backends::Cranelift, Backends::Interpreter, Backends::CandleOperations] {
         let lines = Arc::default();
         let program = Program::parse("p.snn", PROGRAM).unwrap();
-        let net = program.compile(Some("main"), &CompileOptions { backend, ..options(&lines) }).unwrap();
+        let net = program.compile(Some("main"), &options(&lines).backend(backend)).unwrap();
         let run = net.run(&data(vec![1.0, 0.0, 2.0]), &[]).unwrap();
         assert_eq!(run.outputs.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), ["out"]);
         let said = lines.lock().unwrap();
@@ -67,10 +63,10 @@ fn an_assertion_about_data_ends_the_run_with_its_line() {
     let plain = options(&Arc::default());
     let run = |o: CompileOptions, net: &str| program.compile(Some(net), &o).unwrap().run(&bad, &[]).map(|_| ());
     wrong(text(run(plain.clone(), "main")));
-    wrong(text(run(CompileOptions { backend: Backends::Interpreter, ..plain.clone() }, "main")));
+    wrong(text(run(plain.clone().backend(Backends::Interpreter), "main")));
     // With gradients of a scalar, of outputs, and in training.
-    wrong(text(run(CompileOptions { gradients: Some(vec![]), ..plain.clone() }, "loss")));
-    let net = program.compile(Some("main"), &CompileOptions { cotangents: Some(vec!["w".into()]), ..plain.clone() }).unwrap();
+    wrong(text(run(plain.clone().gradients(vec![]), "loss")));
+    let net = program.compile(Some("main"), &plain.clone().cotangents(vec!["w".into()])).unwrap();
     wrong(text(net.prepare(&bad, &[]).unwrap().forward(0).map(|_| ())));
     let (run, tape) = net.prepare(&data(vec![1.0, 0.0, 2.0]), &[]).unwrap().forward(0).unwrap();
     assert_eq!(run.outputs.len(), 1);
@@ -78,7 +74,7 @@ fn an_assertion_about_data_ends_the_run_with_its_line() {
     let mut trainer = Trainer::new(&program, "loss", &plain).unwrap();
     wrong(text(trainer.step(&bad, &mut vec![], 0).map(|_| ())));
     // Pieces along the batch are checked too.
-    let pieces = program.compile(Some("main"), &CompileOptions { batch: Some(1), ..plain }).unwrap();
+    let pieces = program.compile(Some("main"), &plain.batch(1)).unwrap();
     let text = text(pieces.run(&data(vec![1.0, 1.0, 1.0, 1.0, -1.0, 1.0]), &[]).map(|_| ()));
     assert!(text.contains("false for one element"), "{text}");
 }

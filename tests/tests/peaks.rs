@@ -152,7 +152,7 @@ fn runs_take_what_they_claim() {
         for backend in backends {
             for gradient in [false, true].into_iter().filter(|g| !g || *has_gradients) {
                 let gradients = gradient.then(|| vec!["x".to_string()]);
-                let options = CompileOptions { threads: 1, backend, gradients, mode: Mode::Train, ..CompileOptions::default() };
+                let options = CompileOptions::default().threads(1).backend(backend).gradients(gradients).mode(Mode::Train);
                 check(name, gradient, backend, measured_and_claimed(&program, None, &data, &options));
             }
         }
@@ -168,7 +168,7 @@ fn runs_take_what_they_claim() {
             for gradient in [false, true].into_iter().filter(|g| !g || differentiated) {
                 let gradients = gradient.then(|| parameters.iter().map(|(n, _)| n.clone()).collect());
                 let net = if gradient { "loss" } else { "main" };
-                let options = CompileOptions { threads: 2, backend, gradients, ..CompileOptions::default() };
+                let options = CompileOptions::default().threads(2).backend(backend).gradients(gradients);
                 check(name, gradient, backend, measured_and_claimed(&program, Some(net), &data, &options));
             }
         }

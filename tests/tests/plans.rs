@@ -25,7 +25,7 @@ fn agrees(text: &str, net: &str, wrt: Option<&[&str]>, data: &[(String, Tensor)]
     let run = |backend, threads| {
         let gradients = wrt.map(|wrt| wrt.iter().map(ToString::to_string).collect());
         let options =
-            CompileOptions { backend, threads, gradients, optimise: Optimise::Off, mode: Mode::Eval, ..CompileOptions::default() };
+            CompileOptions::default().backend(backend).threads(threads).gradients(gradients).optimise(Optimise::Off).mode(Mode::Eval);
         let run = program.compile(Some(net), &options).and_then(|c| c.run(data, weights));
         run.unwrap_or_else(|e| panic!("{e}\n{text}")).outputs
     };
@@ -94,7 +94,7 @@ fn the_backward_of_a_loop_is_divided() {
     let program = Program::parse("t", text).unwrap();
     let run = |backend, threads| {
         let gradients = Some(vec!["fc.weight".to_string(), "s".to_string()]);
-        let options = CompileOptions { backend, threads, gradients, ..CompileOptions::default() };
+        let options = CompileOptions::default().backend(backend).threads(threads).gradients(gradients);
         program.compile(None, &options).and_then(|c| c.run(&data, &weights)).unwrap_or_else(|e| panic!("{e}")).outputs
     };
     let (want, one, three) = (run(Backends::Interpreter, 1), run(Backends::Cranelift, 1), run(Backends::Cranelift, 3));
@@ -131,7 +131,7 @@ fn convolutions_of_spikes_add_in_order() {
         let program = Program::parse("t", &text).unwrap_or_else(|e| panic!("{e}"));
         let data = [("x".to_string(), spikes(&mut d, &[3, 4, 8, 13, 17]))];
         let run = |backend| {
-            let options = CompileOptions { backend, ..CompileOptions::default() };
+            let options = CompileOptions::default().backend(backend);
             program.compile(None, &options).and_then(|c| c.run(&data, &[])).unwrap_or_else(|e| panic!("{e}\n{text}")).outputs
         };
         // Weights are drawn, any numbers: the sums are equal because they are made in the same order.
@@ -159,7 +159,7 @@ fn delays_of_loops_are_rings() {
     let program = Program::parse("net.snn", text).unwrap();
     let run = |backend, gradients: Option<Vec<String>>| {
         let net = if gradients.is_some() { "loss" } else { "main" };
-        let options = CompileOptions { backend, gradients, ..CompileOptions::default() };
+        let options = CompileOptions::default().backend(backend).gradients(gradients);
         program.compile(Some(net), &options).unwrap().run(&[("x".into(), x.clone())], &[]).unwrap().outputs
     };
     let want = run(Backends::Interpreter, None);

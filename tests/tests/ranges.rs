@@ -56,10 +56,10 @@ fn differences(backend: Backends) -> Vec<String> {
             .map(|n| (n.to_string(), get(n).clone()))
             .collect();
         let wrt: Vec<String> = inputs.iter().map(|(n, _)| n.clone()).collect();
-        let value = program.compile(Some(net), &CompileOptions { backend, ..CompileOptions::default() }).unwrap();
+        let value = program.compile(Some(net), &CompileOptions::default().backend(backend)).unwrap();
         let mut results = value.run(&inputs, &[]).unwrap().outputs;
         let sum = format!("{net}_sum");
-        let gradient = program.compile(Some(&sum), &CompileOptions { backend, gradients: Some(wrt), ..CompileOptions::default() }).unwrap();
+        let gradient = program.compile(Some(&sum), &CompileOptions::default().backend(backend).gradients(wrt)).unwrap();
         results.extend(gradient.run(&inputs, &[]).unwrap().outputs.into_iter().filter(|(n, _)| n.starts_with("grad.")));
         for (name, got) in results {
             let want = get(&format!("{net}.{name}")).to_f32();

@@ -222,7 +222,7 @@ fn an_infinite_weight_keeps_its_delay() {
     let text = "net main(x: f32[T, 2]) -> f32[T, 1] {\n    param w: f32[2, 1] = ones([2, 1])\n    delay(x, 1) @ w\n}\n";
     let program = Program::parse("w.snn", text).expect("it is right");
     let run = |w: f32, optimise| {
-        let options = snnc::CompileOptions { optimise, ..Default::default() };
+        let options = snnc::CompileOptions::default().optimise(optimise);
         let x = ("x".to_string(), Tensor::f32([3, 2], vec![1.0; 6]));
         let w = ("w".to_string(), Tensor::f32([2, 1], vec![w, 1.0]));
         let run = program.compile(None, &options).and_then(|c| c.run(&[x], &[w])).expect("it runs");

@@ -30,7 +30,7 @@ fn cases() -> Vec<Case> {
 }
 
 fn options(case: &Case, backend: Backends) -> CompileOptions {
-    CompileOptions { mode: Mode::Eval, seed: case.seed, backend, optimise: Optimise::Off, threads: 1, ..CompileOptions::default() }
+    CompileOptions::default().mode(Mode::Eval).seed(case.seed).backend(backend).optimise(Optimise::Off).threads(1)
 }
 
 /// All golden nets: the interpreter's steps are its whole, to the bit, or an error says what needs later steps.
@@ -165,7 +165,7 @@ fn reductions_are_running() {
     }";
     let x = Tensor::f32([6, 1, 3], (0..18).map(|i| ((i * 7) % 11) as f32 / 3.0).collect());
     for backend in [Backends::Interpreter, Backends::Cranelift] {
-        let options = CompileOptions { backend, ..CompileOptions::default() };
+        let options = CompileOptions::default().backend(backend);
         let net = Program::parse("net.snn", text).unwrap().compile(None, &options).unwrap();
         let stepper = net.stepper(&[], &[]).unwrap();
         let mut state = stepper.start();

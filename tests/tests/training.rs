@@ -32,7 +32,7 @@ fn settings(update: Update, learning_rate: f64) -> Settings {
 
 fn trainer(text: &str, update: Update, backend: Backends) -> Trainer {
     let program = Program::parse("train.snn", text).unwrap_or_else(|e| panic!("{e}"));
-    let options = CompileOptions { update: Some(update), backend, ..CompileOptions::default() };
+    let options = CompileOptions::default().update(update).backend(backend);
     Trainer::new(&program, "loss", &options).unwrap_or_else(|e| panic!("{e}"))
 }
 
@@ -334,7 +334,7 @@ fn training_with_rounded_weights_is_straight_through() {
     let batch = data.batch(&[0, 1, 2]);
     let one = |weights_dtype, weights: &[(String, Tensor)], backend| {
         let program = Program::parse("train.snn", REGRESSION).unwrap();
-        let options = CompileOptions { update: Some(update()), backend, weights_dtype, ..CompileOptions::default() };
+        let options = CompileOptions::default().update(update()).backend(backend).weights_dtype(weights_dtype);
         let mut step = Trainer::new(&program, "loss", &options).unwrap();
         let (mut state, independent) = step.start(&batch, weights).unwrap();
         assert!(independent.is_empty());

@@ -140,7 +140,7 @@ fn printer() -> snnc::Printer {
 }
 
 fn options(given: &Bound<'_, PyDict>) -> PyResult<CompileOptions> {
-    let mut o = CompileOptions { printer: printer(), ..CompileOptions::default() };
+    let mut o = CompileOptions::default().printer(printer());
     let (mut backend, mut device) = ("cranelift".to_string(), "cpu".to_string());
     for (name, value) in given.iter() {
         let name: String = name.extract()?;
@@ -290,20 +290,18 @@ impl Net {
     fn variant(&self, py: Python<'_>, net: Option<&str>, given: &Bound<'_, PyDict>) -> PyResult<Net> {
         let changed = options(given)?;
         let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let o = CompileOptions {
-            backend: self.options.backend,
-            threads: self.options.threads,
-            optimise: self.options.optimise,
-            settings: self.options.settings.clone(),
-            seed: self.options.seed,
-            partial: self.options.partial,
-            dims: self.options.dims.clone(),
-            mode: changed.mode,
-            gradients: changed.gradients,
-            cotangents: changed.cotangents,
-            printer: printer(),
-            ..CompileOptions::default()
-        };
+        let o = CompileOptions::default()
+            .backend(self.options.backend)
+            .threads(self.options.threads)
+            .optimise(self.options.optimise)
+            .settings(self.options.settings.clone())
+            .seed(self.options.seed)
+            .partial(self.options.partial)
+            .dims(self.options.dims.clone())
+            .mode(changed.mode)
+            .gradients(changed.gradients)
+            .cotangents(changed.cotangents)
+            .printer(printer());
         py.detach(|| {
             guarded(|| {
                 let name = net.unwrap_or(&self.name).to_string();

@@ -79,6 +79,7 @@ impl Backend for OtherBackend {
 
 /// How to compile and run a net.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct CompileOptions {
     /// Evaluation or training.
     pub mode: Mode,
@@ -147,6 +148,47 @@ impl Default for CompileOptions {
             other_data: vec![],
         }
     }
+}
+
+/// Methods that set one option each, and give all of them back.
+macro_rules! setters {
+    ($($name:ident($parameter:ty),)*) => {
+        /// Each sets the option of its name: `CompileOptions::default().mode(Mode::Train).threads(2)`. What may be absent is given as it is,
+        /// or as an `Option`.
+        impl CompileOptions {
+            $(
+                #[doc = concat!("Sets [`CompileOptions::", stringify!($name), "`](struct.CompileOptions.html#structfield.", stringify!($name), ").")]
+                #[must_use]
+                #[allow(clippy::useless_conversion)]
+                pub fn $name(mut self, $name: $parameter) -> CompileOptions {
+                    self.$name = $name.into();
+                    self
+                }
+            )*
+        }
+    };
+}
+
+setters! {
+    mode(impl Into<Mode>),
+    dims(impl Into<Dims>),
+    gradients(impl Into<Option<Vec<String>>>),
+    cotangents(impl Into<Option<Vec<String>>>),
+    checkpoint(impl Into<Option<usize>>),
+    update(impl Into<Option<snn_train::Update>>),
+    optimise(Optimise),
+    verify(bool),
+    backend(Backends),
+    other_backend(impl Into<Option<OtherBackend>>),
+    threads(usize),
+    seed(u64),
+    memory_limit(u64),
+    batch(impl Into<Option<usize>>),
+    settings(snn_front::Settings),
+    partial(bool),
+    weights_dtype(impl Into<Option<crate::quantise::WeightBits>>),
+    printer(Printer),
+    other_data(Vec<String>),
 }
 
 impl CompileOptions {

@@ -51,14 +51,7 @@ enum Entry<'a> {
 impl Session {
     /// An empty session. Layers come one after the other: `partial` is set, so that a new one's parameters are drawn and the others stay.
     pub fn new(options: CompileOptions) -> Session {
-        Session {
-            items: vec![],
-            lines: vec![],
-            values: vec![],
-            weights: vec![],
-            applied: vec![],
-            options: CompileOptions { partial: true, ..options },
-        }
+        Session { items: vec![], lines: vec![], values: vec![], weights: vec![], applied: vec![], options: options.partial(true) }
     }
 
     /// Evaluates one entry of the language.
@@ -239,7 +232,7 @@ impl Session {
     /// # Errors
     /// What is wrong with it.
     pub fn gradient(&self, expression: &str, wrt: &[String]) -> Result<Vec<(String, Tensor)>, Error> {
-        let options = CompileOptions { gradients: Some(wrt.to_vec()), ..self.options.clone() };
+        let options = self.options.clone().gradients(wrt.to_vec());
         Ok(self.run(expression, &options).map_err(|e| as_typed(e, expression))?.outputs.into())
     }
 
@@ -344,7 +337,7 @@ impl Session {
 
     fn trained(&mut self, expression: &str, steps: usize, learning_rate: f64) -> Result<(f32, f32), Error> {
         let update = snn_train::Update::from(snn_train::Optimizer::ADAM);
-        let options = CompileOptions { update: Some(update.clone()), ..self.options.clone() };
+        let options = self.options.clone().update(update.clone());
         let program = self.program(expression)?;
         let mut trainer = crate::Trainer::new(&program, NET, &options)?;
         let own = program.compile(Some(NET), &self.options)?.own_weights(&self.weights).map_err(without_warnings)?;

@@ -18,7 +18,7 @@ impl Trainer {
     /// # Errors
     /// What is wrong with its source.
     pub fn new(program: &Program, net: &str, options: &CompileOptions) -> Result<Trainer, Error> {
-        let options = CompileOptions { mode: Mode::Train, gradients: Some(vec![]), batch: None, ..options.clone() };
+        let options = options.clone().mode(Mode::Train).gradients(vec![]).batch(None);
         Ok(Trainer { net: program.compile(Some(net), &options)?, device_state: None })
     }
 

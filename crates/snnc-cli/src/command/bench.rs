@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use snn_ir::RuntimeError;
-use snnc::{CompileOptions, Error};
+use snnc::Error;
 
 use super::{Failure, NetArguments, load_program};
 use crate::command::say::{remark, say, say_part};
@@ -37,7 +37,7 @@ pub struct BenchArguments {
 pub fn bench(a: &BenchArguments) -> Result<(), Failure> {
     let started = Instant::now();
     let (program, own) = load_program(&a.net.file, &a.net.nir)?;
-    let options = CompileOptions { gradients: a.grad.then(|| a.wrt.clone()), checkpoint: a.checkpoint, ..a.net.options()? };
+    let options = a.net.options()?.gradients(a.grad.then(|| a.wrt.clone())).checkpoint(a.checkpoint);
     let net = program.compile(a.net.net.as_deref(), &options)?;
     let parsed = started.elapsed();
     let data = a.net.load_data(&net)?.tensors;

@@ -56,15 +56,13 @@ pub struct BuildArguments {
 pub fn build(a: &BuildArguments) -> Result<(), Failure> {
     let Target::C = a.target;
     let (program, own) = load_program(&a.file, &a.nir)?;
-    let options = CompileOptions {
-        dims: a.dims.clone().unwrap_or_default(),
-        seed: a.seed,
-        settings: a.set.iter().cloned().collect(),
-        weights_dtype: a.weights_dtype,
+    let options = CompileOptions::default()
+        .dims(a.dims.clone().unwrap_or_default())
+        .seed(a.seed)
+        .settings(a.set.iter().cloned().collect())
+        .weights_dtype(a.weights_dtype)
         // What is computed once is computed as C computes.
-        backend: Backends::Interpreter,
-        ..CompileOptions::default()
-    };
+        .backend(Backends::Interpreter);
     let net = program.compile(a.net.as_deref(), &options)?;
     let mut weights = own;
     if !a.weights.is_empty() {

@@ -63,13 +63,11 @@ pub fn diff(a: &DiffArguments) -> Result<(), Failure> {
     let run =
         |path: &PathBuf, own_weights: &[String], settings: &[(String, snnc::Setting)]| -> Result<(Vec<(String, Tensor)>, usize), Failure> {
             let (program, own) = load_program(path, &a.nir)?;
-            let options = CompileOptions {
-                dims: a.dims.clone().unwrap_or_default(),
-                seed: a.seed,
-                settings: settings.iter().cloned().collect(),
-                memory_limit: machine_memory(),
-                ..CompileOptions::default()
-            };
+            let options = CompileOptions::default()
+                .dims(a.dims.clone().unwrap_or_default())
+                .seed(a.seed)
+                .settings(settings.iter().cloned().collect())
+                .memory_limit(machine_memory());
             let net = program.compile(a.net.as_deref(), &options)?;
             let names = net.names()?;
             let data = load_wanted(&a.data, &|n| names.iter().any(|k| k == n), machine_memory())?.tensors;

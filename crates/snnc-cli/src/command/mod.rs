@@ -296,27 +296,19 @@ impl OptimiseArguments {
 
 impl NetArguments {
     fn options(&self) -> Result<CompileOptions, Failure> {
-        Ok(CompileOptions {
-            mode: self.mode.into(),
-            dims: self.dims.clone().unwrap_or_default(),
-            gradients: None,
-            cotangents: None,
-            checkpoint: None,
-            update: None,
-            optimise: self.optimise.level(),
-            verify: self.verify,
-            backend: self.backend.backend()?,
-            other_backend: None,
-            threads: self.threads,
-            seed: self.seed,
-            memory_limit: self.memory(),
-            batch: self.batch,
-            settings: self.set.iter().cloned().collect(),
-            partial: self.partial,
-            weights_dtype: self.weights_dtype,
-            printer: snnc::Printer::default(),
-            other_data: vec![],
-        })
+        Ok(CompileOptions::default()
+            .mode(self.mode)
+            .dims(self.dims.clone().unwrap_or_default())
+            .optimise(self.optimise.level())
+            .verify(self.verify)
+            .backend(self.backend.backend()?)
+            .threads(self.threads)
+            .seed(self.seed)
+            .memory_limit(self.memory())
+            .batch(self.batch)
+            .settings(self.set.iter().cloned().collect())
+            .partial(self.partial)
+            .weights_dtype(self.weights_dtype))
     }
 
     fn memory(&self) -> u64 {

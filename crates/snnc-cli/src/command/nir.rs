@@ -160,13 +160,11 @@ pub fn import(a: &ImportArguments) -> Result<(), Failure> {
 pub fn export(a: &ExportArguments) -> Result<(), Failure> {
     let text = super::read_text(&a.file)?;
     let program = Program::parse(&a.file.display().to_string(), &text)?;
-    let options = snnc::CompileOptions {
-        dims: a.dims.clone().unwrap_or_default(),
-        seed: a.seed,
-        settings: a.set.iter().cloned().collect(),
-        backend: snnc::Backends::Interpreter,
-        ..snnc::CompileOptions::default()
-    };
+    let options = snnc::CompileOptions::default()
+        .dims(a.dims.clone().unwrap_or_default())
+        .seed(a.seed)
+        .settings(a.set.iter().cloned().collect())
+        .backend(snnc::Backends::Interpreter);
     let net = program.compile(a.net.as_deref(), &options)?;
     let weights = super::load_wanted(&a.weights, &|_| true, super::machine_memory())?.tensors;
     if weights.is_empty() && !a.weights.is_empty() {

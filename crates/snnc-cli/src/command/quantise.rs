@@ -44,12 +44,12 @@ pub fn quantise(a: &QuantiseArguments) -> Result<(), Failure> {
     if given.is_empty() {
         return Err(Failure::Text("there are no weights to quantise; give them with `--weights FILE`".into()));
     }
-    let options = |bits| CompileOptions {
-        dims: a.dims.clone().unwrap_or_default(),
-        settings: a.set.iter().cloned().collect(),
-        weights_dtype: bits,
-        memory_limit: machine_memory(),
-        ..CompileOptions::default()
+    let options = |bits| {
+        CompileOptions::default()
+            .dims(a.dims.clone().unwrap_or_default())
+            .settings(a.set.iter().cloned().collect())
+            .weights_dtype(bits)
+            .memory_limit(machine_memory())
     };
     let net = program.compile(a.net.as_deref(), &options(Some(a.weights_dtype)))?;
     let weights = net.quantised_weights(&given)?;

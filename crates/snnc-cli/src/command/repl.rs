@@ -68,7 +68,7 @@ pub struct EvalArguments {
 }
 
 fn session(seed: u64) -> Session {
-    Session::new(CompileOptions { seed, memory_limit: super::machine_memory(), ..CompileOptions::default() })
+    Session::new(CompileOptions::default().seed(seed).memory_limit(super::machine_memory()))
 }
 
 pub fn eval(a: &EvalArguments) -> Result<(), Failure> {

@@ -53,7 +53,7 @@ pub fn grad(a: &GradArguments) -> Result<(), Failure> {
     let (program, _) = load_program(&a.run.net.file, &a.run.net.nir)?;
     let has_loss = program.module().nets().contains(&"loss");
     let net = a.run.net.net.as_deref().or(has_loss.then_some("loss"));
-    let options = CompileOptions { gradients: Some(a.wrt.clone()), ..a.run.net.options()? };
+    let options = a.run.net.options()?.gradients(a.wrt.clone());
     compute(&a.run, net, &options)
 }
 

@@ -231,7 +231,7 @@ fn said(path: &Path, text: &str, command: &Command) -> Result<String, Failure> {
         }
         Command::Run(options) => run(path, &Program::parse(&name, text)?, options),
         Command::Eval { entries, seed, .. } => {
-            let mut session = Session::new(CompileOptions { seed: *seed, ..CompileOptions::default() });
+            let mut session = Session::new(CompileOptions::default().seed(*seed));
             session.define(&name, text)?;
             let mut last = String::new();
             for entry in entries {
@@ -246,16 +246,14 @@ fn said(path: &Path, text: &str, command: &Command) -> Result<String, Failure> {
 }
 
 fn run(path: &Path, program: &Program, o: &RunOptions) -> Result<String, Failure> {
-    let options = CompileOptions {
-        mode: Mode::from(o.mode),
-        dims: o.dims.clone().unwrap_or_default(),
-        seed: o.seed,
-        settings: o.set.iter().cloned().collect(),
-        memory_limit: machine_memory(),
-        ..CompileOptions::default()
-    };
+    let options = CompileOptions::default()
+        .mode(Mode::from(o.mode))
+        .dims(o.dims.clone().unwrap_or_default())
+        .seed(o.seed)
+        .settings(o.set.iter().cloned().collect())
+        .memory_limit(machine_memory());
     let net = program.compile(o.net.as_deref(), &options)?;
-    let mut session = Session::new(CompileOptions { seed: o.seed, ..CompileOptions::default() });
+    let mut session = Session::new(CompileOptions::default().seed(o.seed));
     let mut inputs = Vec::new();
     for input in &o.input {
         let Some((name, expression)) = input.split_once('=') else {

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use snn_train::checkpoint::Identity;
 use snn_train::update::PREFIX;
 use snn_train::{DataSet, Epoch, Optimizer, Outcome, Schedule, Settings, State, TrainError, Update, Watcher, train as run_training};
-use snnc::{CompileOptions, Compiled, Error, Mode, Program, Tensor, Trainer};
+use snnc::{Compiled, Error, Mode, Program, Tensor, Trainer};
 
 use super::{Failure, NetArguments, load_program, load_wanted, warn};
 use crate::command::say::remark;
@@ -191,8 +191,7 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
     let (program, own) = load_program(&a.net.file, &a.net.nir)?;
     warn(&program, Mode::Train);
     let (learning_rate, update) = update(a)?;
-    let options =
-        CompileOptions { update: Some(update.clone()), checkpoint: a.checkpoint, weights_dtype: a.quantise_aware, ..a.net.options()? };
+    let options = a.net.options()?.update(update.clone()).checkpoint(a.checkpoint).weights_dtype(a.quantise_aware);
     if a.net.weights_dtype.is_some() {
         return Err(Failure::Text(
             "weights that were rounded after each step would not move: `--quantise-aware i8` trains with rounded weights".into(),
@@ -310,7 +309,7 @@ pub fn train(a: &TrainArguments) -> Result<(), Failure> {
             None => Ok(()),
         }
     };
-    let plain = CompileOptions { mode: Mode::Train, batch: None, ..a.net.options()? };
+    let plain = a.net.options()?.mode(Mode::Train).batch(None);
     let activity = Activity { net: program.compile(Some(&loss_net), &plain)?, samples: first };
     let mut reporter =
         Reporter { a, stop: &stop, bar: None, validation, activity, save_checkpoint: &save_checkpoint, started: Instant::now() };
@@ -496,7 +495,7 @@ impl Validation {
             (MetricName::Accuracy, Some(l)) => Some(DataSet::new(vec![("label".to_string(), l)]).map_err(Error::from)?),
             (MetricName::Loss, _) => None,
         };
-        let options = CompileOptions { mode: Mode::Eval, batch: None, weights_dtype: a.quantise_aware, ..a.net.options()? };
+        let options = a.net.options()?.mode(Mode::Eval).batch(None).weights_dtype(a.quantise_aware);
         let batch = 250.min(data.len());
         let (clock, epochs) = (clock(program, net, &data)?, a.epochs);
         Ok(Some(Validation { metric: a.metric, net: program.compile(Some(net), &options)?, data, labels, batch, clock, epochs }))
