@@ -1,9 +1,9 @@
-//! Convolutions and their gradients: windows unrolled for the `gemm` crate, some places at a time so that they stay in cache, or,
+//! Convolutions and their gradients: windows unrolled for the `gemm` crate, some positions at a time so that they stay in cache, or,
 //! where the input is spikes, as bits ([`crate::spike_windows`]).
 //!
-//! With the windows of some places of the result as a matrix `U[input channels and kernel, places]`, for each group of channels:
+//! With the windows of some positions of the result as a matrix `U[input channels and kernel, positions]`, for each group of channels:
 //! the result is `W U`, the gradient of the input is what `Wᵀ G` gives back to where `U` came from, and that of the weights is
-//! the sum of `G Uᵀ` over all places. How places are divided does not depend on the number of threads, so sums do not either.
+//! the sum of `G Uᵀ` over all positions. How positions are divided does not depend on the number of threads, so sums do not either.
 
 use std::ops::Range;
 
@@ -19,11 +19,11 @@ use crate::shared::threads;
 use crate::spike_windows::{BySpikes, spikes_of_windows};
 use crate::spikes::WORD;
 
-/// Places of the result that are computed together: their unrolled windows stay in the L2 cache for up to a thousand rows.
-const PLACES: usize = 256;
-/// Places that the gradient of weights sums over at a time.
-const SUMMED_PLACES: usize = 256;
-/// Columns of unrolled windows that one task sums over all places.
+/// Positions of the result that are computed together: their unrolled windows stay in the L2 cache for up to a thousand rows.
+const POSITIONS: usize = 256;
+/// Positions that the gradient of weights sums over at a time.
+const SUMMED_POSITIONS: usize = 256;
+/// Columns of unrolled windows that one task sums over all positions.
 const UNROLLED_COLUMNS: usize = 160;
 /// Elements along a side of what is transposed at a time.
 const SQUARE: usize = 16;
@@ -80,7 +80,7 @@ pub fn convolve(
     }
 }
 
-/// The gradient of results as `[places, channels]`.
+/// The gradient of results as `[positions, channels]`.
 fn gradient_rows(windows: &Windows, g: &[f32], rows: &mut [f32]) {
     let (plane, channels) = (windows.out_plane(), windows.out_channels);
     rows.par_chunks_mut(plane * channels).zip(g.par_chunks(plane * channels)).for_each(|(rows, image)| {
@@ -96,17 +96,17 @@ fn gradient_rows(windows: &Windows, g: &[f32], rows: &mut [f32]) {
     });
 }
 
-/// The gradient of weights from the places of spikes; `false` where much of the input is not zero, or a gradient is not finite.
+/// The gradient of weights from spike indices; `false` where much of the input is not zero, or a gradient is not finite.
 fn weight_gradient_of_spikes(windows: &Windows, buffers: &Buffers, x: &[f32], g_rows: &[f32], out: &mut [f32]) -> bool {
     let outs = windows.out_channels;
-    let places = g_rows.len() / outs;
+    let positions = g_rows.len() / outs;
     if windows.groups != 1 || outs < 8 || g_rows.len() < 1 << 12 {
         return false;
     }
     // The rows of the gradient that a spike meets are added.
     let Some(spikes) = spikes_of_windows(windows, x) else { return false };
     let rows = Matrix { values: g_rows, row: outs, column: 1 };
-    let Some(packed) = Packed::new(rows, [places, outs], WORD, |n| buffers.take(n)) else { return false };
+    let Some(packed) = Packed::new(rows, [positions, outs], WORD, |n| buffers.take(n)) else { return false };
     product(&spikes, x, &packed, true, out);
     buffers.give(packed.into_memory());
     true
@@ -135,12 +135,12 @@ struct Block {
 /// The most floats that a thread unrolls, and copies beside that, for a convolution that is not done line by line.
 pub fn unrolled_floats(windows: &Windows, direction: Direction) -> usize {
     let unrolled = Unrolled(windows);
-    let places = match direction {
-        Direction::Forward | Direction::InputGradient => PLACES,
-        Direction::WeightGradient => SUMMED_PLACES,
+    let positions = match direction {
+        Direction::Forward | Direction::InputGradient => POSITIONS,
+        Direction::WeightGradient => SUMMED_POSITIONS,
     };
-    // A block has up to twice as many places where that is a whole image.
-    let block = (places / windows.out_plane().max(1)).max(1) * windows.out_plane().min(2 * places.max(windows.output[1]));
+    // A block has up to twice as many positions where that is a whole image.
+    let block = (positions / windows.out_plane().max(1)).max(1) * windows.out_plane().min(2 * positions.max(windows.output[1]));
     let rows = match direction {
         Direction::Forward | Direction::InputGradient => unrolled.rows() + windows.per_group().1,
         Direction::WeightGradient => UNROLLED_COLUMNS.max(windows.taps()),
@@ -152,7 +152,7 @@ pub fn unrolled_floats(windows: &Windows, direction: Direction) -> usize {
 #[derive(Default)]
 struct Scratch {
     columns: Vec<f32>,
-    places: Vec<f32>,
+    positions: Vec<f32>,
     lines: Vec<f32>,
 }
 
@@ -175,11 +175,11 @@ impl Unrolled<'_> {
         self.taps() == 1 && self.input == self.output && self.padding == [0, 0]
     }
 
-    /// The blocks of `images` images, of about `places` places each.
-    fn blocks(&self, images: usize, places: usize) -> Vec<Block> {
+    /// The blocks of `images` images, of about `positions` positions each.
+    fn blocks(&self, images: usize, positions: usize) -> Vec<Block> {
         let [height, width] = self.output;
-        let together = (places / self.out_plane()).clamp(1, images);
-        let lines = if self.out_plane() <= 2 * places { height } else { (places / width).clamp(1, height) };
+        let together = (positions / self.out_plane()).clamp(1, images);
+        let lines = if self.out_plane() <= 2 * positions { height } else { (positions / width).clamp(1, height) };
         let of_images = |first_image: usize| {
             let images = together.min(images - first_image);
             (0..height).step_by(lines).map(move |first_line| Block {
@@ -206,7 +206,7 @@ impl Unrolled<'_> {
 
     /// Computes a result of images of `size` elements block by block; `act` gets the part of the result of a block's images.
     fn each_block(&self, out: &mut [f32], size: usize, products: usize, act: impl Fn(Block, &mut [f32], &mut Scratch, Parallelism) + Sync) {
-        let blocks = self.blocks(out.len() / size, PLACES);
+        let blocks = self.blocks(out.len() / size, POSITIONS);
         // Bands of one image are computed one after the other, because they meet in the gradient of the input.
         let bands = blocks.iter().take_while(|b| b.first_image == 0).count();
         let part = blocks[0].images * size;
@@ -250,31 +250,31 @@ impl Unrolled<'_> {
                 multiply(rows, weights, columns, &mut own, false, parallelism);
                 continue;
             }
-            let places = sized(&mut scratch.places, per_group.1 * n);
-            multiply(rows, weights, columns, &mut MatrixMut::new(places, per_group.1, n, n), false, parallelism);
-            for (o, places) in places.chunks_exact(n).enumerate() {
-                for (i, places) in places.chunks_exact(out_plane).enumerate() {
-                    own[(i * self.out_channels + o) * out_plane..][..out_plane].copy_from_slice(places);
+            let positions = sized(&mut scratch.positions, per_group.1 * n);
+            multiply(rows, weights, columns, &mut MatrixMut::new(positions, per_group.1, n, n), false, parallelism);
+            for (o, positions) in positions.chunks_exact(n).enumerate() {
+                for (i, positions) in positions.chunks_exact(out_plane).enumerate() {
+                    own[(i * self.out_channels + o) * out_plane..][..out_plane].copy_from_slice(positions);
                 }
             }
         }
     }
 
-    /// The gradient of a group's results in a block, `[channel, place]`: where it is, or copied so that places of several images
+    /// The gradient of a group's results in a block, `[channel, position]`: where it is, or copied so that positions of several images
     /// lie side by side.
-    fn gradient<'g>(&self, block: Block, g: &'g [f32], group: usize, places: &'g mut Vec<f32>) -> Matrix<'g> {
+    fn gradient<'g>(&self, block: Block, g: &'g [f32], group: usize, positions: &'g mut Vec<f32>) -> Matrix<'g> {
         let (outs, out_plane, n) = (self.per_group().1, self.out_plane(), self.size(block));
         let first = |image: usize| ((block.first_image + image) * self.out_channels + group * outs) * out_plane;
         if block.images == 1 {
             return Matrix { values: &g[first(0) + block.first_line * self.output[1]..], row: out_plane, column: 1 };
         }
-        let places = sized(places, outs * n);
-        for (o, places) in places.chunks_exact_mut(n).enumerate() {
-            for (i, places) in places.chunks_exact_mut(out_plane).enumerate() {
-                places.copy_from_slice(&g[first(i) + o * out_plane..][..out_plane]);
+        let positions = sized(positions, outs * n);
+        for (o, positions) in positions.chunks_exact_mut(n).enumerate() {
+            for (i, positions) in positions.chunks_exact_mut(out_plane).enumerate() {
+                positions.copy_from_slice(&g[first(i) + o * out_plane..][..out_plane]);
             }
         }
-        Matrix { values: places, row: n, column: 1 }
+        Matrix { values: positions, row: n, column: 1 }
     }
 
     fn input_gradient(&self, g: &[f32], w: &[f32], out: &mut [f32]) {
@@ -292,7 +292,7 @@ impl Unrolled<'_> {
         let (per_group, rows, n, plane) = (self.per_group(), self.rows(), self.size(block), self.plane());
         for group in 0..self.groups {
             let weights = Matrix { values: &w[group * per_group.1 * rows..][..per_group.1 * rows], row: 1, column: rows };
-            let gradient = self.gradient(block, g, group, &mut scratch.places);
+            let gradient = self.gradient(block, g, group, &mut scratch.positions);
             let own = &mut out[group * per_group.0 * plane..];
             if self.is_pointwise() && block.images == 1 {
                 let first_place = block.first_line * self.output[1];
@@ -323,11 +323,11 @@ impl Unrolled<'_> {
         }
     }
 
-    /// `g_rows` is the gradient as `[places, channels]`.
+    /// `g_rows` is the gradient as `[positions, channels]`.
     fn weight_gradient(&self, x: &[f32], g_rows: &[f32], out: &mut [f32]) {
         let (per_group, rows, image) = (self.per_group(), self.rows(), self.channels * self.plane());
-        let blocks = self.blocks(x.len() / image, SUMMED_PLACES);
-        // Each task has some channels of both sides, and sums over all places.
+        let blocks = self.blocks(x.len() / image, SUMMED_POSITIONS);
+        // Each task has some channels of both sides, and sums over all positions.
         let channels = (UNROLLED_COLUMNS / self.taps()).clamp(1, per_group.0);
         let outs = if per_group.0.div_ceil(channels) * self.groups < 4 { per_group.1.div_ceil(2) } else { per_group.1 };
         let mut tasks = Vec::new();
@@ -376,13 +376,13 @@ impl Unrolled<'_> {
         (block.lines - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
     }
 
-    /// Where an element of the kernel meets the first place of a line of a block, in [`Self::padded`] lines.
+    /// Where an element of the kernel meets the first position of a line of a block, in [`Self::padded`] lines.
     fn met(&self, tap: usize, line: usize) -> usize {
         let (ky, kx) = (tap / self.kernel[1], tap % self.kernel[1]);
         (line * self.stride[0] + ky * self.dilation[0]) * self.padded_width() + kx * self.dilation[1]
     }
 
-    /// One row for each channel of a group and element of the kernel: what the places of a block meet in `x`, the block's images.
+    /// One row for each channel of a group and element of the kernel: what the positions of a block meet in `x`, the block's images.
     fn unroll(&self, block: Block, x: &[f32], group: usize, columns: &mut [f32], lines: &mut Vec<f32>, parallelism: Parallelism) {
         let (channels, taps, n) = (self.per_group().0, self.taps(), self.size(block));
         let (width, stride) = (self.output[1], self.stride[1]);
@@ -411,7 +411,7 @@ impl Unrolled<'_> {
         }
     }
 
-    /// One row for each place of a block: what it meets in some channels of `x`, the block's images, `[channels and kernel]`.
+    /// One row for each position of a block: what it meets in some channels of `x`, the block's images, `[channels and kernel]`.
     fn unroll_places(&self, block: Block, x: &[f32], channels: Range<usize>, rows: &mut [f32], lines: &mut Vec<f32>) {
         let (taps, row, padded) = (self.taps(), channels.len() * self.taps(), self.padded_width());
         let (stride, dilation) = (self.stride[1], self.dilation);
@@ -421,8 +421,8 @@ impl Unrolled<'_> {
                 for line in 0..block.lines {
                     let first = (i * block.lines + line) * self.output[1];
                     let from = &lines[line * self.stride[0] * padded..];
-                    for (place, row) in rows[first * row..].chunks_exact_mut(row).take(self.output[1]).enumerate() {
-                        let from = &from[place * stride..];
+                    for (position, row) in rows[first * row..].chunks_exact_mut(row).take(self.output[1]).enumerate() {
+                        let from = &from[position * stride..];
                         for (ky, row) in row[c * taps..][..taps].chunks_exact_mut(self.kernel[1]).enumerate() {
                             let from = &from[ky * dilation[0] * padded..];
                             row.iter_mut().enumerate().for_each(|(kx, to)| *to = from[kx * dilation[1]]);
@@ -433,7 +433,7 @@ impl Unrolled<'_> {
         }
     }
 
-    /// Adds to a plane of image `i` what its places have for it in the rows `[kernel, places]` of its channel.
+    /// Adds to a plane of image `i` what its positions have for it in the rows `[kernel, positions]` of its channel.
     fn give_back(&self, block: Block, i: usize, columns: &[f32], plane: &mut [f32], lines: &mut Vec<f32>) {
         let (width, n, stride) = (self.output[1], self.size(block), self.stride[1]);
         lines.clear();

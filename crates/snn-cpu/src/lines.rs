@@ -113,7 +113,7 @@ pub fn input_gradient(windows: &Windows, g: &[f32], w: &[f32], out: &mut [f32]) 
         padding: [0, 1].map(|a| reach[a] - windows.padding[a]),
         step: 1,
         reach,
-        // An element of the kernel that comes later meets an earlier place.
+        // An element of the kernel that comes later meets an earlier position.
         terms: (0..outs * taps)
             .map(|i| {
                 let (ky, kx) = (i % taps / windows.kernel[1], i % windows.kernel[1]);
@@ -156,9 +156,9 @@ struct LineSums {
     padding: [usize; 2],
     /// Lines between two of the result.
     step: usize,
-    /// How much further than the place of a result its terms reach.
+    /// How much further than the position of a result its terms reach.
     reach: [usize; 2],
-    /// What is summed: a channel, and how far from the place of the result, in padded lines.
+    /// What is summed: a channel, and how far from the position of the result, in padded lines.
     terms: Vec<(usize, [usize; 2])>,
 }
 
@@ -200,7 +200,7 @@ impl LineSums {
 }
 
 simd_dispatch! {
-    /// For each place of up to [`OUTS`] planes the sum of weights times elements, which are `offsets` from the place in lines that are
+    /// For each position of up to [`OUTS`] planes the sum of weights times elements, which are `offsets` from the position in lines that are
     /// `step` apart.
     fn sum_lines(x: &[f32], step: usize, offsets: &[usize], weights: &[[f32; OUTS]], width: usize, plane: usize, out: &mut [f32]) {
         for line in 0..plane / width {

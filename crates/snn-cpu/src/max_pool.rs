@@ -56,12 +56,12 @@ impl MaxPoolBackward<'_> {
         let (plane, few) = (self.space.iter().product::<usize>(), self.windows.iter().product::<usize>());
         let axes = self.pool.axes.len();
         let own = row_major_strides(&self.space);
-        // For each axis and window: the places of its elements that are not padding.
+        // For each axis and window: the positions of its elements that are not padding.
         let inside: Vec<Vec<Vec<usize>>> = (0..axes)
             .map(|d| {
                 let a = &self.pool.axes[d];
-                let places = |i| (0..a.size as usize).filter_map(|k| a.place(i, k, self.space[d])).map(|p| p * own[d]).collect();
-                (0..self.windows[d]).map(places).collect()
+                let positions = |i| (0..a.size as usize).filter_map(|k| a.place(i, k, self.space[d])).map(|p| p * own[d]).collect();
+                (0..self.windows[d]).map(positions).collect()
             })
             .collect();
         let one = |(p, out): (usize, &mut [f32])| {
@@ -88,11 +88,11 @@ impl MaxPoolBackward<'_> {
 
 /// The first element of window `at` for which `is` holds, in row-major order.
 fn first(inside: &[Vec<Vec<usize>>], at: &[usize], axis: usize, base: usize, is: &impl Fn(&usize) -> bool) -> Option<usize> {
-    let places = inside[axis][at[axis]].iter().map(|p| base + p);
+    let positions = inside[axis][at[axis]].iter().map(|p| base + p);
     if axis + 1 == inside.len() {
-        return places.into_iter().find(is);
+        return positions.into_iter().find(is);
     }
-    places.into_iter().find_map(|p| first(inside, at, axis + 1, p, is))
+    positions.into_iter().find_map(|p| first(inside, at, axis + 1, p, is))
 }
 
 /// Tiles that are looked at side by side.
@@ -120,7 +120,7 @@ simd_dispatch! {
     }
 }
 
-/// What the tiles of two rows get: places of one kind are put side by side, so that arrays that are made whole are registers.
+/// What the tiles of two rows get: positions of one kind are put side by side, so that arrays that are made whole are registers.
 #[inline(always)]
 fn tiles(a: &[f32; 2 * LANES], b: &[f32; 2 * LANES], y: &[f32; LANES], gradient: &[f32; LANES]) -> ([f32; 2 * LANES], [f32; 2 * LANES]) {
     use std::array::from_fn;

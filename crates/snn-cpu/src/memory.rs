@@ -73,9 +73,9 @@ fn of_convolution(w: &Windows, direction: Direction, [_, second]: [usize; 2], th
         Direction::InputGradient => Scratch { shared: 0, own: unrolled },
         Direction::WeightGradient if lines::fits_weight_gradient(w) => Scratch::default(),
         Direction::WeightGradient => {
-            let places = second / w.out_channels.max(1);
-            let packed = Packed::len([places, w.out_channels], WORD);
-            let bits = Spikes::bytes([w.channels * w.taps(), places]);
+            let positions = second / w.out_channels.max(1);
+            let packed = Packed::len([positions, w.out_channels], WORD);
+            let bits = Spikes::bytes([w.channels * w.taps(), positions]);
             Scratch { shared: second.saturating_add(packed).saturating_mul(FLOAT), own: bits.max(unrolled) }
         }
     }

@@ -1,4 +1,4 @@
-//! Contractions: through the `gemm` crate, or by the places of spikes.
+//! Contractions: through the `gemm` crate, or by spike indices.
 #![allow(unsafe_code)]
 
 use gemm::Parallelism;
@@ -35,7 +35,7 @@ fn worth_adding(spikes: &Spikes, k: usize) -> bool {
 }
 
 impl Product<'_> {
-    /// Computes the product by the places of spikes, if either operand holds few of them and the other is finite.
+    /// Computes the product by spike indices, if either operand holds few of them and the other is finite.
     pub fn execute_spikes(&self, lhs: &[f32], rhs: &[f32], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
         self.m > 0
             && (self.spikes_times_weights(lhs, rhs, identity, out)

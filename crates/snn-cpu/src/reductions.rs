@@ -73,10 +73,10 @@ impl Reduce<'_> {
         let Some(((inner, step), outer)) = reduced.split_last() else { return };
         let rows: usize = outer.iter().map(|(n, _)| n).product();
         let one = |(i, value): (usize, &mut f32)| {
-            let start = place(kept, i);
+            let start = offset(kept, i);
             let mut fold = Accumulator::new(self.kind);
             for row in 0..rows {
-                let start = start + place(outer, row);
+                let start = start + offset(outer, row);
                 if *step == 1 && self.kind == Reduction::Sum {
                     fold.sum += sum_of(&x[start..start + inner]);
                 } else if *step == 1 {
@@ -125,7 +125,7 @@ impl Reduce<'_> {
         };
         let tasks: Vec<(usize, usize, &mut [f32])> = out.chunks_mut(width).enumerate().flat_map(blocks).collect();
         let one = |(o, column, out): (usize, usize, &mut [f32])| {
-            let first = place(outer, o) + column;
+            let first = offset(outer, o) + column;
             let starts = Starts { first, reduced, rows };
             match self.kind {
                 Reduction::Sum => sum_columns(x, starts, out),
@@ -142,7 +142,7 @@ impl Reduce<'_> {
 }
 
 /// How far the element of number `i` is from the first, for axes with sizes and strides.
-fn place(axes: &[(usize, usize)], mut i: usize) -> usize {
+fn offset(axes: &[(usize, usize)], mut i: usize) -> usize {
     let mut at = 0;
     for (n, stride) in axes.iter().rev() {
         at += i % n * stride;
@@ -162,7 +162,7 @@ struct Starts<'a> {
 impl Starts<'_> {
     #[inline(always)]
     fn row<'x>(&self, x: &'x [f32], i: usize, width: usize) -> &'x [f32] {
-        &x[self.first + place(self.reduced, i)..][..width]
+        &x[self.first + offset(self.reduced, i)..][..width]
     }
 }
 

@@ -51,7 +51,7 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// Writes `[place, outer, inner]`, or, if places are not first, `[outer, inner, place]`.
+    /// Writes `[position, outer, inner]`, or, if positions are not first, `[outer, inner, position]`.
     fn write(&self, out: &mut [f32], first: bool) {
         let width = self.outer * self.inner;
         if out.is_empty() {
@@ -60,24 +60,24 @@ impl Rows<'_> {
         if !first {
             let mut rows = vec![0f32; out.len()];
             self.write(&mut rows, true);
-            let places = out.len() / width;
-            out.chunks_exact_mut(places).enumerate().for_each(|(c, to)| {
+            let positions = out.len() / width;
+            out.chunks_exact_mut(positions).enumerate().for_each(|(c, to)| {
                 to.iter_mut().zip(rows[c..].iter().step_by(width)).for_each(|(to, x)| *to = *x);
             });
             return;
         }
-        // Each thread has some places of the result, and adds in the order of labels.
+        // Each thread has some positions of the result, and adds in the order of labels.
         let some = if self.x.len() + out.len() < WORTH_A_THREAD { out.len() } else { (out.len() / width).div_ceil(2 * threads()) * width };
         out.par_chunks_mut(some).enumerate().for_each(|(i, out)| {
-            let places = i * (some / width)..i * (some / width) + out.len() / width;
+            let positions = i * (some / width)..i * (some / width) + out.len() / width;
             if self.chooses {
-                for (row, label) in out.chunks_exact_mut(width).zip(&self.labels[places]) {
+                for (row, label) in out.chunks_exact_mut(width).zip(&self.labels[positions]) {
                     self.each(row, *label as usize, |to, x| to.iter_mut().zip(x).for_each(|(to, x)| *to = 0.0 + *x));
                 }
             } else {
                 out.fill(0.0);
-                for (k, label) in self.labels.iter().enumerate().filter(|(_, l)| places.contains(&(**l as usize))) {
-                    let row = &mut out[(*label as usize - places.start) * width..][..width];
+                for (k, label) in self.labels.iter().enumerate().filter(|(_, l)| positions.contains(&(**l as usize))) {
+                    let row = &mut out[(*label as usize - positions.start) * width..][..width];
                     self.each(row, k, |to, x| to.iter_mut().zip(x).for_each(|(to, x)| *to += *x));
                 }
             }
@@ -94,18 +94,18 @@ impl Rows<'_> {
         }
     }
 
-    /// Puts NaN where 0 meets an element that is not finite: in its column, at each place that does not select it.
+    /// Puts NaN where 0 meets an element that is not finite: in its column, at each position that does not select it.
     fn broadcast(&self, out: &mut [f32]) {
         let width = self.outer * self.inner;
         for column in 0..width {
             let (o, i) = (column / self.inner, column % self.inner);
             let odd = (0..self.middle).filter(|k| !self.x[(o * self.middle + k) * self.inner + i].is_finite());
-            // The places that select an element: the one of its number, or of its label.
+            // The positions that select an element: the one of its number, or of its label.
             let mut keys = odd.map(|k| if self.chooses { k } else { self.labels[k] as usize });
             let Some(first) = keys.next() else { continue };
             let several = keys.any(|key| key != first);
-            for (place, to) in out[column..].iter_mut().step_by(width).enumerate() {
-                let own = if self.chooses { self.labels[place] as usize } else { place };
+            for (position, to) in out[column..].iter_mut().step_by(width).enumerate() {
+                let own = if self.chooses { self.labels[position] as usize } else { position };
                 if several || own != first {
                     *to = f32::NAN;
                 }
@@ -149,7 +149,7 @@ mod tests {
         for odd in [0.0, f32::INFINITY, f32::NAN] {
             for (outer, inner) in [(1, 1), (2, 3), (1, 700), (80, 20)] {
                 for (chooses, first) in [(true, true), (true, false), (false, true), (false, false)] {
-                    let (middle, places) = if chooses { (classes, count) } else { (count, classes) };
+                    let (middle, positions) = if chooses { (classes, count) } else { (count, classes) };
                     let mut next = crate::testing::numbers(inner as u64);
                     let mut x: Vec<f32> = (0..outer * middle * inner).map(|_| next() - 0.5).collect();
                     let last = x.len() - 1;
@@ -163,7 +163,7 @@ mod tests {
                     let (sums, operands) =
                         if first { ((own, vec![1]), [&one_hot, &tensor]) } else { ((vec![1], own), [&tensor, &one_hot]) };
                     let c = Contraction { lhs_sum: sums.0, rhs_sum: sums.1, ..Contraction::default() };
-                    let shape = if first { [places, outer, inner] } else { [outer, inner, places] };
+                    let shape = if first { [positions, outer, inner] } else { [outer, inner, positions] };
                     let want = evaluated(&Op::Contract(c), &operands, &shape);
                     let mut out = vec![7.0; want.len()];
                     Rows { labels: &labels, x: &x, outer, inner, middle, chooses }.write(&mut out, first);

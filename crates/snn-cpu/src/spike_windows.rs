@@ -59,7 +59,7 @@ impl std::ops::Deref for BySpikes<'_> {
 }
 
 impl BySpikes<'_> {
-    /// Computes the convolution by the places of spikes; `false` where the input holds many of them, or a weight is not finite.
+    /// Computes the convolution by spike indices; `false` where the input holds many of them, or a weight is not finite.
     pub fn compute(&self, x: &[f32], w: &[f32], kept: &[Kept], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
         let Some(runs) = self.runs() else { return false };
         let (channels, out_channels) = self.per_group();
@@ -113,14 +113,14 @@ impl BySpikes<'_> {
         inputs
     }
 
-    /// Where the first element that each place of some lines meets is, in the images that are computed together.
+    /// Where the first element that each position of some lines meets is, in the images that are computed together.
     fn rows(&self, images: usize, group: usize, lines: std::ops::Range<usize>) -> Vec<i32> {
         let first = |i: usize| (i * self.channels + group * self.per_group().0) * self.input[0] * self.input[1];
-        let place = |i: usize, y: usize, x: usize| {
+        let position = |i: usize, y: usize, x: usize| {
             let at = |axis: usize, i: usize| (i * self.stride[axis]) as i32 - self.padding[axis] as i32;
             first(i) as i32 + at(0, y) * self.input[1] as i32 + at(1, x)
         };
-        (0..images).flat_map(|i| lines.clone().flat_map(move |y| (0..self.output[1]).map(move |x| place(i, y, x)))).collect()
+        (0..images).flat_map(|i| lines.clone().flat_map(move |y| (0..self.output[1]).map(move |x| position(i, y, x)))).collect()
     }
 
     /// The convolution of a few images; `None` where too much of it is not zero.
@@ -179,7 +179,7 @@ impl BySpikes<'_> {
             scratch.plane.clear();
             for values in values.chunks(WORD) {
                 let found = looker.look(values);
-                scratch.plane.push(found.places);
+                scratch.plane.push(found.mask);
                 all = all.and(found);
             }
             scratch.plane.push(0);
@@ -197,8 +197,8 @@ impl BySpikes<'_> {
     }
 }
 
-/// What the places of all results meet in `x`, as bits: a row for each channel and element of the kernel, `[channels and kernel,
-/// places]`, places image by image in row-major order. `None` where much of it is not zero.
+/// What the positions of all results meet in `x`, as bits: a row for each channel and element of the kernel, `[channels and kernel,
+/// positions]`, positions image by image in row-major order. `None` where much of it is not zero.
 pub fn spikes_of_windows(windows: &Windows, x: &[f32]) -> Option<Spikes> {
     let ([height, width], [out_height, out_width]) = (windows.input, windows.output);
     let (plane, taps) = (windows.plane(), windows.taps());
@@ -220,7 +220,7 @@ pub fn spikes_of_windows(windows: &Windows, x: &[f32]) -> Option<Spikes> {
                 line += 1;
                 for (n, values) in values.chunks(WORD).enumerate() {
                     let found = looker.look(values);
-                    let mut ones = found.places;
+                    let mut ones = found.mask;
                     while ones != 0 {
                         let at = windows.padding[1] + n * WORD + ones.trailing_zeros() as usize;
                         ones &= ones - 1;
@@ -252,8 +252,8 @@ pub fn spikes_of_windows(windows: &Windows, x: &[f32]) -> Option<Spikes> {
                 let source = &lines[from..][..words];
                 for first in (0..out_width).step_by(WORD) {
                     let run = fetch(source, kx / stride + first) & ones(WORD.min(out_width - first));
-                    let place = line * out_width + first;
-                    let (word, shift) = (place / WORD, place % WORD);
+                    let position = line * out_width + first;
+                    let (word, shift) = (position / WORD, position % WORD);
                     bits[word * group + r] |= run << shift;
                     let rest = (run >> 1) >> (WORD - 1 - shift);
                     if rest != 0 {
@@ -266,14 +266,14 @@ pub fn spikes_of_windows(windows: &Windows, x: &[f32]) -> Option<Spikes> {
     spikes.recount();
     if !found.are_ones() {
         let tap = |tap: usize| tap / windows.kernel[1] * windows.dilation[0] * width + tap % windows.kernel[1] * windows.dilation[1];
-        let place = |p: usize| {
+        let position = |p: usize| {
             let (image, y, x) = (p / (out_height * out_width), p / out_width % out_height, p % out_width);
             let at = |axis: usize, i: usize| (i * windows.stride[axis]) as i32 - windows.padding[axis] as i32;
             (image * windows.channels * plane) as i32 + at(0, y) * width as i32 + at(1, x)
         };
         spikes.values = Some(Values {
             rows: (0..windows.channels * taps).map(|r| (r / taps * plane + tap(r % taps)) as i32).collect(),
-            inputs: (0..own_words * WORD).map(place).collect(),
+            inputs: (0..own_words * WORD).map(position).collect(),
         });
     }
     Some(spikes)

@@ -61,7 +61,7 @@ impl Spikes {
             for (r, row) in x.chunks_exact(inputs).enumerate() {
                 for (w, values) in row.chunks(WORD).enumerate() {
                     let found = looker.look(values);
-                    bits[w * group + r] = found.places;
+                    bits[w * group + r] = found.mask;
                     all = all.and(found);
                 }
             }
@@ -81,20 +81,20 @@ impl Spikes {
         fits.then_some(Spikes { bits, rows, group, words, count: found.count, values })
     }
 
-    /// The most bytes that a matrix takes as bits, with the places of its values.
+    /// The most bytes that a matrix takes as bits, with the indices of its values.
     pub fn bytes([rows, inputs]: [usize; 2]) -> usize {
         let (group, words) = (rows.clamp(1, GROUP), inputs.div_ceil(WORD));
         let bits = rows.next_multiple_of(group).saturating_mul(words).saturating_mul(size_of::<u64>());
         bits.saturating_add(size_of::<i32>() * (rows + words * WORD))
     }
 
-    /// A matrix without spikes; their places are to be set, and then counted.
+    /// A matrix without spikes; their bits are to be set, and then counted.
     pub fn none(rows: usize, words: usize) -> Spikes {
         let group = rows.clamp(1, GROUP);
         Spikes { bits: vec![0; rows.div_ceil(group) * words * group], rows, group, words, count: 0, values: None }
     }
 
-    /// Takes all spikes away; their places, in one group of rows, are to be set, and then counted.
+    /// Takes all spikes away; their bits, in one group of rows, are to be set, and then counted.
     pub fn clear(&mut self, rows: usize, words: usize) {
         self.bits.clear();
         self.bits.resize(rows * words, 0);
@@ -106,7 +106,7 @@ impl Spikes {
         self.count = self.bits.iter().map(|word| word.count_ones() as usize).sum();
     }
 
-    /// Spikes of all places.
+    /// The share of elements that are spikes.
     pub fn density(&self) -> f64 {
         self.count as f64 / (self.rows * self.words * WORD) as f64
     }
@@ -172,7 +172,7 @@ fn transpose(block: &mut [u64; WORD]) {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// Bits of the values that are not zero; of the last that were looked at.
-    pub places: u64,
+    pub mask: u64,
     /// How many are not zero.
     count: usize,
     /// How many are 1.
@@ -182,7 +182,7 @@ pub struct Found {
 impl Found {
     /// What was seen in both.
     pub fn and(self, other: Found) -> Found {
-        Found { places: other.places, count: self.count + other.count, ones: self.ones + other.ones }
+        Found { mask: other.mask, count: self.count + other.count, ones: self.ones + other.ones }
     }
 
     /// Is everything that is not zero 1?
@@ -195,8 +195,8 @@ impl Found {
         self.count as f64 <= 1.2 * if self.are_ones() { DENSEST } else { DENSEST_OF_VALUES } * of as f64
     }
 
-    fn new(places: u64, ones: u64) -> Found {
-        Found { places, count: places.count_ones() as usize, ones: ones.count_ones() as usize }
+    fn new(mask: u64, ones: u64) -> Found {
+        Found { mask, count: mask.count_ones() as usize, ones: ones.count_ones() as usize }
     }
 }
 
@@ -235,19 +235,19 @@ fn look(values: &[f32]) -> Found {
 /// Looks at as many values at a time as a register holds: which of these are not zero and which are 1. Those that are left over are
 /// looked at one by one.
 macro_rules! look_with {
-    ($values:expr, $lanes:literal, $v:ident => $places:expr, $ones:expr) => {{
+    ($values:expr, $lanes:literal, $v:ident => $mask:expr, $ones:expr) => {{
         let (whole, rest) = $values.as_chunks::<$lanes>();
-        let (mut places, mut ones) = (0u64, 0u64);
+        let (mut mask, mut ones) = (0u64, 0u64);
         for (k, $v) in whole.iter().enumerate() {
-            places |= u64::from($places as u32) << ($lanes * k);
+            mask |= u64::from($mask as u32) << ($lanes * k);
             ones |= u64::from($ones as u32) << ($lanes * k);
         }
-        let found = Found::new(places, ones);
+        let found = Found::new(mask, ones);
         if rest.is_empty() {
             return found;
         }
         let left = look(rest);
-        Found { places: places | left.places << ($lanes * whole.len()), ..found.and(left) }
+        Found { mask: mask | left.mask << ($lanes * whole.len()), ..found.and(left) }
     }};
 }
 
@@ -329,9 +329,9 @@ mod tests {
         assert!(Spikes::find(&[1.0; 64], 32).is_none());
         let found = Spikes::find(&[0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5], 4).unwrap();
         assert_eq!((found.count, &found.bits[..]), (2, &[0b10, 0b1000][..]));
-        let place = |values: &Values, row: usize, input: usize| values.rows[row] + values.inputs[input];
-        assert_eq!(place(&found.values.as_ref().unwrap().clone(), 1, 3), 7);
-        assert_eq!(place(&found.transposed(4).values.unwrap(), 3, 1), 7);
+        let index = |values: &Values, row: usize, input: usize| values.rows[row] + values.inputs[input];
+        assert_eq!(index(&found.values.as_ref().unwrap().clone(), 1, 3), 7);
+        assert_eq!(index(&found.transposed(4).values.unwrap(), 3, 1), 7);
         assert!(Spikes::find(&[0.0, 1.0, 0.0, 0.0], 2).unwrap().values.is_none());
     }
 }

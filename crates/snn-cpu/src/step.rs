@@ -115,14 +115,14 @@ impl Step<'_> {
         let size = scratch.tile;
         let first = tile * size;
         let n = size.min(self.run - first);
-        // The place of the tile along each outer axis.
+        // The position of the tile along each outer axis.
         let mut rest = outer;
-        for (size, at) in self.outer.iter().zip(&mut scratch.place).rev() {
+        for (size, at) in self.outer.iter().zip(&mut scratch.position).rev() {
             *at = rest % size;
             rest /= size;
         }
         let offset = |l: &Load| {
-            let outer: usize = l.outer.iter().zip(&scratch.place).map(|(s, at)| s * at).sum();
+            let outer: usize = l.outer.iter().zip(&scratch.position).map(|(s, at)| s * at).sum();
             outer + if l.uniform { 0 } else { first }
         };
         let own = outer * self.run + first;
@@ -185,7 +185,7 @@ struct Scratch {
     zeros: Vec<f32>,
     pointers: Vec<*mut u8>,
     offsets: Vec<usize>,
-    place: Vec<usize>,
+    position: Vec<usize>,
 }
 
 impl Scratch {
@@ -198,7 +198,7 @@ impl Scratch {
             zeros: vec![0.0; if has_delay { tile } else { 0 }],
             pointers: vec![std::ptr::null_mut(); count.max(MOST_POINTERS)],
             offsets: Vec::with_capacity(count),
-            place: vec![0; kernel.outer.len()],
+            position: vec![0; kernel.outer.len()],
         }
     }
 }
