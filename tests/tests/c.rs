@@ -69,17 +69,16 @@ fn run_c(folder: &Path, source: &snn_c::Source, inputs: &[Tensor], outputs: &[Te
 
 /// Builds a net for the sizes of its data, runs it, and says where it is not the interpreter's.
 fn difference(program: &Program, seed: u64, data: &[(String, Tensor)], weights: &[(String, Tensor)]) -> Result<bool, String> {
-    difference_of(program, seed, data, weights, None)
+    difference_of(program, CompileOptions::default().seed(seed), data, weights)
 }
 
 fn difference_of(
     program: &Program,
-    seed: u64,
+    options: CompileOptions,
     data: &[(String, Tensor)],
     weights: &[(String, Tensor)],
-    weights_dtype: Option<WeightBits>,
 ) -> Result<bool, String> {
-    let options = CompileOptions::default().mode(Mode::Eval).seed(seed).backend(Backends::Interpreter).weights_dtype(weights_dtype);
+    let options = options.mode(Mode::Eval).backend(Backends::Interpreter);
     let net = program.compile(Some("main"), &options).map_err(|e| e.to_string())?;
     let run = net.run(data, weights).map_err(|e| e.to_string())?;
     let net = program.compile(Some("main"), &options.dims(run.dims.clone())).map_err(|e| e.to_string())?;
@@ -232,8 +231,12 @@ fn integer_weights_are_stored_and_exact() {
     let program = Program::parse("net.snn", text).unwrap();
     let x = Tensor::f32([6, 1, 2, 6, 6], (0..432).map(|i| ((i * 37) % 23) as f32 / 9.0 - 1.0).collect());
     for bits in [WeightBits::I8, WeightBits::I16] {
-        let stepped = difference_of(&program, 5, &[("x".into(), x.clone())], &[], Some(bits)).unwrap_or_else(|e| panic!("{e}"));
+        let options = CompileOptions::default().seed(5).weights_dtype(bits);
+        let stepped = difference_of(&program, options.clone(), &[("x".into(), x.clone())], &[]).unwrap_or_else(|e| panic!("{e}"));
         assert!(stepped);
+        // The states in fixed point too.
+        let fixed = options.states("Q2.5".parse::<snnc::FixedPoint>().unwrap());
+        assert_eq!(difference_of(&program, fixed, &[("x".into(), x.clone())], &[]), Ok(true));
     }
     let size = |weights_dtype| {
         let dims = [("B".to_string(), 1)];

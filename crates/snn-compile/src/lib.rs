@@ -4,6 +4,7 @@
 //! training, `emit`, the REPL and the library all call [`compile`] or [`compile_until`]; nobody else strings passes together.
 //! The verifier runs after each pass in debug builds and where [`Options::verify`] asks for it.
 
+mod fixed;
 mod inputs;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use snn_front::Module;
 use snn_ir::{CompileError, DimError, Graph, VerifyErrors};
 use snn_syntax::Diagnostic;
 
+pub use fixed::{FixedPoint, largest_states};
 pub use inputs::{COTANGENT, OUTPUT, QUANTISED, drawn_name};
 
 /// What the optimiser may do.
@@ -51,6 +53,8 @@ pub struct Options {
     pub random_inputs: BTreeMap<u32, usize>,
     /// Parameters that the net reads rounded: as inputs [`QUANTISED`], whose gradients are those of the parameters (straight-through).
     pub quantised: BTreeSet<String>,
+    /// States of neurons in this format of fixed point.
+    pub states: Option<FixedPoint>,
     /// Which gradients.
     pub gradients: Gradients,
     /// With gradients: keep the states of neurons every so many steps only, and compute those between again.
@@ -182,10 +186,11 @@ const fn graph(name: &'static str, does: &'static str, wanted: fn(&Options) -> b
 }
 
 /// All passes, in order.
-pub const PASSES: [Pass; 14] = [
+pub const PASSES: [Pass; 15] = [
     Pass { name: "parse", does: "text to syntax tree", kind: Kind::Text },
     graph("lower", "syntax tree to graph, with symbolic dimensions", |_| true, lower),
     graph("bind", "sizes are put in for dimensions", |_| true, bind),
+    graph("fixed-point", "states of neurons are rounded to fixed point", |o| o.states.is_some(), fix),
     graph("draw", "random numbers that are drawn outside become inputs", |o| !o.random_inputs.is_empty(), draw),
     graph("quantise", "the net reads rounded weights, which are inputs", |o| !o.quantised.is_empty(), quantise),
     graph(
@@ -311,6 +316,13 @@ fn bind(c: &mut Compilation, _: &Input<'_>, options: &Options) -> Result<(), Err
         for ty in c.graph.nodes().flat_map(|(_, n)| &n.types) {
             ty.sizes()?;
         }
+    }
+    Ok(())
+}
+
+fn fix(c: &mut Compilation, _: &Input<'_>, options: &Options) -> Result<(), Error> {
+    if let Some(format) = options.states {
+        c.graph = fixed::with_fixed_states(&c.graph, format, options.gradients != Gradients::None);
     }
     Ok(())
 }

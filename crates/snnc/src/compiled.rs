@@ -118,6 +118,8 @@ pub struct CompileOptions {
     /// Weights of products and convolutions as integers; see [`crate::quantise`]. With `update` the net is trained with rounded weights: it reads
     /// them rounded, and their gradients move what they are rounded from.
     pub weights_dtype: Option<crate::quantise::WeightBits>,
+    /// States of neurons in fixed point: after each step they are rounded to this format, with slope 1 where gradients are computed.
+    pub states: Option<snn_compile::FixedPoint>,
     /// Where the lines of `print` in the program go; standard error if nothing else is said.
     pub printer: Printer,
     /// Names that the data hold beside the tensors that are given, for messages.
@@ -144,6 +146,7 @@ impl Default for CompileOptions {
             settings: Default::default(),
             partial: false,
             weights_dtype: None,
+            states: None,
             printer: Printer::default(),
             other_data: vec![],
         }
@@ -187,6 +190,7 @@ setters! {
     settings(snn_front::Settings),
     partial(bool),
     weights_dtype(impl Into<Option<crate::quantise::WeightBits>>),
+    states(impl Into<Option<snn_compile::FixedPoint>>),
     printer(Printer),
     other_data(Vec<String>),
 }
@@ -206,6 +210,7 @@ impl CompileOptions {
             update: self.update.clone(),
             optimise: self.optimise,
             verify: self.verify,
+            states: self.states,
             ..snn_compile::Options::default()
         }
     }
@@ -704,7 +709,7 @@ impl Compiled {
     /// The net's graph as it is written, with some sizes put in, where `...` stands for `rest` dimensions.
     pub(crate) fn lowered(&self, dims: Dims, rest: Option<usize>) -> Result<snn_compile::Compilation, Error> {
         let options = self.options.passes(self.lowering(dims, rest));
-        snn_compile::compile_until(self.program.input(&self.net), &options, "bind").map_err(|e| self.program.failed(e))
+        snn_compile::compile_until(self.program.input(&self.net), &options, "fixed-point").map_err(|e| self.program.failed(e))
     }
 
     /// The declared inputs, where `...` stands for `rest` dimensions.

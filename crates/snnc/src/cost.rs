@@ -171,7 +171,27 @@ impl Compiled {
     }
 }
 
+/// A name that none before has: `lif`, `lif#2`, `lif#3`.
+fn own_name(names: &mut Vec<String>, wanted: String) -> String {
+    let others = (2..).map(|k| format!("{wanted}#{k}"));
+    let name = std::iter::once(wanted.clone()).chain(others).find(|n| !names.contains(n)).unwrap_or(wanted);
+    names.push(name.clone());
+    name
+}
+
 impl Compiled {
+    /// The largest size that each state of a neuron comes to in a run on data, by layer and state: what a format of fixed point must hold.
+    /// Neurons of recurrent layers are left out.
+    ///
+    /// # Errors
+    /// As a run.
+    pub fn largest_states(&self, data: &[(String, Tensor)], weights: &[(String, Tensor)]) -> Result<Vec<(String, f32)>, Error> {
+        let (graph, _, tensors) = self.written(data, weights)?;
+        let results = self.compile_graph(&snn_compile::largest_states(&graph).pruned())?.run(&tensors, self.options().seed)?.outputs;
+        let mut names = vec![];
+        Ok(results.into_iter().map(|(name, t)| (own_name(&mut names, name), t.to_f32()[0])).collect())
+    }
+
     /// What each layer of neurons gives on data, in order, `[T, ...]`, and then the outputs.
     ///
     /// # Errors
@@ -192,13 +212,7 @@ impl Compiled {
         let neurons =
             probes.list.into_iter().filter_map(|p| if let Probe::Neuron { layer, ty, .. } = p { Some((layer, ty)) } else { None });
         for ((layer, ty), (_, t)) in neurons.zip(&results) {
-            let mut name = layer.clone();
-            let mut k = 2;
-            while names.contains(&name) {
-                name = format!("{layer}#{k}");
-                k += 1;
-            }
-            names.push(name.clone());
+            let name = own_name(&mut names, layer);
             let shape = ty.sizes().map_err(snn_ir::RuntimeError::from)?;
             all.push((name, t.reshaped(shape)));
         }

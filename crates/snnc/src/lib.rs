@@ -36,7 +36,7 @@ pub use compiled::{Backends, CompileOptions, Compiled, OtherBackend, Prepared, Q
 pub use cost::{Cost, LayerCost, NeuronCost, PICOJOULES};
 pub use error::Error;
 pub use observe::Printer;
-pub use snn_compile::{COTANGENT, Gradients, Optimise, Options as PassOptions, PASSES, Pass, gradients};
+pub use snn_compile::{COTANGENT, FixedPoint, Gradients, Optimise, Options as PassOptions, PASSES, Pass, gradients};
 pub use snn_data::{load, save};
 pub use snn_front::{Mode, Options, Setting, Settings};
 pub use snn_ir::{DType, Dims, Graph, Tensor};

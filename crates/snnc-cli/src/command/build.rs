@@ -28,6 +28,9 @@ pub struct BuildArguments {
     /// Weights of products and convolutions as integers times a power of two for each output, and stored as such: `i8` or `i16`.
     #[arg(long, value_name = "TYPE", value_parser = |t: &str| t.parse::<snnc::quantise::WeightBits>())]
     weights_dtype: Option<snnc::quantise::WeightBits>,
+    /// States of neurons in fixed point: `Q7.8` has a sign, 7 bits before the point and 8 after it.
+    #[arg(long, value_name = "FORMAT", value_parser = |t: &str| t.parse::<snnc::FixedPoint>())]
+    states: Option<snnc::FixedPoint>,
     /// A setting of the net. May be given several times.
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_setting)]
     set: Vec<(String, snnc::Setting)>,
@@ -61,6 +64,7 @@ pub fn build(a: &BuildArguments) -> Result<(), Failure> {
         .seed(a.seed)
         .settings(a.set.iter().cloned().collect())
         .weights_dtype(a.weights_dtype)
+        .states(a.states)
         // What is computed once is computed as C computes.
         .backend(Backends::Interpreter);
     let net = program.compile(a.net.as_deref(), &options)?;

@@ -59,6 +59,9 @@ pub struct EmitOptions {
     /// With the step of an optimiser, which needs gradients with respect to all learnable parameters.
     #[arg(long, value_enum, value_name = "NAME", conflicts_with = "wrt")]
     optimizer: Option<OptimizerName>,
+    /// States of neurons in fixed point: `Q7.8` has a sign, 7 bits before the point and 8 after it.
+    #[arg(long, value_name = "FORMAT", value_parser = |t: &str| t.parse::<snnc::FixedPoint>())]
+    states: Option<snnc::FixedPoint>,
     /// With `--stage candle`: for which device, present or not.
     #[arg(long, default_value = "cuda", value_name = "DEVICE")]
     device: snnc::DeviceName,
@@ -129,6 +132,7 @@ impl EmitOptions {
             front: Options { mode: self.mode.into(), dims: self.dims.clone().unwrap_or_default(), rest: self.rest, ..Default::default() },
             gradients: if wanted { Gradients::Scalar(self.wrt.clone()) } else { Gradients::None },
             checkpoint: self.checkpoint,
+            states: self.states,
             update: self.optimizer.map(|name| name.update(0.0)),
             optimise: self.optimise.level(),
             verify: self.verify,

@@ -241,6 +241,9 @@ struct NetArguments {
     /// Weights of products and convolutions as integers times a power of two for each output: `i8` or `i16`.
     #[arg(long, value_name = "TYPE", value_parser = |t: &str| t.parse::<snnc::quantise::WeightBits>())]
     weights_dtype: Option<snnc::quantise::WeightBits>,
+    /// States of neurons in fixed point: `Q7.8` has a sign, 7 bits before the point and 8 after it.
+    #[arg(long, value_name = "FORMAT", value_parser = |t: &str| t.parse::<snnc::FixedPoint>())]
+    states: Option<snnc::FixedPoint>,
     /// A setting of the net. May be given several times.
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_setting)]
     set: Vec<(String, snnc::Setting)>,
@@ -308,7 +311,8 @@ impl NetArguments {
             .batch(self.batch)
             .settings(self.set.iter().cloned().collect())
             .partial(self.partial)
-            .weights_dtype(self.weights_dtype))
+            .weights_dtype(self.weights_dtype)
+            .states(self.states))
     }
 
     fn memory(&self) -> u64 {

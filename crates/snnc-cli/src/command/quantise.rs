@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use snnc::CompileOptions;
 use snnc::quantise::WeightBits;
+use snnc::{CompileOptions, FixedPoint};
 
 use super::{Failure, load_program, load_wanted, machine_memory, parse_dims, parse_setting};
 use crate::command::say::say;
@@ -25,6 +25,9 @@ pub struct QuantiseArguments {
     /// How many bits: `i8` or `i16`.
     #[arg(long, default_value = "i8", value_name = "TYPE", value_parser = |t: &str| t.parse::<WeightBits>())]
     weights_dtype: WeightBits,
+    /// With data: states of neurons in fixed point too. Where it is not given, formats that hold the states are said.
+    #[arg(long, value_name = "FORMAT", requires = "data", value_parser = |t: &str| t.parse::<FixedPoint>())]
+    states: Option<FixedPoint>,
     /// A setting of the net. May be given several times.
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_setting)]
     set: Vec<(String, snnc::Setting)>,
@@ -60,16 +63,35 @@ pub fn quantise(a: &QuantiseArguments) -> Result<(), Failure> {
         let decibels = if noise > 0.0 { format!("{:.1} dB", 10.0 * (power / noise).log10()) } else { "exact".into() };
         say!("{name}: {} weights, signal to rounding {decibels}", u.len());
     }
+    let mut states = vec![];
     if !a.data.is_empty() {
         let float = program.compile(a.net.as_deref(), &options(None))?;
         let names = float.names()?;
         let data = load_wanted(&a.data, &|n| names.iter().any(|k| k == n), machine_memory())?.tensors;
-        let (x, y) = (float.activity(&data, &given)?, float.activity(&data, &weights.all)?);
+        let rounded = program.compile(a.net.as_deref(), &options(None).states(a.states))?;
+        let (x, y) = (float.activity(&data, &given)?, rounded.activity(&data, &weights.all)?);
+        states = float.largest_states(&data, &weights.all)?;
         for ((name, u), (_, v)) in x.iter().zip(&y) {
             let differ = u.to_f32().iter().zip(v.to_f32()).filter(|(a, b)| **a != *b).count();
             say!("{name}: {differ} of {} values differ ({:.3}%)", u.len(), 100.0 * differ as f64 / u.len().max(1) as f64);
         }
     }
+    if !a.data.is_empty() && a.states.is_none() {
+        say_formats(&states);
+    }
     snnc::save(&a.out, &weights.all)?;
     Ok(())
+}
+
+/// Which formats of fixed point hold the states of neurons.
+fn say_formats(states: &[(String, f32)]) {
+    for (name, largest) in states {
+        say!("{name}: at most {largest}");
+    }
+    let all = states.iter().fold(0f32, |m, (_, x)| if x.is_nan() { f32::NAN } else { m.max(*x) });
+    let formats: Vec<String> =
+        [16, 8].iter().filter_map(|bits| Some(format!("`--states {}` in {bits} bits", FixedPoint::holding(all, *bits)?))).collect();
+    if !states.is_empty() && !formats.is_empty() {
+        say!("states are held by {}", formats.join(", "));
+    }
 }
