@@ -29,7 +29,7 @@ pub struct Memory {
     pub threads: usize,
 }
 
-/// Places whose windows candle unrolls together on the CPU.
+/// Positions whose windows candle unrolls together on the CPU.
 const TILE: usize = 512;
 
 fn bytes(graph: &Graph, v: Value) -> usize {
@@ -106,8 +106,8 @@ impl Memory {
             }
             (Kernel::Convolution(c), _) => {
                 // Channels are brought together in a copy. The CPU unrolls windows by tiles, other devices all at once.
-                let places = task.computed / c.windows.out_channels.max(1);
-                let unrolled = if self.on_cpu { size_of::<f32>() * TILE * self.threads } else { places };
+                let positions = task.computed / c.windows.out_channels.max(1);
+                let unrolled = if self.on_cpu { size_of::<f32>() * TILE * self.threads } else { positions };
                 operands.saturating_add(unrolled.saturating_mul(c.windows.per_group().0 * c.windows.taps() + c.windows.out_channels))
             }
             // On a GPU sums are accumulated in a tree.
