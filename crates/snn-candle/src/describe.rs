@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use snn_ir::backend::check_sizes;
-use snn_ir::{BinaryOp, CompileError, DType, Graph, Op, Reduction, Value};
+use snn_ir::{BinaryOp, CompileError, DType, Graph, Op, Reduction};
 use snn_plan::{Kernel, Plan, plan};
 
 use crate::DeviceName;
@@ -23,8 +23,8 @@ pub fn describe(graph: &Graph, device: DeviceName) -> Result<String, CompileErro
         DeviceName::Cuda(_) => "cuda",
         DeviceName::Metal(_) => "metal",
     };
-    let given: usize = graph.inputs.iter().map(|v| bytes(&graph, *v)).sum();
-    let held: usize = graph.parameters.iter().map(|p| p.ty.sizes().map_or(0, |s| s.iter().product::<usize>() * p.ty.dtype.bytes())).sum();
+    let given: usize = graph.inputs.iter().map(|v| graph.ty(*v).byte_len()).sum();
+    let held: usize = graph.parameters.iter().map(|p| p.ty.byte_len()).sum();
     let _ = writeln!(out, "// plan of {} on {kind}: {} kernels, {} bytes at most", graph.name, plan.tasks.len(), plan.peak);
     let _ = writeln!(out, "// beside {given} bytes of inputs and {held} bytes of parameters");
     tasks(&graph, &plan, kind, 0, &mut out);
@@ -37,10 +37,6 @@ pub fn describe(graph: &Graph, device: DeviceName) -> Result<String, CompileErro
         let _ = write!(out, "\n{source}");
     }
     Ok(out)
-}
-
-fn bytes(graph: &Graph, v: Value) -> usize {
-    graph.ty(v).sizes().map_or(0, |s| s.iter().product::<usize>() * graph.ty(v).dtype.bytes())
 }
 
 fn tasks(graph: &Graph, plan: &Plan, device: &str, depth: usize, out: &mut String) {
@@ -66,7 +62,7 @@ fn tasks(graph: &Graph, plan: &Plan, device: &str, depth: usize, out: &mut Strin
                 call(&node.op, &dtypes, device).into()
             }
         };
-        let buffers: Vec<String> = task.gives.iter().map(|v| format!("{} bytes", bytes(graph, *v))).collect();
+        let buffers: Vec<String> = task.gives.iter().map(|v| format!("{} bytes", graph.ty(*v).byte_len())).collect();
         let name = node.name.clone().unwrap_or_else(|| snn_ir::text::op_name(&node.op));
         let _ = writeln!(out, "// {pad}{name} -> {}: {what}, {}", node.types[0], buffers.join(" + "));
         if let Kernel::Loop(l) = &task.kernel {

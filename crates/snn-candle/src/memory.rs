@@ -32,11 +32,6 @@ pub struct Memory {
 /// Positions whose windows candle unrolls together on the CPU.
 const TILE: usize = 512;
 
-fn bytes(graph: &Graph, v: Value) -> usize {
-    let ty = graph.ty(v);
-    ty.sizes().map_or(0, |s| s.iter().product::<usize>().saturating_mul(ty.dtype.bytes()))
-}
-
 impl Memory {
     /// What a plan holds.
     pub fn of(self, graph: &Graph, plan: &Plan) -> Held {
@@ -48,7 +43,7 @@ impl Memory {
             let candle = self.is_candle(graph, task, &on_device);
             if candle {
                 for v in task.needs.iter().chain(&graph.node(task.node).operands).filter(|v| self.on_cpu && !on_device.contains(v)) {
-                    copies.insert(*v, bytes(graph, *v));
+                    copies.insert(*v, graph.ty(*v).byte_len());
                 }
                 on_device.extend(&task.gives);
             } else if let (Kernel::Alias, Some(v)) = (&task.kernel, task.needs.first())
@@ -66,8 +61,8 @@ impl Memory {
             }
         }
         // Results are copied to the host one after the other, while all of them are held.
-        let results: usize = graph.roots().map(|v| bytes(graph, v)).sum();
-        let fetched: usize = graph.roots().filter(|v| !self.on_cpu || on_device.contains(v)).map(|v| bytes(graph, v)).sum();
+        let results: usize = graph.roots().map(|v| graph.ty(v).byte_len()).sum();
+        let fetched: usize = graph.roots().filter(|v| !self.on_cpu || on_device.contains(v)).map(|v| graph.ty(v).byte_len()).sum();
         let twice: usize = copies.values().sum();
         let kept = if self.own_kernels { snn_cpu_kept(plan) } else { 0 };
         Held { most: most.max(results.saturating_add(fetched).saturating_add(twice)), kept, tasks: held }
@@ -96,7 +91,7 @@ impl Memory {
         if !candle {
             return own;
         }
-        let operands: usize = node.operands.iter().map(|v| bytes(graph, *v)).sum();
+        let operands: usize = node.operands.iter().map(|v| graph.ty(*v).byte_len()).sum();
         match (&task.kernel, &node.op) {
             (Kernel::Loop(inner), Op::Loop(l)) => self.of_loop(graph, task, l, inner),
             (Kernel::Product(p), Op::Contract(c)) => {
@@ -112,15 +107,15 @@ impl Memory {
             }
             // On a GPU sums are accumulated in a tree.
             (_, Op::Reduce { kind: Reduction::Sum, .. }) if !self.on_cpu => 0,
-            (Kernel::Reduction(f), op) => temporaries(op, bytes(graph, f.source).max(task.computed), task.computed),
+            (Kernel::Reduction(f), op) => temporaries(op, graph.ty(f.source).byte_len().max(task.computed), task.computed),
             (_, op) => temporaries(op, operands, task.computed),
         }
     }
 
     /// A loop collects the rows of its outputs before they are joined, and holds the values of one step.
     fn of_loop(self, graph: &Graph, task: &Task, l: &Loop, inner: &snn_plan::LoopPlan) -> usize {
-        let rows: usize = task.gives.iter().take(l.roles.outputs).map(|v| bytes(graph, *v)).sum();
-        let states: usize = task.gives.iter().skip(l.roles.outputs).map(|v| bytes(graph, *v)).sum();
+        let rows: usize = task.gives.iter().take(l.roles.outputs).map(|v| graph.ty(*v).byte_len()).sum();
+        let states: usize = task.gives.iter().skip(l.roles.outputs).map(|v| graph.ty(*v).byte_len()).sum();
         rows.saturating_add(states).saturating_add(self.of(&inner.body, &inner.plan).most)
     }
 }
@@ -157,7 +152,7 @@ fn copied_sides(graph: &Graph, task: &Task, p: &ProductPlan, c: &Contraction) ->
             axes.iter().map(|a| moved.map_or(*a, |p| p[*a])).eq(0..axes.len())
         };
         let lies = order([batch, rows, columns]) || order([batch, columns, rows]);
-        if lies { 0 } else { bytes(graph, v) }
+        if lies { 0 } else { graph.ty(v).byte_len() }
     };
     copied(operands[0], p.lhs.source, &c.lhs_batch, &free_a, &c.lhs_sum).saturating_add(copied(
         operands[1],
@@ -172,23 +167,16 @@ fn copied_sides(graph: &Graph, task: &Task, p: &ProductPlan, c: &Contraction) ->
 fn temporaries(op: &Op, operands: usize, result: usize) -> usize {
     match op {
         Op::Unary(_) | Op::Cast { .. } => result.saturating_mul(2),
-        Op::Binary(_)
-        | Op::Select
-        | Op::Broadcast { .. }
-        | Op::Reshape { .. }
-        | Op::Transpose { .. }
-        | Op::Iota { .. }
-        | Op::Spike { .. } => 0,
-        Op::Slice { .. } => 0,
+        Op::Binary(_) | Op::Select | Op::Spike { .. } | Op::Iota { .. } => 0,
+        Op::Broadcast { .. } | Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } => 0,
         // Joined along another axis than the first, all parts are transposed, and back.
         Op::Pad { .. } | Op::Concat { .. } | Op::Delay { .. } => result.saturating_mul(2),
         Op::Gather { .. } | Op::ScatterAdd { .. } => operands,
         Op::Window { .. } => result,
         Op::MaxPoolGradient(_) => operands.saturating_add(result),
-        // Sums are accumulated in f64; where the largest are, in integers of 64 bits.
-        Op::Reduce { kind: Reduction::Sum, .. } => operands.saturating_mul(3),
-        // Windows are split and brought together, axis by axis.
-        Op::Reduce { kind: Reduction::Max | Reduction::Min, .. } => operands.saturating_mul(3),
+        // Sums are accumulated in f64; windows are split and brought together, axis by axis.
+        Op::Reduce { .. } => operands.saturating_mul(3),
+        // Places are integers of 64 bits.
         Op::ArgMax { .. } => operands.saturating_mul(7),
         Op::CumSum { .. } | Op::FirstSpike { .. } => operands.saturating_add(result.saturating_mul(2)),
         Op::RedundantOneHot { .. } => result,

@@ -52,7 +52,7 @@ impl Runnable {
     pub fn new(graph: Graph, plan: Plan, device: Device, precision: Precision, plain: bool) -> Result<Runnable, CompileError> {
         // What cannot fit is said before anything is copied.
         let given = graph.inputs.iter().map(|v| graph.ty(*v)).chain(graph.parameters.iter().map(|p| &p.ty));
-        let given: usize = given.map(|ty| ty.sizes().map_or(0, |s| s.iter().product::<usize>() * ty.dtype.bytes())).sum();
+        let given: usize = given.map(snn_ir::Type::byte_len).sum();
         let on_cpu = device.is_cpu();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let held = Memory { on_cpu, own_kernels: on_cpu && !plain, threads }.of(&graph, &plan);
@@ -283,8 +283,7 @@ impl Run<'_> {
     fn note(&mut self, graph: &Graph, task: &Task, time: Duration) {
         let Some(times) = self.times.as_deref_mut() else { return };
         let name = describe_task(graph, task);
-        let size = |v: &Value| sizes(graph, *v).iter().product::<usize>() * graph.ty(*v).dtype.bytes();
-        let bytes = task.needs.iter().chain(&task.gives).map(size).sum();
+        let bytes = task.needs.iter().chain(&task.gives).map(|v| graph.ty(*v).byte_len()).sum();
         let operations = snn_plan::operations(graph, task);
         let runs = vec![(self.started.elapsed().saturating_sub(time), time)];
         KernelTime::add(times, KernelTime { name, time, bytes, operations, runs, firing_rate: None });

@@ -49,7 +49,8 @@ impl FixedPoint {
         let (scale, step) = (build.like(1.0 / self.step(), x), build.like(self.step(), x));
         let scaled = build.mul(x, scale);
         let whole = build.unary(UnaryOp::Round, scaled);
-        let (low, high) = (build.like(-(self.largest() + self.step()) / self.step(), x), build.like(self.largest() / self.step(), x));
+        let end = ((self.integer + self.fraction) as f32).exp2();
+        let (low, high) = (build.like(-end, x), build.like(end - 1.0, x));
         let above = build.binary(BinaryOp::Max, whole, low);
         let inside = build.binary(BinaryOp::Min, above, high);
         let fixed = build.mul(inside, step);

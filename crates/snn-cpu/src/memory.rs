@@ -34,10 +34,7 @@ pub fn scratch(graph: &Graph, task: &Task, threads: usize) -> Scratch {
     let floats = |v: Value| graph.ty(v).sizes().map_or(0, |s| s.iter().product::<usize>());
     match &task.kernel {
         Kernel::Product(p) => of_product(p, floats(p.lhs.source), floats(p.rhs.source)),
-        Kernel::Convolution(c) => {
-            let operands = graph.node(task.node).operands.iter().map(|v| floats(*v)).collect::<Vec<_>>();
-            of_convolution(&c.windows, c.direction, [operands[0], operands[1]], threads)
-        }
+        Kernel::Convolution(c) => of_convolution(&c.windows, c.direction, floats(graph.node(task.node).operands[1]), threads),
         Kernel::Selection(_) => Scratch { shared: 0, own: threads.saturating_mul(task.computed) },
         Kernel::Step(_) | Kernel::Alias | Kernel::Reduction(_) | Kernel::MaxPoolGradient(_) => Scratch::default(),
         Kernel::Delay(_) | Kernel::Ring(_) | Kernel::Move | Kernel::Loop(_) => Scratch::default(),
@@ -64,7 +61,7 @@ fn of_product(p: &ProductPlan, lhs: usize, rhs: usize) -> Scratch {
     Scratch { shared, own }
 }
 
-fn of_convolution(w: &Windows, direction: Direction, [_, second]: [usize; 2], threads: usize) -> Scratch {
+fn of_convolution(w: &Windows, direction: Direction, second: usize, threads: usize) -> Scratch {
     let unrolled = threads.saturating_mul(unrolled_floats(w, direction)).saturating_mul(FLOAT);
     match direction {
         Direction::Forward if lines::fits_forward(w) => Scratch::default(),

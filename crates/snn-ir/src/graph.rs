@@ -308,6 +308,9 @@ impl Graph {
                 *ty = ty.bind(dims);
             }
             node.op.bind(dims);
+            if let Some(result) = node.types.first() {
+                node.op.set_result(result);
+            }
             for body in node.op.bodies_mut() {
                 body.bind_in_place(dims);
             }

@@ -392,7 +392,8 @@ impl Op {
         self.class() == crate::describe::Class::Elementwise
     }
 
-    /// Puts sizes in for names of dimensions in the attributes; bodies are not looked at.
+    /// Puts sizes in for names of dimensions in the attributes that do not tell the type of the result, see [`Op::set_result`]; bodies are
+    /// not looked at.
     pub(crate) fn bind(&mut self, dims: &Dims) {
         if let Op::Size(d) = self {
             let bound = d.bind(dims);
@@ -400,16 +401,8 @@ impl Op {
                 Some(n) => Op::Constant(Tensor::i64([], vec![n])),
                 None => Op::Size(bound),
             };
-        } else if let Op::Slice { start, length, .. } = self {
-            (*start, *length) = (start.bind(dims), length.bind(dims));
-        } else if let Op::Input { ty, .. } | Op::Parameter { ty, .. } = self {
-            *ty = ty.bind(dims);
-        } else if let Op::Iota { length } = self {
-            *length = length.bind(dims);
-        } else if let Op::Random { shape, .. } | Op::Broadcast { shape, .. } | Op::Reshape { shape } = self {
-            shape.iter_mut().for_each(|d| *d = d.bind(dims));
-        } else if let Op::ConvInputGradient(c) | Op::ConvWeightGradient(c) = self {
-            c.shape.iter_mut().for_each(|d| *d = d.bind(dims));
+        } else if let Op::Slice { start, .. } = self {
+            *start = start.bind(dims);
         } else if let Op::Pad { low, high, .. } = self {
             (*low, *high) = (low.bind(dims), high.bind(dims));
         } else if let Op::Loop(l) = self {
@@ -419,20 +412,25 @@ impl Op {
 
     /// The same with a result of another type, where attributes tell it: what a pass does that changes shapes.
     pub fn with_result(mut self, result: &Type) -> Op {
-        if let Op::Input { ty, .. } | Op::Parameter { ty, .. } = &mut self {
+        self.set_result(result);
+        self
+    }
+
+    /// Changes the attributes that tell the type of the result, if there are any, to those of another type.
+    pub(crate) fn set_result(&mut self, result: &Type) {
+        if let Op::Input { ty, .. } | Op::Parameter { ty, .. } = self {
             *ty = result.clone();
-        } else if let Op::Iota { length } = &mut self {
+        } else if let Op::Iota { length } = self {
             *length = result.shape.first().cloned().unwrap_or_default();
-        } else if let Op::Random { shape, .. } | Op::Broadcast { shape, .. } | Op::Reshape { shape } = &mut self {
+        } else if let Op::Random { shape, .. } | Op::Broadcast { shape, .. } | Op::Reshape { shape } = self {
             shape.clone_from(&result.shape);
-        } else if let Op::Cast { dtype } = &mut self {
+        } else if let Op::Cast { dtype } = self {
             *dtype = result.dtype;
-        } else if let Op::Slice { axis, length, .. } = &mut self {
+        } else if let Op::Slice { axis, length, .. } = self {
             *length = result.shape.get(*axis).cloned().unwrap_or_default();
-        } else if let Op::ConvInputGradient(c) | Op::ConvWeightGradient(c) = &mut self {
+        } else if let Op::ConvInputGradient(c) | Op::ConvWeightGradient(c) = self {
             c.shape.clone_from(&result.shape);
         }
-        self
     }
 
     /// The graphs inside this operation.

@@ -101,6 +101,11 @@ impl Type {
         Type { dtype, shape: self.shape.clone() }
     }
 
+    /// The bytes of a tensor of this type; 0 where a size is not known.
+    pub fn byte_len(&self) -> usize {
+        self.sizes().map_or(0, |sizes| sizes.into_iter().fold(self.dtype.bytes(), usize::saturating_mul))
+    }
+
     /// The shape with sizes put in for names.
     pub fn bind(&self, dims: &Dims) -> Type {
         Type { dtype: self.dtype, shape: self.shape.iter().map(|d| d.bind(dims)).collect() }

@@ -1,7 +1,7 @@
 //! What kernels read and write while a plan runs, and the memory that earlier kernels and runs have left.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use snn_ir::{Data, Tensor};
 
@@ -87,34 +87,34 @@ impl Buffers {
         self.most
     }
 
-    fn spare(&self) -> MutexGuard<'_, Spare> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Changes what is spare, and gives up what is then too much, outside of the lock.
+    fn change<T>(&self, act: impl FnOnce(&mut Spare) -> T) -> T {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = act(&mut spare);
+        let dropped = spare.shrink(self.most);
+        drop(spare);
+        drop(dropped);
+        result
     }
 
     /// A task begins: so many bytes are held by values, or will be without being taken from here.
     pub fn begin(&self, held: usize) {
-        let mut spare = self.spare();
-        spare.held = held;
-        let dropped = spare.shrink(self.most);
-        drop(spare);
-        drop(dropped);
+        self.change(|spare| spare.held = held);
     }
 
     /// A buffer of that many floats. What it holds does not matter: every kernel writes its whole result.
     pub fn take(&self, n: usize) -> Vec<f32> {
-        let mut spare = self.spare();
-        let fits = (n, 0)..=(n.saturating_mul(2).max(64), u64::MAX);
-        let found = spare.buffers.range(fits).next().map(|(key, _)| *key);
-        let Some(mut v) = found.and_then(|key| spare.buffers.remove(&key)) else {
-            spare.held = spare.held.saturating_add(size_of::<f32>() * n);
-            let dropped = spare.shrink(self.most);
-            drop(spare);
-            drop(dropped);
-            return vec![0.0; n];
-        };
-        spare.bytes -= size_of::<f32>() * v.capacity();
-        spare.held = spare.held.saturating_add(size_of::<f32>() * v.capacity());
-        drop(spare);
+        let found = self.change(|spare| {
+            let fits = (n, 0)..=(n.saturating_mul(2).max(64), u64::MAX);
+            let found = spare.buffers.range(fits).next().map(|(key, _)| *key).and_then(|key| spare.buffers.remove(&key));
+            let capacity = found.as_ref().map_or(n, |v| {
+                spare.bytes -= size_of::<f32>() * v.capacity();
+                v.capacity()
+            });
+            spare.held = spare.held.saturating_add(size_of::<f32>() * capacity);
+            found
+        });
+        let Some(mut v) = found else { return vec![0.0; n] };
         v.resize(n, 0.0);
         v
     }
@@ -137,16 +137,13 @@ impl Buffers {
 
     /// Keeps a buffer.
     pub fn give(&self, v: Vec<f32>) {
-        let mut spare = self.spare();
-        let bytes = size_of::<f32>() * v.capacity();
-        spare.given += 1;
-        spare.bytes += bytes;
-        spare.held = spare.held.saturating_sub(bytes);
-        let key = (v.capacity(), spare.given);
-        spare.buffers.insert(key, v);
-        let dropped = spare.shrink(self.most);
-        drop(spare);
-        drop(dropped);
+        self.change(|spare| {
+            let bytes = size_of::<f32>() * v.capacity();
+            spare.given += 1;
+            spare.bytes += bytes;
+            spare.held = spare.held.saturating_sub(bytes);
+            spare.buffers.insert((v.capacity(), spare.given), v);
+        });
     }
 }
 

@@ -583,13 +583,10 @@ impl Plan {
     /// reads and writes.
     pub fn memory(&self, graph: &Graph, scratch: &dyn Fn(&Graph, &Task) -> usize) -> usize {
         let task = |task: &Task| {
-            let inside = match &task.kernel {
-                Kernel::Loop(inner) => {
-                    stepped(graph, task, inner).saturating_add(inner.plan.memory(&inner.body, scratch)).saturating_mul(inner.parts)
-                }
-                Kernel::Step(_) | Kernel::Alias | Kernel::Product(_) | Kernel::Convolution(_) | Kernel::Reduction(_) => 0,
-                Kernel::MaxPoolGradient(_) | Kernel::Selection(_) | Kernel::Delay(_) | Kernel::Ring(_) | Kernel::Move => 0,
-                Kernel::FirstSpike(_) | Kernel::Reference => 0,
+            let inside = if let Kernel::Loop(inner) = &task.kernel {
+                stepped(graph, task, inner).saturating_add(inner.plan.memory(&inner.body, scratch)).saturating_mul(inner.parts)
+            } else {
+                0
             };
             task.held.saturating_add(task.computed).saturating_add(inside).saturating_add(scratch(graph, task))
         };
@@ -601,7 +598,7 @@ impl Plan {
 fn stepped(graph: &Graph, task: &Task, inner: &LoopPlan) -> usize {
     let Op::Loop(l) = graph.op(Value { node: task.node, result: 0 }) else { return 0 };
     let inputs = inner.body.inputs.iter().enumerate().filter(|(i, _)| *i < l.roles.sequences || *i >= l.roles.first_state());
-    inputs.map(|(_, v)| inner.body.ty(*v)).map(|ty| ty.sizes().map_or(0, |s| s.iter().product::<usize>() * ty.dtype.bytes())).sum()
+    inputs.map(|(_, v)| inner.body.ty(*v).byte_len()).sum()
 }
 
 /// Is it a convolution, or a gradient of one?
@@ -701,8 +698,7 @@ pub fn describe(graph: &Graph, plan: &Plan, depth: usize) -> String {
     let numbers = graph.value_numbers();
     let list = |values: &[Value]| values.iter().map(|v| format!("%{}", numbers(*v))).collect::<Vec<_>>().join(", ");
     for task in &plan.tasks {
-        let bytes = |v: &Value| graph.ty(*v).sizes().map_or(0, |s| s.iter().product::<usize>() * graph.ty(*v).dtype.bytes());
-        let size: usize = if matches!(task.kernel, Kernel::Alias) { 0 } else { task.gives.iter().map(bytes).sum() };
+        let size: usize = if matches!(task.kernel, Kernel::Alias) { 0 } else { task.gives.iter().map(|v| graph.ty(*v).byte_len()).sum() };
         let frees = if task.frees.is_empty() { String::new() } else { format!("; frees {}", list(&task.frees)) };
         let reads = list(&task.needs);
         let line = format!("; {pad}{} = {} ({reads}), {size} bytes{frees}", list(&task.gives), describe_task(graph, task));

@@ -73,11 +73,7 @@ impl Compiled {
             let dims = self.options().dims.clone();
             let lowered = self.lowered(dims.clone(), rest)?;
             let graph = lowered.graph;
-            for d in graph.nodes().flat_map(|(_, n)| &n.types).flat_map(|t| &t.shape) {
-                if let Some(open) = d.names().first() {
-                    return Err(InputError::OpenDimension(open.to_string()).into());
-                }
-            }
+            InputError::check_sizes(&graph, None)?;
             *parameters = self.parameters(&graph, &lowered.layers, &[], weights)?;
             self.optimised(&graph, parameters)
         };

@@ -39,7 +39,7 @@ impl std::str::FromStr for Backends {
             (Some("interpreter"), None, _) => Ok(Backends::Interpreter),
             (Some("candle"), device, None) => Ok(Backends::Candle(device.unwrap_or("cpu").parse()?, Precision::F32)),
             _ => {
-                let known = ["cranelift", "interpreter", "candle"].map(str::to_string).to_vec();
+                let known = vec!["cranelift", "interpreter", "candle"];
                 Err(Error::Unknown { what: "there is no backend", name: text.to_string(), known })
             }
         }
@@ -524,7 +524,7 @@ impl Compiled {
         let executable = self.backend.compile(&graph)?;
         *self.generating.lock().unwrap_or_else(PoisonError::into_inner) += started.elapsed();
         let given = graph.inputs.iter().map(|v| graph.ty(*v)).chain(graph.parameters.iter().map(|p| &p.ty));
-        let given: u64 = given.map(|t| t.sizes().map_or(0, |s| (s.iter().product::<usize>() * t.dtype.bytes()) as u64)).sum();
+        let given: u64 = given.map(|t| t.byte_len() as u64).sum();
         let later = backward.as_ref().map_or(0, |b| b.executable.memory());
         let needed = given.saturating_add(executable.memory() as u64).saturating_add(later as u64);
         if needed > self.options.memory_limit {
@@ -697,11 +697,7 @@ impl Compiled {
         if !missing.is_empty() {
             return Err(self.missing(&missing, &graph.needed_inputs(), data).into());
         }
-        for d in graph.nodes().flat_map(|(_, n)| &n.types).flat_map(|t| &t.shape) {
-            if let Some(open) = d.names().first() {
-                return Err(InputError::OpenDimension(open.to_string()).into());
-            }
-        }
+        InputError::check_sizes(&graph, None)?;
         tensors.extend(parameters);
         Ok((graph, bound.dims, tensors))
     }

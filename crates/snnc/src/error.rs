@@ -1,7 +1,7 @@
 //! Everything that can go wrong, for people.
 
 use snn_data::FitError;
-use snn_ir::{CompileError, DType, DimError, RuntimeError, Type};
+use snn_ir::{CompileError, DType, Dim, DimError, Graph, RuntimeError, Type};
 use snn_syntax::{Diagnostic, Sources};
 
 /// An error of the user's, or of the machine.
@@ -35,7 +35,7 @@ pub enum Error {
         /// The name.
         name: String,
         /// The names that there are.
-        known: Vec<String>,
+        known: Vec<&'static str>,
     },
     /// A file is wrong.
     #[error(transparent)]
@@ -132,7 +132,7 @@ pub enum InputError {
         declared: Type,
     },
     /// Inputs that are not given.
-    #[error("`{net}` needs the input `{}`\n  it takes: {}\n  the data hold: {}", missing.join("`, `"), takes.join(", "), or_nothing(held))]
+    #[error("`{net}` needs the input `{}`\n  it takes: {}\n  the data hold: {}", missing.join("`, `"), takes.join(", "), list(held, "nothing"))]
     Missing {
         /// The net.
         net: String,
@@ -172,28 +172,38 @@ pub enum InputError {
 }
 
 impl InputError {
+    /// An error where a size is not known but of the dimension `open`.
+    pub(crate) fn check_sizes(graph: &Graph, open: Option<&str>) -> Result<(), Error> {
+        let names = graph.nodes().flat_map(|(_, n)| &n.types).flat_map(|t| &t.shape).flat_map(Dim::names);
+        match names.into_iter().find(|n| Some(*n) != open) {
+            Some(name) => Err(InputError::OpenDimension(name.to_string()).into()),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn unknown_size(reason: DimError) -> InputError {
         InputError::UnknownSize { reason, missing: vec![], held: vec![] }
     }
 }
 
 /// Names as in a sentence: `a, b and c`.
-fn listed(names: &[String]) -> String {
+fn listed(names: &[&str]) -> String {
     match names {
         [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
         _ => names.concat(),
     }
 }
 
-fn or_nothing(names: &[String]) -> String {
-    if names.is_empty() { "nothing".to_string() } else { names.join(", ") }
+/// Names, or what stands for none of them.
+fn list(names: &[String], none: &str) -> String {
+    if names.is_empty() { none.to_string() } else { names.join(", ") }
 }
 
 fn not_given(missing: &[String], held: &[String]) -> String {
     if missing.is_empty() {
         return String::new();
     }
-    format!("\n  not given: {}\n  the data hold: {}", missing.join(", "), or_nothing(held))
+    format!("\n  not given: {}\n  the data hold: {}", missing.join(", "), list(held, "nothing"))
 }
 
 /// Parameters do not fit a net.
@@ -214,7 +224,7 @@ pub enum WeightsError {
         reason: DimError,
     },
     /// Names that the net does not have.
-    #[error("the weights are not those of this net\n  in the file and not in the net: {}\n  in the net and not in the file: {}", unknown.join(", "), or_none(missing))]
+    #[error("the weights are not those of this net\n  in the file and not in the net: {}\n  in the net and not in the file: {}", unknown.join(", "), list(missing, "none"))]
     Unknown {
         /// Names of the file only.
         unknown: Vec<String>,
@@ -257,10 +267,6 @@ pub struct MisfitWeight {
     pub wanted: Type,
     /// The element that the type does not have, where the shape fits.
     pub reason: Option<FitError>,
-}
-
-fn or_none(names: &[String]) -> String {
-    if names.is_empty() { "none".to_string() } else { names.join(", ") }
 }
 
 /// A net cannot be run step by step, or a state or a step is not its own.

@@ -395,8 +395,7 @@ impl Session {
             ("mode", "eval") => self.options.mode = Mode::Eval,
             ("mode", "train") => self.options.mode = Mode::Train,
             ("mode", _) => {
-                let known = ["eval", "train"].map(str::to_string).to_vec();
-                return Err(Error::Unknown { what: "there is no mode", name: name.to_string(), known });
+                return Err(Error::Unknown { what: "there is no mode", name: name.to_string(), known: vec!["eval", "train"] });
             }
             _ => {
                 let backend: Backends = name.parse()?;

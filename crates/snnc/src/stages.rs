@@ -56,7 +56,7 @@ impl std::str::FromStr for Stage {
             ("egraph", None) => Ok(Stage::EGraph),
             ("explain", None) => Ok(Stage::Explain),
             _ => {
-                let known = Stage::names().map(|(n, _)| n.to_string()).collect();
+                let known = Stage::names().map(|(n, _)| n).collect();
                 Err(Error::Unknown { what: "there is no stage", name: name.to_string(), known })
             }
         }

@@ -83,13 +83,7 @@ impl Compiled {
             return Err(StepError::NoTime { net: self.net().to_string(), inputs }.into());
         }
         let graph = lowered.graph;
-        for (_, node) in graph.nodes() {
-            for d in node.types.iter().flat_map(|t| &t.shape) {
-                if let Some(name) = d.names().into_iter().find(|n| *n != TIME) {
-                    return Err(InputError::OpenDimension(name.to_string()).into());
-                }
-            }
-        }
+        InputError::check_sizes(&graph, Some(TIME))?;
         let parameters = self.parameters(&graph, &lowered.layers, data, weights)?;
         let step = one_step(&graph, inputs_stay).map_err(|d| self.source_error(vec![d]))?;
         Ok((step, parameters, declared))

@@ -29,7 +29,7 @@ pub struct BuildArguments {
     #[arg(long, value_name = "TYPE", value_parser = |t: &str| t.parse::<snnc::quantise::WeightBits>())]
     weights_dtype: Option<snnc::quantise::WeightBits>,
     /// States of neurons in fixed point: `Q7.8` has a sign, 7 bits before the point and 8 after it.
-    #[arg(long, value_name = "FORMAT", value_parser = |t: &str| t.parse::<snnc::FixedPoint>())]
+    #[arg(long, value_name = "FORMAT")]
     states: Option<snnc::FixedPoint>,
     /// A setting of the net. May be given several times.
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_setting)]

@@ -60,7 +60,7 @@ pub struct EmitOptions {
     #[arg(long, value_enum, value_name = "NAME", conflicts_with = "wrt")]
     optimizer: Option<OptimizerName>,
     /// States of neurons in fixed point: `Q7.8` has a sign, 7 bits before the point and 8 after it.
-    #[arg(long, value_name = "FORMAT", value_parser = |t: &str| t.parse::<snnc::FixedPoint>())]
+    #[arg(long, value_name = "FORMAT")]
     states: Option<snnc::FixedPoint>,
     /// With `--stage candle`: for which device, present or not.
     #[arg(long, default_value = "cuda", value_name = "DEVICE")]

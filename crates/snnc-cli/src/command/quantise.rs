@@ -26,7 +26,7 @@ pub struct QuantiseArguments {
     #[arg(long, default_value = "i8", value_name = "TYPE", value_parser = |t: &str| t.parse::<WeightBits>())]
     weights_dtype: WeightBits,
     /// With data: states of neurons in fixed point too. Where it is not given, formats that hold the states are said.
-    #[arg(long, value_name = "FORMAT", requires = "data", value_parser = |t: &str| t.parse::<FixedPoint>())]
+    #[arg(long, value_name = "FORMAT", requires = "data")]
     states: Option<FixedPoint>,
     /// A setting of the net. May be given several times.
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_setting)]
@@ -63,21 +63,19 @@ pub fn quantise(a: &QuantiseArguments) -> Result<(), Failure> {
         let decibels = if noise > 0.0 { format!("{:.1} dB", 10.0 * (power / noise).log10()) } else { "exact".into() };
         say!("{name}: {} weights, signal to rounding {decibels}", u.len());
     }
-    let mut states = vec![];
     if !a.data.is_empty() {
         let float = program.compile(a.net.as_deref(), &options(None))?;
         let names = float.names()?;
         let data = load_wanted(&a.data, &|n| names.iter().any(|k| k == n), machine_memory())?.tensors;
         let rounded = program.compile(a.net.as_deref(), &options(None).states(a.states))?;
         let (x, y) = (float.activity(&data, &given)?, rounded.activity(&data, &weights.all)?);
-        states = float.largest_states(&data, &weights.all)?;
         for ((name, u), (_, v)) in x.iter().zip(&y) {
             let differ = u.to_f32().iter().zip(v.to_f32()).filter(|(a, b)| **a != *b).count();
             say!("{name}: {differ} of {} values differ ({:.3}%)", u.len(), 100.0 * differ as f64 / u.len().max(1) as f64);
         }
-    }
-    if !a.data.is_empty() && a.states.is_none() {
-        say_formats(&states);
+        if a.states.is_none() {
+            say_formats(&float.largest_states(&data, &weights.all)?);
+        }
     }
     snnc::save(&a.out, &weights.all)?;
     Ok(())
