@@ -545,3 +545,51 @@ fn an_interrupted_command_says_what_it_has() {
         assert_eq!(output.status.code(), Some(130), "{said}");
     }
 }
+
+#[test]
+fn nets_are_built_as_c_and_as_object_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (folder.path().join("net.snn"), folder.path().join("out"));
+    std::fs::write(&file, "net main(x: f32[T, 4]) -> f32[T, 4] { lif(x) }").unwrap();
+    let build = |more: &[&str]| {
+        let own = [&["build", file.to_str().unwrap(), "-o", out.to_str().unwrap()], more].concat();
+        snnc(&own)
+    };
+    assert!(build(&[]).status.success());
+    assert!(std::fs::read_to_string(out.join("net.c")).unwrap().contains("void net_step("));
+    for (triple, magic) in [
+        ("x86_64-unknown-linux-gnu", &b"\x7fELF\x02\x01"[..]),
+        ("aarch64-unknown-linux-gnu", b"\x7fELF\x02\x01"),
+        ("aarch64-apple-darwin", b"\xcf\xfa\xed\xfe"),
+        ("x86_64-pc-windows-msvc", b"\x64\x86"),
+    ] {
+        assert!(build(&["--target", "object", "--triple", triple]).status.success(), "{triple}");
+        let object = std::fs::read(out.join("net.o")).unwrap();
+        assert!(object.starts_with(magic) && object.windows(8).any(|w| w == b"net_step"), "{triple}");
+    }
+    // What cannot be made leaves what was there.
+    let before = std::fs::read(out.join("net.o")).unwrap();
+    for (more, said) in [
+        (&["--target", "object", "--triple", "thumbv7em-none-eabi"][..], "there are x86_64 and aarch64; for others, `--target c`"),
+        (&["--target", "object", "--triple", "nonsense"], "no object file can be made for `nonsense`"),
+        (&["--triple", "x86_64-unknown-linux-gnu"], "`--triple` is for `--target object`"),
+    ] {
+        let failed = build(more);
+        assert_eq!(failed.status.code(), Some(1), "{more:?}");
+        assert!(text(&failed.stderr).contains(said), "{}", text(&failed.stderr));
+    }
+    assert_eq!(std::fs::read(out.join("net.o")).unwrap(), before);
+}
+
+/// `examples/object/run.sh` needs `cc` for its main function: without it this test says so and passes.
+#[test]
+fn an_object_file_is_linked() {
+    if Command::new("cc").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: there is no C compiler `cc`");
+        return;
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/object/run.sh");
+    let out = Command::new("bash").arg(script).env("SNNC", env!("CARGO_BIN_EXE_snnc")).output().unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(text(&out.stdout).ends_with("step 0: 0 0\nstep 1: 1 0\nstep 2: 0 0\nstep 3: 0 0\nstep 4: 1 1\n"), "{}", text(&out.stdout));
+}

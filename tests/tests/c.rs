@@ -1,11 +1,11 @@
-//! Nets as C: compiled by the machine's `cc` with every warning an error, and equal to the interpreter to the bit.
+//! Nets as C, compiled by the machine's `cc` with every warning an error, and as object files, linked by it: equal to the interpreter to the bit.
 
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
 use snnc::quantise::WeightBits;
-use snnc::{Backends, CompileOptions, DType, Mode, Program, Tensor, load};
+use snnc::{Backends, CBuild, CompileOptions, DType, Mode, Program, Tensor, load};
 
 /// Is there a C compiler? Without one these tests say so and pass: they need a tool that the project does not.
 fn compiler() -> bool {
@@ -32,10 +32,40 @@ fn c_type(dtype: DType) -> &'static str {
     }
 }
 
+/// What a net is made into.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Target {
+    C,
+    Object,
+    /// For 64-bit Arm, run by QEMU.
+    Arm,
+}
+
+/// Are a cross compiler and QEMU there for object files of another machine?
+fn targets() -> &'static [Target] {
+    static THERE: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
+        let runs = |name: &str| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success());
+        let there = runs("aarch64-linux-gnu-gcc") && runs("qemu-aarch64");
+        if !there {
+            eprintln!("SKIPPED: object files for aarch64, without `aarch64-linux-gnu-gcc` and `qemu-aarch64`");
+        }
+        there
+    });
+    if *THERE { &[Target::C, Target::Object, Target::Arm] } else { &[Target::C, Target::Object] }
+}
+
 /// Compiles a net with a main function that reads the inputs of `NAME_run` from a file, and gives what it writes.
-fn run_c(folder: &Path, source: &snn_c::Source, inputs: &[Tensor], outputs: &[Tensor]) -> Result<Vec<u8>, String> {
-    std::fs::write(folder.join("net.h"), &source.header).unwrap();
-    std::fs::write(folder.join("net.c"), &source.source).unwrap();
+fn run_c(folder: &Path, built: &CBuild, target: Target, inputs: &[Tensor], outputs: &[Tensor]) -> Result<Vec<u8>, String> {
+    std::fs::write(folder.join("net.h"), &built.source.header).unwrap();
+    let triple = match target {
+        Target::C => None,
+        Target::Object => Some(None),
+        Target::Arm => Some(Some("aarch64-unknown-linux-gnu")),
+    };
+    match triple {
+        None => std::fs::write(folder.join("net.c"), &built.source.source).unwrap(),
+        Some(triple) => std::fs::write(folder.join("net.o"), built.object(triple).map_err(|e| e.to_string())?).unwrap(),
+    }
     let mut main = String::from("#include <stdio.h>\n#include \"net.h\"\n");
     let (mut reads, mut writes, mut names) = (String::new(), String::new(), vec![]);
     for (i, t) in inputs.iter().enumerate() {
@@ -55,12 +85,20 @@ fn run_c(folder: &Path, source: &snn_c::Source, inputs: &[Tensor], outputs: &[Te
     );
     std::fs::write(folder.join("main.c"), main).unwrap();
     std::fs::write(folder.join("in.bin"), inputs.iter().flat_map(bytes).collect::<Vec<u8>>()).unwrap();
-    let flags = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", "-pedantic", "net.c", "main.c", "-lm", "-o", "net"];
-    let compiled = Command::new("cc").args(flags).current_dir(folder).output().unwrap();
+    let flags = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wl,--fatal-warnings", "main.c"];
+    let compiler = if target == Target::Arm { "aarch64-linux-gnu-gcc" } else { "cc" };
+    let file = if target == Target::C { "net.c" } else { "net.o" };
+    let linked = if target == Target::Arm { "-static" } else { "-pie" };
+    let compiled = Command::new(compiler).args(flags).args([file, linked, "-lm", "-o", "net"]).current_dir(folder).output().unwrap();
     if !compiled.status.success() {
         return Err(String::from_utf8_lossy(&compiled.stderr).lines().take(12).collect::<Vec<_>>().join("\n"));
     }
-    let ran = Command::new(folder.join("net")).current_dir(folder).status().unwrap();
+    let program = folder.join("net");
+    let mut command = if target == Target::Arm { Command::new("qemu-aarch64") } else { Command::new(&program) };
+    if target == Target::Arm {
+        command.arg(&program);
+    }
+    let ran = command.current_dir(folder).status().unwrap();
     if !ran.success() {
         return Err(format!("it ends with {ran}"));
     }
@@ -90,10 +128,18 @@ fn difference_of(
     let inputs: Vec<Tensor> =
         declared.iter().filter_map(|(n, t)| data.iter().find(|(k, _)| k == n).map(|(_, x)| snn_data::fit(x, t.dtype).unwrap())).collect();
     let outputs: Vec<Tensor> = run.outputs.iter().map(|(_, t)| t.clone()).collect();
-    let folder = tempfile::tempdir().unwrap();
-    let got = run_c(folder.path(), &built.source, &inputs, &outputs)?;
+    for target in targets() {
+        let folder = tempfile::tempdir().unwrap();
+        let got = run_c(folder.path(), &built, *target, &inputs, &outputs).map_err(|e| format!("{target:?}: {e}"))?;
+        compare(&got, &run.outputs).map_err(|e| format!("{target:?}: {e}"))?;
+    }
+    Ok(built.no_steps.is_none())
+}
+
+/// Where bytes that a program has written are not these tensors.
+fn compare(got: &[u8], outputs: &[(String, Tensor)]) -> Result<(), String> {
     let mut at = 0;
-    for (name, want) in &run.outputs {
+    for (name, want) in outputs {
         let own = &got[at..at + want.byte_len()];
         at += want.byte_len();
         let same = match want.data() {
@@ -108,7 +154,7 @@ fn difference_of(
             return Err(format!("{name}: {first:?} instead of {want}"));
         }
     }
-    Ok(built.no_steps.is_none())
+    Ok(())
 }
 
 #[test]

@@ -77,6 +77,10 @@ pub struct Source {
     pub header: String,
     /// `NAME.c`.
     pub source: String,
+    /// The types and functions of `NAME.c` alone, in the part of C that an object file is made from.
+    pub code: String,
+    /// The constant arrays of `NAME.c`.
+    pub arrays: Vec<Array>,
     /// What each part takes, in order.
     pub rows: Vec<Row>,
     /// Bytes of constants: they can stay in flash.
@@ -102,11 +106,11 @@ pub fn write(r: &Request<'_>) -> Result<Source, CError> {
     };
     let (mut declared, mut defined) = (String::new(), String::new());
     let mut memory = 0;
-    let mut fields = String::new();
+    let mut state = String::new();
     if let Some(step) = &r.step {
-        let (init, body, layout, bytes) = w.step(name, step)?;
+        let (init, body, fields, bytes) = w.step(name, step)?;
         memory = bytes;
-        fields = layout;
+        state = format!("typedef struct {{\n{fields}}} {name}_state;\n");
         declared.push_str(&init.0);
         defined.push_str(&init.1);
         declared.push_str(&body.0);
@@ -122,36 +126,33 @@ pub fn write(r: &Request<'_>) -> Result<Source, CError> {
     let body = format!("{}{defined}", w.functions);
     let words: std::collections::HashSet<&str> = body.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
     w.arrays.retain(|a| words.contains(&a.name[..]));
-    let constants = w.arrays.iter().map(Array::bytes).sum();
+    let constants = w.arrays.iter().map(|a| a.element_bytes() * a.tensor.len()).sum();
     let guard = format!("{}_H", name.to_uppercase());
     let mut header = format!(
         "/* Made by snnc from {}. {constants} bytes of constants, {memory} bytes of memory. */\n#ifndef {guard}\n#define {guard}\n\n#include <stdint.h>\n\n#ifdef __cplusplus\nextern \"C\" {{\n#endif\n",
         r.origin
     );
     if r.step.is_some() {
-        let _ = write!(
-            header,
-            "\n/* Everything that a step needs of those before, and its buffers: {memory} bytes. */\ntypedef struct {{\n{fields}}} {name}_state;\n"
-        );
+        let _ = write!(header, "\n/* Everything that a step needs of those before, and its buffers: {memory} bytes. */\n{state}");
     }
     let _ = write!(header, "{declared}\n#ifdef __cplusplus\n}}\n#endif\n\n#endif\n");
+    let helpers = format!("{COMMON}{}", ops::HELPERS);
     let mut source = format!(
-        "/* Made by snnc from {}. C99; compile without contraction of products and sums (`-std=c99` of gcc and clang, else `-ffp-contract=off`). */\n#include \"{name}.h\"\n\n#include <math.h>\n#include <stdbool.h>\n#include <stdint.h>\n#include <string.h>\n\n{C_HEAD}{COMMON}{}",
-        r.origin,
-        ops::HELPERS
+        "/* Made by snnc from {}. C99; compile without contraction of products and sums (`-std=c99` of gcc and clang, else `-ffp-contract=off`). */\n#include \"{name}.h\"\n\n#include <math.h>\n#include <stdbool.h>\n#include <stdint.h>\n#include <string.h>\n\n{C_HEAD}{helpers}",
+        r.origin
     );
     for array in &w.arrays {
         array_text(&mut source, array);
     }
-    source.push_str(&w.functions);
-    source.push_str(&defined);
-    Ok(Source { header, source, rows: w.rows, constants, memory })
+    source.push_str(&body);
+    let code = format!("{helpers}{state}{body}");
+    Ok(Source { header, source, code, arrays: w.arrays, rows: w.rows, constants, memory })
 }
 
 /// A constant array.
 fn array_text(text: &mut String, array: &Array) {
     let (name, what, t) = (&array.name, &array.what, &array.tensor);
-    let ty = array.narrow.map_or(c_type(t.dtype()), |(ty, _)| ty);
+    let ty = array.element_type();
     let _ = write!(text, "\n/* {what} {:?} */\nstatic const {ty} {name}[{}] = {{", t.shape(), t.len().max(1));
     let mut put = |i: usize, x: String| {
         text.push_str(if i.is_multiple_of(12) { "\n  " } else { " " });
@@ -231,17 +232,38 @@ pub struct Integers {
 }
 
 /// A constant array.
-struct Array {
-    name: String,
-    what: String,
-    tensor: Tensor,
+#[derive(Clone, Debug)]
+pub struct Array {
+    /// Its name in C.
+    pub name: String,
+    /// What it is in the net.
+    pub what: String,
+    /// Its elements.
+    pub tensor: Tensor,
     /// The type of its elements in C, where that is not the tensor's, and their bytes.
     narrow: Option<(&'static str, usize)>,
 }
 
 impl Array {
-    fn bytes(&self) -> usize {
-        self.narrow.map_or(self.tensor.byte_len(), |(_, n)| n * self.tensor.len())
+    /// The type of its elements in C.
+    pub fn element_type(&self) -> &'static str {
+        self.narrow.map_or(c_type(self.tensor.dtype()), |(ty, _)| ty)
+    }
+
+    /// Bytes of an element.
+    pub fn element_bytes(&self) -> usize {
+        self.narrow.map_or(self.tensor.dtype().bytes(), |(_, bytes)| bytes)
+    }
+
+    /// Its elements as little-endian bytes.
+    pub fn contents(&self) -> Vec<u8> {
+        let width = self.element_bytes();
+        match self.tensor.data() {
+            Data::F32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            // Integers of fewer bytes keep their lowest.
+            Data::I64(v) => v.iter().flat_map(|x| x.to_le_bytes().into_iter().take(width)).collect(),
+            Data::Bool(v) | Data::U8(v) => v.to_vec(),
+        }
     }
 }
 
@@ -439,7 +461,7 @@ impl Writer<'_> {
         }
         bytes += memory.bytes();
         if fields.is_empty() {
-            fields.push_str("  char nothing; /* the net has no state */\n");
+            fields.push_str("  uint8_t nothing; /* the net has no state */\n");
             bytes += 1;
         }
         let used = body.text.contains("s->");
@@ -542,17 +564,20 @@ impl Writer<'_> {
         self.body(&graph, &plan(&graph)?, pointers, &targets, &[], &mut memory, &mut body)?;
         let mut fields = String::new();
         for (array, dtype, n) in memory.arrays() {
-            let _ = writeln!(fields, "    {} {array}[{n}];", c_type(dtype));
+            let _ = writeln!(fields, "  {} {array}[{n}];", header_type(dtype));
         }
-        let own =
-            if fields.is_empty() { String::new() } else { format!("  static struct {{\n{fields}  }} buffers, *const s = &buffers;\n") };
+        let (mut buffers, mut own) = (String::new(), String::new());
+        if !fields.is_empty() {
+            buffers = format!("\ntypedef struct {{\n{fields}}} {name}_buffers;\n");
+            own = format!("  static {name}_buffers buffers;\n  static {name}_buffers *const s = &buffers;\n");
+        }
         let unused: String =
             arguments.iter().filter(|(_, a)| !mentions(&body.text, &a.name)).map(|(_, a)| format!("  (void){};\n", a.name)).collect();
         let list = parameter_list(&arguments);
         let about = describe(&arguments);
         Ok((
             format!("\n/* The whole net.\n{about} */\nvoid {name}_run({list});\n"),
-            format!("\nvoid {name}_run({list}) {{\n{own}{unused}{}}}\n", body.text),
+            format!("{buffers}\nvoid {name}_run({list}) {{\n{own}{unused}{}}}\n", body.text),
             memory.bytes(),
         ))
     }

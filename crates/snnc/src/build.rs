@@ -18,6 +18,16 @@ pub struct CBuild {
     pub no_steps: Option<String>,
 }
 
+impl CBuild {
+    /// The object file of the C file, for a machine as `aarch64-unknown-linux-gnu`, or for this one; the header is the same.
+    ///
+    /// # Errors
+    /// Machines that there is no code for.
+    pub fn object(&self, triple: Option<&str>) -> Result<Vec<u8>, Error> {
+        Ok(snn_object::compile(&self.source, triple)?)
+    }
+}
+
 impl Compiled {
     /// A graph optimised as far as that keeps bits for these parameters.
     pub(crate) fn optimised(&self, graph: &Graph, parameters: &[(String, Tensor)]) -> Result<Graph, Error> {

@@ -58,6 +58,9 @@ pub enum Error {
     /// Machine code is asked for a net without sizes.
     #[error("{0}; machine code is made for known sizes: give `--dims T=16,B=64`")]
     MachineCode(DimError),
+    /// No object file can be made.
+    #[error(transparent)]
+    Object(#[from] snn_object::ObjectError),
     /// The net cannot be written as NIR.
     #[error(transparent)]
     Nir(snn_nir::NirError),

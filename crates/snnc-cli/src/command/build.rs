@@ -1,4 +1,4 @@
-//! `snnc build`: a net as C.
+//! `snnc build`: a net as C, or as an object file.
 
 use std::path::PathBuf;
 
@@ -11,8 +11,10 @@ use crate::command::say::{remark, say};
 /// What is made.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Target {
-    /// One C99 file and its header.
+    /// One C99 file and its header: `NAME.c` and `NAME.h`.
     C,
+    /// An object file of it and the same header: `NAME.o` and `NAME.h`. It needs a C library with `libm`, and no C compiler.
+    Object,
 }
 
 #[derive(Args)]
@@ -43,13 +45,16 @@ pub struct BuildArguments {
     /// What to make.
     #[arg(long, value_enum, default_value_t = Target::C)]
     target: Target,
+    /// The machine of an object file, such as `aarch64-unknown-linux-gnu`; this one where it is not given.
+    #[arg(long, value_name = "TRIPLE")]
+    triple: Option<String>,
     /// Fail where constants take more: `256K`.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     flash: Option<u64>,
     /// Fail where the state and its buffers take more: `64K`.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     ram: Option<u64>,
-    /// The folder to write `NAME.c` and `NAME.h` into, NAME being the stem of the file.
+    /// The folder to write the files into, NAME being the stem of the program's.
     #[arg(short, long, value_name = "FOLDER")]
     out: PathBuf,
     #[command(flatten)]
@@ -57,7 +62,9 @@ pub struct BuildArguments {
 }
 
 pub fn build(a: &BuildArguments) -> Result<(), Failure> {
-    let Target::C = a.target;
+    if a.target == Target::C && a.triple.is_some() {
+        return Err(Failure::Text("`--triple` is for `--target object`; a C file is for every machine".into()));
+    }
     let (program, own) = load_program(&a.file, &a.nir)?;
     let options = CompileOptions::default()
         .dims(a.dims.clone().unwrap_or_default())
@@ -86,9 +93,16 @@ pub fn build(a: &BuildArguments) -> Result<(), Failure> {
             return Err(Failure::Text(format!("{what} {needed} bytes, and may take {limit}")));
         }
     }
+    let object = match a.target {
+        Target::C => None,
+        Target::Object => Some(built.object(a.triple.as_deref())?),
+    };
     std::fs::create_dir_all(&a.out).map_err(|e| Failure::Text(format!("cannot make the folder `{}`: {e}", a.out.display())))?;
     replace(&a.out.join(format!("{name}.h")), &source.header)?;
-    replace(&a.out.join(format!("{name}.c")), &source.source)?;
+    match &object {
+        None => replace(&a.out.join(format!("{name}.c")), &source.source)?,
+        Some(object) => replace(&a.out.join(format!("{name}.o")), object)?,
+    }
     if let Some(why) = built.no_steps {
         remark!("`{name}_step` is not there: {}", why.lines().next().unwrap_or_default().trim_start_matches("Error: "));
     }

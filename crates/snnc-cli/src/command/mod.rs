@@ -149,9 +149,9 @@ enum Command {
         after_help = "Examples:\n  snnc events recording.raw\n  snnc events recording.aedat4 --json\n  snnc events N-MNIST/Train --bin 5ms --size 34x34 --steps 60 -o train.npz\n  snnc events shd_train.h5 --bin 10ms --steps 100 -o shd.npz"
     )]
     Events(events::EventsArguments),
-    /// Write a net as C99: one file without allocation, with its weights.
+    /// Write a net as C99 or as an object file: without allocation, with its weights.
     #[command(
-        after_help = "Examples:\n  snnc build model.snn --weights model.safetensors --dims B=1 -o c\n  snnc build model.snn --weights model.safetensors --dims B=1,T=16 --flash 256K --ram 64K -o c\n  gcc -std=c99 -O2 -c c/model.c"
+        after_help = "Examples:\n  snnc build model.snn --weights model.safetensors --dims B=1 -o c\n  snnc build model.snn --weights model.safetensors --dims B=1,T=16 --flash 256K --ram 64K -o c\n  gcc -std=c99 -O2 -c c/model.c\n  snnc build model.snn --weights model.safetensors --dims B=1 --target object -o lib\n  snnc build model.snn --dims B=1 --target object --triple aarch64-apple-darwin -o lib"
     )]
     Build(build::BuildArguments),
     /// Time compilation and runs of a net on data.
@@ -709,7 +709,7 @@ fn format(files: &[PathBuf], check: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes a text whole or not at all.
-fn replace(path: &Path, text: &str) -> Result<(), Failure> {
-    snn_data::replace(path, text.as_bytes()).map_err(|e| Failure::Text(format!("cannot write `{}`: {e}", path.display())))
+/// Writes a file whole or not at all.
+fn replace(path: &Path, contents: impl AsRef<[u8]>) -> Result<(), Failure> {
+    snn_data::replace(path, contents.as_ref()).map_err(|e| Failure::Text(format!("cannot write `{}`: {e}", path.display())))
 }

@@ -123,7 +123,7 @@ fn compute(a: &RunArguments, net: Option<&str>, options: &CompileOptions) -> Res
     if a.profile || a.trace.is_some() {
         let kernels = net.prepare(&data, &weights)?.profile()?;
         if let Some(path) = &a.trace {
-            super::replace(path, &super::trace_text(&kernels))?;
+            super::replace(path, super::trace_text(&kernels))?;
         }
         if a.profile {
             remark_part!("{}", super::profile_text(kernels));
