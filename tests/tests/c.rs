@@ -294,6 +294,37 @@ fn integer_weights_are_stored_and_exact() {
     assert!(size(Some(WeightBits::I8)) <= 36 + 180 + 25 + 15 + 4 * 2 * (4 + 5 + 3) + 4 * 5);
 }
 
+/// States in fixed point are integers, floats are written where they were read: neither has a second buffer.
+#[test]
+fn states_take_what_their_format_does() {
+    let build = |text: &str, states: Option<&str>| {
+        let options = CompileOptions::default().states(states.map(|s| s.parse::<snnc::FixedPoint>().unwrap()));
+        let net = Program::parse("net.snn", text).unwrap().compile(None, &options).unwrap();
+        net.build_c("net", "net.snn", &[]).unwrap().source
+    };
+    // The neuron alone: a state, and no buffer.
+    let own = "net main(x: f32[T, 100]) { lif(x) }";
+    for (states, bytes, field) in
+        [(None, 400, "float"), (Some("Q7.8"), 200, "int16_t"), (Some("Q2.5"), 100, "int8_t"), (Some("Q7.16"), 400, "float")]
+    {
+        let source = build(own, states);
+        assert_eq!(source.memory, bytes, "{states:?}");
+        assert!(source.header.contains(&format!("{field} state_lif_v[100]")), "{}", source.header);
+    }
+    // A state that is also a result is read as floats.
+    let shown = "net main(x: f32[T, 100]) -> (s: f32[T, 100], v: f32[T, 100]) {
+        layer n = lif(v_reset = 0.25)
+        (n(x), n.v)
+    }";
+    if compiler() {
+        for text in [own, shown] {
+            let x = Tensor::f32([6, 100], (0..600).map(|i| ((i * 37) % 23) as f32 / 5.0 - 1.0).collect());
+            let options = CompileOptions::default().states("Q2.5".parse::<snnc::FixedPoint>().unwrap());
+            assert_eq!(difference_of(&Program::parse("net.snn", text).unwrap(), options, &[("x".into(), x)], &[]), Ok(true), "{text}");
+        }
+    }
+}
+
 #[test]
 fn lavas_integers_are_the_same_in_c() {
     if !compiler() {

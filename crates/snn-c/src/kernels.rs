@@ -4,6 +4,7 @@
 //! [`Lanes`], so it computes what machine code and the interpreter compute, to the bit: compilers are told not to contract
 //! products and sums, and where the languages leave NaNs and zeros open, small functions of ours close them.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use snn_ir::lanes::Lane;
@@ -160,7 +161,7 @@ pub fn module(graph: &Graph, plan: &Plan, dialect: Dialect) -> Option<String> {
 fn collect(graph: &Graph, plan: &Plan, dialect: Dialect, text: &mut String) {
     for task in &plan.tasks {
         match &task.kernel {
-            Kernel::Step(k) => text.push_str(&function(graph, k, dialect)),
+            Kernel::Step(k) => text.push_str(&function(graph, k, dialect, &HashMap::new())),
             Kernel::Loop(l) => collect(&l.body, &l.plan, dialect, text),
             _ => {}
         }
@@ -194,32 +195,54 @@ pub(crate) fn c_type(dtype: DType) -> &'static str {
     }
 }
 
-/// One kernel. Its arguments are what it loads, what states start with, what it stores, and last states.
-pub fn function(graph: &Graph, kernel: &StepKernel, dialect: Dialect) -> String {
+/// Numbers of a state as integers: a number is the integer times a power of two.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fixed {
+    /// Bits of an integer, its sign counted.
+    pub bits: u32,
+    /// The power of two.
+    pub step: f32,
+}
+
+impl Fixed {
+    /// The type of the integers in C and their bytes, where they take less than a float.
+    pub fn element(self) -> Option<(&'static str, usize)> {
+        match self.bits {
+            0..=8 => Some(("int8_t", 1)),
+            9..=16 => Some(("int16_t", 2)),
+            _ => None,
+        }
+    }
+}
+
+/// One kernel. Its arguments are what it loads, what states start with, what it stores, and last states; `fixed` are the states that start
+/// and end as integers.
+pub fn function(graph: &Graph, kernel: &StepKernel, dialect: Dialect, fixed: &HashMap<usize, Fixed>) -> String {
     let elements = kernel.elements();
     let furthest = kernel.loads.iter().map(|l| l.time).max().unwrap_or(0).max(elements).saturating_mul(kernel.steps.max(1));
     let index = if furthest < 1 << 30 { "int" } else { "wide" };
-    let mut arguments: Vec<(bool, DType, String)> = Vec::new();
-    arguments.extend(kernel.loads.iter().enumerate().map(|(i, l)| (false, l.dtype, format!("load{i}"))));
+    let state_type = |i: usize| fixed.get(&i).and_then(|f| f.element()).map_or(c_type(DType::F32), |(ty, _)| ty);
+    let mut arguments: Vec<(bool, &str, String)> = Vec::new();
+    arguments.extend(kernel.loads.iter().enumerate().map(|(i, l)| (false, c_type(l.dtype), format!("load{i}"))));
     for (i, initial) in kernel.initial.iter().enumerate() {
-        if let Initial::Load(l) = initial {
-            arguments.push((false, l.dtype, format!("start{i}")));
+        if let Initial::Load(_) = initial {
+            arguments.push((false, state_type(i), format!("start{i}")));
         }
     }
-    arguments.extend(kernel.stores.iter().enumerate().map(|(i, (_, dtype))| (true, *dtype, format!("store{i}"))));
-    arguments.extend(kernel.finals.iter().map(|(i, _)| (true, DType::F32, format!("final{i}"))));
+    arguments.extend(kernel.stores.iter().enumerate().map(|(i, (_, dtype))| (true, c_type(*dtype), format!("store{i}"))));
+    arguments.extend(kernel.finals.iter().map(|(i, _)| (true, state_type(*i), format!("final{i}"))));
 
     let mut text = String::new();
     let _ = writeln!(text, "\n// {}: {} operations, {} steps of {elements} elements", kernel.name, kernel.operations, kernel.steps);
     let list: Vec<String> = arguments
         .iter()
         .enumerate()
-        .map(|(i, (written, dtype, name))| {
+        .map(|(i, (written, ty, name))| {
             let constant = if *written { "" } else { "const " };
             match dialect {
-                Dialect::C => format!("{constant}{} *{name}", c_type(*dtype)),
-                Dialect::Cuda => format!("{constant}{} *__restrict__ {name}", c_type(*dtype)),
-                Dialect::Metal => format!("device {constant}{} *{name} [[buffer({i})]]", c_type(*dtype)),
+                Dialect::C => format!("{constant}{ty} *{name}"),
+                Dialect::Cuda => format!("{constant}{ty} *__restrict__ {name}"),
+                Dialect::Metal => format!("device {constant}{ty} *{name} [[buffer({i})]]"),
             }
         })
         .collect();
@@ -270,7 +293,10 @@ pub fn function(graph: &Graph, kernel: &StepKernel, dialect: Dialect) -> String 
     for (i, initial) in kernel.initial.iter().enumerate() {
         let start = match initial {
             Initial::Constant(x) => literal(*x),
-            Initial::Load(l) => format!("start{i}[{}]", place(l)),
+            Initial::Load(l) => match fixed.get(&i) {
+                Some(f) => format!("(float)start{i}[{}] * {}", place(l), literal(f.step)),
+                None => format!("start{i}[{}]", place(l)),
+            },
         };
         let _ = writeln!(text, "  float state{i} = {start};");
     }
@@ -315,7 +341,11 @@ pub fn function(graph: &Graph, kernel: &StepKernel, dialect: Dialect) -> String 
         text.push_str("  }\n");
     }
     for (i, _) in &kernel.finals {
-        let _ = writeln!(text, "  final{i}[e] = state{i};");
+        let _ = match fixed.get(i) {
+            // No integer is a NaN: it becomes 0.
+            Some(f) => writeln!(text, "  final{i}[e] = ({})whole(state{i} * {});", state_type(*i), literal(1.0 / f.step)),
+            None => writeln!(text, "  final{i}[e] = state{i};"),
+        };
     }
     if dialect == Dialect::C {
         text.push_str("  }\n");
@@ -350,7 +380,7 @@ fn without_unread(text: &str) -> String {
 }
 
 /// Does a load walk over memory exactly as the elements are counted?
-fn contiguous(l: &Load, kernel: &StepKernel) -> bool {
+pub(crate) fn contiguous(l: &Load, kernel: &StepKernel) -> bool {
     let mut behind = kernel.run;
     !l.uniform
         && l.outer.iter().zip(&kernel.outer).rev().all(|(stride, size)| {

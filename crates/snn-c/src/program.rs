@@ -8,7 +8,7 @@ use snn_ir::{DType, Data, Graph, Node, Op, Tensor, Type, Value};
 use snn_plan::step::Initial;
 use snn_plan::{Kernel, LoopPlan, Plan, Task, operations, plan};
 
-use crate::kernels::{C_HEAD, COMMON, Dialect, c_type, function, literal, name as kernel_name};
+use crate::kernels::{C_HEAD, COMMON, Dialect, Fixed, c_type, contiguous, function, literal, name as kernel_name};
 use crate::memory::Memory;
 use crate::{CError, operations as ops};
 
@@ -26,6 +26,8 @@ pub struct Request<'a> {
     pub seed: u64,
     /// Weights that are integers of up to so many bits (8 or 16) times a power of two for each output are stored as integers.
     pub integers: Option<u32>,
+    /// The fixed point that neurons keep their states in: they are stored as integers.
+    pub states: Option<Fixed>,
     /// Parameters and constants by name.
     pub tensors: &'a HashMap<String, Tensor>,
 }
@@ -99,6 +101,8 @@ pub fn write(r: &Request<'_>) -> Result<Source, CError> {
         tensors: r.tensors,
         seed: r.seed,
         integers: r.integers,
+        states: r.states,
+        fixed: HashMap::new(),
         constants: BTreeMap::new(),
         arrays: vec![],
         functions: String::new(),
@@ -271,6 +275,9 @@ struct Writer<'a> {
     tensors: &'a HashMap<String, Tensor>,
     seed: u64,
     integers: Option<u32>,
+    states: Option<Fixed>,
+    /// The next states of a step that are stored as integers.
+    fixed: HashMap<Value, Fixed>,
     /// Arrays by what they hold: type, shape and bits, so that equal constants are one.
     constants: BTreeMap<Vec<u8>, String>,
     arrays: Vec<Array>,
@@ -395,14 +402,34 @@ impl Writer<'_> {
         let graph = self.folded(step.graph)?;
         let outputs = step.each.len();
         let is_state = |n: &str| n.strip_prefix("state.").filter(|s| step.first.iter().any(|(k, _)| k == s)).map(str::to_string);
+        let plan = plan(&graph)?;
         let mut fields = String::new();
         let field_names = argument_names(step.first.iter().map(|(n, _)| format!("state_{n}")));
         let mut init = String::new();
         let mut bytes = 0;
-        for ((state, t), field) in step.first.iter().zip(&field_names) {
-            let _ = writeln!(fields, "  {} {field}[{}]; /* {state} {:?} */", header_type(t.dtype()), t.len().max(1), t.shape());
-            bytes += t.byte_len();
-            init.push_str(&self.initial(field, state, t));
+        let mut in_place = vec![];
+        for (i, ((state, t), field)) in step.first.iter().zip(&field_names).enumerate() {
+            let next = graph.outputs[outputs + i].1;
+            let input = graph.inputs.iter().copied().find(|v| is_state(graph.input_name(*v)).as_deref() == Some(state));
+            let own = input.filter(|v| updates_in_place(&graph, &plan, *v, next));
+            in_place.push(own.is_some());
+            let fixed = self.states.filter(|f| own.is_some() && is_unread(&graph, &plan, next) && holds(*f, t));
+            let element = fixed.and_then(Fixed::element);
+            let (ty, size) = element.unwrap_or((header_type(t.dtype()), t.dtype().bytes()));
+            let _ = write!(fields, "  {ty} {field}[{}]; /* {state} {:?}", t.len().max(1), t.shape());
+            if let (Some(f), Some(_)) = (fixed, element) {
+                self.fixed.insert(next, f);
+                let _ = write!(fields, ", times {}", f.step);
+                init.push_str(&self.initial(
+                    field,
+                    state,
+                    &Tensor::i64(t.shape(), t.as_f32().iter().map(|x| (x / f.step) as i64).collect()),
+                ));
+            } else {
+                init.push_str(&self.initial(field, state, t));
+            }
+            fields.push_str(" */\n");
+            bytes += t.len() * size;
         }
         let mut pointers = HashMap::new();
         let mut arguments = vec![];
@@ -430,10 +457,10 @@ impl Writer<'_> {
             arguments.push((true, Argument { name: own.clone(), dtype: ty.dtype, shape: sizes(ty)? }));
             targets.push((*v, own.clone()));
         }
-        // Next states are written beside the old ones, which are read until the end of the step.
+        // Other next states are written beside the old ones, which are read until the end of the step.
         let mut moves = vec![];
-        for ((_, v), field) in graph.outputs[outputs..].iter().zip(&field_names) {
-            moves.push((*v, format!("s->{field}")));
+        for (((_, v), field), in_place) in graph.outputs[outputs..].iter().zip(&field_names).zip(in_place) {
+            if in_place { &mut targets } else { &mut moves }.push((*v, format!("s->{field}")));
         }
         let mut body = Body::new(self.seed);
         let mut memory = Memory::default();
@@ -448,7 +475,8 @@ impl Writer<'_> {
             body.line(&format!("uniform({place}, s->steps * {n}u, {n}, UINT64_C({}), {}u);", self.seed, r.stream));
             pointers.insert(*v, place);
         }
-        self.body(&graph, &plan(&graph)?, pointers, &targets, &moves, &mut memory, &mut body)?;
+        self.body(&graph, &plan, pointers, &targets, &moves, &mut memory, &mut body)?;
+        self.fixed.clear();
         if !step.random.is_empty() {
             fields.push_str("  uint64_t steps; /* how many were taken, for random numbers */\n");
             init.push_str("  s->steps = 0;\n");
@@ -730,7 +758,8 @@ impl Writer<'_> {
                 let mut k = k.clone();
                 // A number of its own in the file.
                 k.function = self.functions.matches("\nstatic void kernel").count();
-                self.functions.push_str(&function(graph, &k, Dialect::C));
+                let fixed = k.finals.iter().filter_map(|(i, v)| Some((*i, *self.fixed.get(v)?))).collect();
+                self.functions.push_str(&function(graph, &k, Dialect::C, &fixed));
                 let mut arguments = vec![];
                 for l in &k.loads {
                     arguments.push(at(&l.source)?);
@@ -824,7 +853,10 @@ impl Writer<'_> {
         let kept: Vec<(Value, String)> =
             moves.iter().zip(&ends).map(|((v, _), (t, start, _, _))| (*v, format!("(s->{} + {start})", Memory::name(*t)))).collect();
         let all: Vec<(Value, String)> = targets.into_iter().chain(kept).collect();
+        // The values of the body are others.
+        let outer = std::mem::take(&mut self.fixed);
         self.body(graph, &plan.plan, pointers, &all, &[], memory, &mut inner)?;
+        self.fixed = outer;
         for (dtype, start, n, to) in &ends {
             inner.line(&format!("memcpy({to}, s->{} + {start}, {n} * sizeof({}));", Memory::name(*dtype), c_type(*dtype)));
         }
@@ -866,6 +898,31 @@ fn weighs_only(graph: &Graph, plan: &Plan, v: Value) -> bool {
         weighs = true;
     }
     weighs && !graph.outputs.iter().any(|(_, o)| *o == v)
+}
+
+/// Is a state read by the kernel that gives the next one and by nothing else, element by element? Then it is written where it was read.
+fn updates_in_place(graph: &Graph, plan: &Plan, state: Value, next: Value) -> bool {
+    let is_own = |task: &Task| {
+        let Kernel::Step(k) = &task.kernel else { return false };
+        let own = k.finals.iter().find(|(_, v)| *v == next).map(|(i, _)| &k.initial[*i]);
+        matches!(own, Some(Initial::Load(l)) if l.source == state && contiguous(l, k))
+    };
+    let readers: Vec<&Task> = plan.tasks.iter().filter(|t| t.needs.contains(&state) || reads(graph, t).contains(&state)).collect();
+    let once = |v: Value| graph.outputs.iter().filter(|(_, o)| *o == v).count();
+    matches!(readers[..], [task] if is_own(task) && reads(graph, task).iter().filter(|v| **v == state).count() == 1)
+        && once(next) == 1
+        && once(state) == 0
+}
+
+/// Is a value read by no kernel?
+fn is_unread(graph: &Graph, plan: &Plan, v: Value) -> bool {
+    plan.tasks.iter().all(|t| !t.needs.contains(&v) && !reads(graph, t).contains(&v))
+}
+
+/// Does fixed point hold these numbers?
+fn holds(f: Fixed, t: &Tensor) -> bool {
+    let end = ((f.bits - 1) as f32).exp2();
+    t.dtype() == DType::F32 && t.as_f32().iter().map(|x| x / f.step).all(|q| q.fract() == 0.0 && (-end..end).contains(&q))
 }
 
 fn reads(graph: &Graph, task: &Task) -> Vec<Value> {

@@ -39,6 +39,11 @@ impl FixedPoint {
         (-(self.fraction as f32)).exp2()
     }
 
+    /// Bits of a number, its sign counted.
+    pub fn bits(self) -> u32 {
+        self.integer + self.fraction + 1
+    }
+
     /// The largest number.
     pub fn largest(self) -> f32 {
         (self.integer as f32).exp2() - self.step()
@@ -53,7 +58,10 @@ impl FixedPoint {
         let (low, high) = (build.like(-end, x), build.like(end - 1.0, x));
         let above = build.binary(BinaryOp::Max, whole, low);
         let inside = build.binary(BinaryOp::Min, above, high);
+        // Integers have one zero: a negative one becomes the other.
         let fixed = build.mul(inside, step);
+        let zero = build.like(0.0, x);
+        let fixed = build.add(fixed, zero);
         if !trained {
             return fixed;
         }

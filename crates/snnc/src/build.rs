@@ -50,6 +50,7 @@ impl Compiled {
             crate::quantise::WeightBits::I8 => 8,
             crate::quantise::WeightBits::I16 => 16,
         });
+        let states = self.options().states.map(|f| snn_c::kernels::Fixed { bits: f.bits(), step: f.step() });
         let mut open = self.options().dims.clone();
         let steps = open.remove(TIME);
         // `...` stands for as many dimensions as sizes are given for.
@@ -91,8 +92,16 @@ impl Compiled {
             let mut parameters = vec![];
             let graph = whole(&mut parameters)?;
             let tensors: HashMap<String, Tensor> = parameters.into_iter().collect();
-            let request =
-                snn_c::Request { name, origin, step: None, whole: Some(&graph), seed: self.options().seed, integers, tensors: &tensors };
+            let request = snn_c::Request {
+                name,
+                origin,
+                step: None,
+                whole: Some(&graph),
+                seed: self.options().seed,
+                integers,
+                states,
+                tensors: &tensors,
+            };
             return Ok(CBuild { source: snn_c::write(&request).map_err(refused)?, no_steps });
         };
         let mut tensors: HashMap<String, Tensor> = parameters.iter().cloned().collect();
@@ -116,6 +125,7 @@ impl Compiled {
             whole: other.as_ref(),
             seed: self.options().seed,
             integers,
+            states,
             tensors: &tensors,
         };
         Ok(CBuild { source: snn_c::write(&request).map_err(refused)?, no_steps })
