@@ -10,6 +10,7 @@
 
 pub mod convolution;
 mod emit;
+mod integers;
 mod lines;
 pub mod max_pool;
 pub mod memory;

@@ -6,6 +6,7 @@ use snn_plan::product::ProductPlan;
 use snn_plan::{Kernel, Plan, Task};
 
 use crate::convolution::unrolled_floats;
+use crate::integers::{Integers, bytes_of_inputs};
 use crate::lines;
 use crate::panels::Packed;
 use crate::spike_windows::BySpikes;
@@ -52,7 +53,7 @@ fn of_product(p: &ProductPlan, lhs: usize, rhs: usize) -> Scratch {
     let copied = [(&p.lhs, lhs), (&p.rhs, rhs)].iter().filter(|(side, _)| side.permutation.is_some()).map(|(_, n)| n).sum::<usize>();
     let (mut shared, mut own) = (copied.saturating_mul(FLOAT), 0);
     if p.batch.is_empty() && p.packed.is_some() {
-        own = Spikes::bytes([p.m, p.k]);
+        own = Spikes::bytes([p.m, p.k]).max(bytes_of_inputs([p.m, p.k]));
     } else if p.batch.is_empty() && p.k.min(p.m).min(p.n) >= 16 {
         shared = shared.saturating_add(FLOAT.saturating_mul(Packed::len([p.k, p.m.max(p.n)], WORD)));
         let spiking = p.m.min(p.n);
@@ -81,7 +82,9 @@ fn of_convolution(w: &Windows, direction: Direction, second: usize, threads: usi
 /// The bytes of weights that are kept packed from run to run, where spikes meet them.
 pub fn kept(plan: &Plan) -> usize {
     let of_task = |task: &Task| match &task.kernel {
-        Kernel::Product(p) if p.packed.is_some() => FLOAT.saturating_mul(Packed::len([p.k, p.n], WORD)),
+        Kernel::Product(p) if p.packed.is_some() => {
+            FLOAT.saturating_mul(Packed::len([p.k, p.n], WORD)).saturating_add(Integers::bytes([p.k, p.n]))
+        }
         Kernel::Convolution(c) if c.direction == Direction::Forward => BySpikes(&c.windows).packed_floats().saturating_mul(FLOAT),
         Kernel::Loop(inner) => kept(&inner.plan),
         Kernel::Step(_) | Kernel::Alias | Kernel::Product(_) | Kernel::Convolution(_) | Kernel::Reduction(_) => 0,

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
+use crate::integers::Integers;
 use crate::products::Matrix;
 use crate::shared::{Shared, threads};
 use crate::simd::simd_dispatch;
@@ -41,13 +42,28 @@ impl PartialEq for Identity {
     }
 }
 
-/// The weights of the last run, packed; `None` where they could not be.
+/// The weights of the last run in the forms that they are multiplied in.
 #[derive(Debug, Default)]
-pub struct Kept(Mutex<Option<(Identity, Option<Arc<Packed>>)>>);
+pub struct Kept {
+    /// In panels, for the rows of active inputs.
+    pub panels: Form<Packed>,
+    /// As integers.
+    pub integers: Form<Integers>,
+}
 
-impl Kept {
-    /// The packed form of weights, made unless it is there.
-    pub fn packed(&self, identity: Identity, pack: impl FnOnce() -> Option<Packed>) -> Option<Arc<Packed>> {
+/// A form of the weights of the last run; `None` where they have none such.
+#[derive(Debug)]
+pub struct Form<T>(Mutex<Option<(Identity, Option<Arc<T>>)>>);
+
+impl<T> Default for Form<T> {
+    fn default() -> Form<T> {
+        Form(Mutex::new(None))
+    }
+}
+
+impl<T> Form<T> {
+    /// The form of these weights, made unless it is there.
+    pub fn of(&self, identity: Identity, pack: impl FnOnce() -> Option<T>) -> Option<Arc<T>> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*kept {
             Some((old, packed)) if *old == identity => packed.clone(),

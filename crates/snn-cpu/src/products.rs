@@ -7,8 +7,9 @@ use rayon::prelude::*;
 use snn_plan::buffers::Buffers;
 use snn_plan::product::{ProductPlan, Side};
 
+use crate::integers::{self, Integers};
 use crate::panels::{Identity, Kept, Packed, product};
-use crate::spikes::{Spikes, WORD};
+use crate::spikes::{Spikes, WORD, sampled_density};
 
 /// A product that is computed.
 pub struct Product<'a> {
@@ -67,10 +68,17 @@ impl Product<'_> {
 
     fn spikes_times_weights(&self, lhs: &[f32], weights: &[f32], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
         let Some(kept) = self.plan.packed.and_then(|i| self.packed.get(i)) else { return false };
-        let Some(spikes) = Spikes::find(&lhs[..self.m * self.k], self.k) else { return false };
         let weights = Matrix { values: weights, row: self.rhs.sum, column: self.rhs.free };
-        let pack = || Packed::new(weights, [self.k, self.n], WORD, |n| vec![0.0; n]);
-        let Some(packed) = kept.packed(identity(), pack) else { return false };
+        let (lhs, sizes, identity) = (&lhs[..self.m * self.k], [self.k, self.n], identity());
+        if integers::pay_at(sampled_density(lhs, self.k)) {
+            let integers = kept.integers.of(identity.clone(), || Integers::new(weights, sizes));
+            if integers.is_some_and(|w| integers::product(lhs, &w, out)) {
+                return true;
+            }
+        }
+        let Some(spikes) = Spikes::find(lhs, self.k) else { return false };
+        let pack = || Packed::new(weights, sizes, WORD, |n| vec![0.0; n]);
+        let Some(packed) = kept.panels.of(identity, pack) else { return false };
         product(&spikes, lhs, &packed, false, out);
         true
     }

@@ -143,11 +143,22 @@ impl Spikes {
     }
 }
 
-/// Is little of a few rows from all over not zero, so that it is worth looking at all of them?
-pub fn are_few(x: &[f32], inputs: usize) -> bool {
+/// A few rows from all over: how many, and their elements.
+fn sample(x: &[f32], inputs: usize) -> (usize, impl Iterator<Item = &f32>) {
     let rows = x.len() / inputs;
     let looked = (SAMPLE / inputs).clamp(1, rows);
-    let sample = (0..looked).flat_map(|i| &x[i * rows / looked * inputs..][..inputs]);
+    (looked, (0..looked).flat_map(move |i| &x[i * rows / looked * inputs..][..inputs]))
+}
+
+/// The share of a few rows from all over that is not zero.
+pub fn sampled_density(x: &[f32], inputs: usize) -> f64 {
+    let (looked, sample) = sample(x, inputs);
+    sample.filter(|v| **v != 0.0).count() as f64 / (looked * inputs) as f64
+}
+
+/// Is little of a few rows from all over not zero, so that it is worth looking at all of them?
+pub fn are_few(x: &[f32], inputs: usize) -> bool {
+    let (looked, sample) = sample(x, inputs);
     let (active, others) = sample.fold((0, false), |(n, others), v| (n + usize::from(*v != 0.0), others | (*v != 0.0 && *v != 1.0)));
     active as f64 <= if others { DENSEST_OF_VALUES } else { DENSEST } * (looked * inputs) as f64
 }
