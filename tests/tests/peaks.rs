@@ -3,13 +3,15 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use snn_tests::Dice;
-use snnc::{Backends, CompileOptions, DeviceName, Mode, Precision, Program, Tensor, Tensors};
+use snnc::{Backends, CompileOptions, DeviceName, Mode, Precision, Program, Slice, SliceMut, Tensor, Tensors};
 
 static NOW: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
+static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// The system's allocator, with a count of what is held.
 struct Counting;
@@ -19,6 +21,7 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         PEAK.fetch_max(now, Ordering::Relaxed);
+        COUNT.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
@@ -134,8 +137,54 @@ fn data(inputs: &[(&str, &[usize])], classes: usize) -> Tensors {
 
 const BACKENDS: [Backends; 3] = [Backends::Cranelift, Backends::Candle(DeviceName::Cpu, Precision::F32), Backends::CandleOperations];
 
+/// Tests count for the whole process: one at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// The perceptron of the benchmarks and a net with convolutions, delays and a recurrence, step by step: nothing is allocated.
+#[test]
+fn resident_steps_allocate_nothing() {
+    let _alone = ALONE.lock();
+    for (text, inputs) in [
+        (
+            "net main(x: f32[T, B, 784]) {\n    layer a = linear(784, 1024)\n    layer b = linear(1024, 1024)\n    layer c = linear(1024, 10)\n    x |> a |> lif(v_threshold = 0.2) |> b |> lif(v_threshold = 0.2) |> c |> lif(v_threshold = 0.02)\n}",
+            784,
+        ),
+        (
+            "net main(x: f32[T, B, 2, 8, 8]) -> (s: f32[T, B, 20], rate: f32[B, 20]) {
+    layer c = conv2d(2, 4, 3, padding = 1)
+    layer fc = linear(64, 20)
+    layer back = linear(20, 20)
+    let h = x |> c |> lif(v_threshold = 0.1) |> max_pool2d(2) |> flatten(start = 2) |> delay(2) |> fc
+    let rec s: f32[T, B, 20] = lif(h + back(delay(s, 1)), v_threshold = 0.05)
+    (s, mean(s, axis = 0))
+}",
+            128,
+        ),
+    ] {
+        let net = Program::parse("net", text).unwrap().compile(None, &CompileOptions::default()).unwrap();
+        let mut resident = net.resident(&[]).unwrap();
+        let x: Vec<f32> = (0..inputs).map(|i| f32::from(u8::from(i * 37 % 10 == 0))).collect();
+        let mut outputs: Vec<Vec<f32>> = resident.outputs().iter().map(|a| vec![0.0; a.shape.iter().product()]).collect();
+        let mut active = 0.0;
+        let mut times = Vec::with_capacity(2000);
+        for step in 0..2000 {
+            let mut writes: Vec<SliceMut<'_>> = outputs.iter_mut().map(|y| SliceMut::from(&mut y[..])).collect();
+            let (before, started) = (COUNT.load(Ordering::Relaxed), std::time::Instant::now());
+            resident.step(&[Slice::from(&x[..])], &mut writes).unwrap();
+            times.push(started.elapsed());
+            assert_eq!(COUNT.load(Ordering::Relaxed), before, "step {step}");
+            drop(writes);
+            active += outputs[0].iter().sum::<f32>();
+        }
+        assert!(active > 0.0);
+        times.sort();
+        eprintln!("a step takes {:?}, and {:?} at the 99th percentile", times[1000], times[1980]);
+    }
+}
+
 #[test]
 fn runs_take_what_they_claim() {
+    let _alone = ALONE.lock();
     let mut wrong = Vec::new();
     let mut check = |name: &str, gradient: bool, backend: Backends, (measured, claimed): (f64, f64)| {
         println!("{name}, {backend:?}, gradient {gradient}: {:.2} MB are claimed, {:.2} MB are taken", claimed / 1e6, measured / 1e6);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use snnc::{Backends, CompileOptions, Mode, Optimise, Program, Tensor, load};
+use snnc::{Backends, CompileOptions, Mode, Optimise, Program, Slice, SliceMut, Tensor, load};
 
 struct Case {
     name: String,
@@ -59,6 +59,83 @@ fn steps_are_the_whole_to_the_bit() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert!(stepped > 0, "{stepped}");
     insta::assert_snapshot!("refused_steps", format!("{stepped} stepped\n{}", refused.join("\n")));
+}
+
+/// All golden nets of floats that go step by step, as one machine function: the interpreter's steps, to the bit; a state is come back to.
+#[test]
+fn resident_steps_are_the_interpreters() {
+    let (mut compared, mut failures) = (0, vec![]);
+    for case in cases() {
+        let options = options(&case, Backends::Interpreter);
+        let net = case.program.compile(Some("main"), &options).unwrap();
+        let Ok(stepper) = net.stepper(&case.data, &case.weights) else { continue };
+        let dims = net.run(&case.data, &case.weights).unwrap().dims;
+        let net = case.program.compile(Some("main"), &options.dims(dims)).unwrap();
+        let Ok(mut resident) = net.resident(&case.weights) else { continue };
+        let floats = |list: &[snn_c::Argument]| list.iter().all(|a| a.dtype == snnc::DType::F32);
+        // Inputs without time are arguments here.
+        if !floats(resident.inputs()) || !floats(resident.outputs()) || resident.inputs().len() != stepper.inputs().len() {
+            continue;
+        }
+        let mut state = stepper.start();
+        let mut kept = None;
+        for t in 0..4 {
+            let mut inputs = vec![];
+            for (name, _, axis) in stepper.inputs() {
+                let x = &case.data.iter().find(|(n, _)| *n == name).unwrap().1;
+                if t >= x.shape()[axis] {
+                    break;
+                }
+                let mut shape = x.shape().to_vec();
+                shape.remove(axis);
+                inputs.push((name, part(x, axis, t, t + 1).reshaped(shape)));
+            }
+            if inputs.len() < stepper.inputs().len() {
+                break;
+            }
+            let want = stepper.step(&mut state, &inputs).unwrap();
+            let reads: Vec<Slice<'_>> = inputs.iter().map(|(_, x)| Slice::from(x.as_f32())).collect();
+            let mut got: Vec<Vec<f32>> = want.iter().map(|(_, y)| vec![f32::NAN; y.len()]).collect();
+            let step = |resident: &mut snnc::Resident, got: &mut [Vec<f32>]| {
+                let mut writes: Vec<SliceMut<'_>> = got.iter_mut().map(|y| SliceMut::from(&mut y[..])).collect();
+                resident.step(&reads, &mut writes).unwrap();
+            };
+            kept = Some(resident.state().to_vec()).filter(|_| t == 1).or(kept);
+            step(&mut resident, &mut got);
+            if t == 1 {
+                // Once more from before the step, after a step of another sequence.
+                resident.reset();
+                step(&mut resident, &mut got);
+                resident.restore(kept.as_ref().unwrap()).unwrap();
+                step(&mut resident, &mut got);
+            }
+            for ((name, want), got) in want.iter().zip(got) {
+                if !want.same_bits(&Tensor::f32(want.shape(), got.clone())) {
+                    failures.push(format!("{}, {name}, step {t}: {got:?} instead of {want}", case.name));
+                }
+            }
+        }
+        compared += 1;
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(compared > 40, "{compared}");
+}
+
+#[test]
+fn a_resident_step_checks_what_it_is_given() {
+    let net = |text: &str| Program::parse("net.snn", text).unwrap().compile(None, &CompileOptions::default()).unwrap();
+    let mut resident = net("net main(x: f32[T, 3]) { lif(x) }").resident(&[]).unwrap();
+    let (x, mut y) = ([1.0f32; 4], [0.0f32; 3]);
+    let mut said = |reads: &[Slice<'_>], y: &mut [f32]| resident.step(reads, &mut [SliceMut::from(y)]).unwrap_err().to_string();
+    assert_eq!(said(&[], &mut y), "a step has 1 inputs, and 0 are given");
+    assert_eq!(said(&[Slice::from(&x[..])], &mut y), "input `x` is f32[1, 3], and 4 f32 elements are given");
+    assert_eq!(said(&[Slice::I64(&[1, 2, 3])], &mut y), "input `x` is f32[1, 3], and 3 i64 elements are given");
+    assert_eq!(said(&[Slice::from(&x[..3])], &mut y[..2]), "output `out` is f32[1, 3], and 2 f32 elements are given");
+    assert!(resident.restore(&[0]).unwrap_err().to_string().contains("has 16 bytes, and 8 are given"));
+    let future = net("net main(x: f32[T, 3]) { softmax(x, axis = 0) }").resident(&[]).map(|_| ()).unwrap_err();
+    assert!(future.to_string().contains("step by step"), "{future}");
+    let timeless = net("net main(x: f32[B, 3]) { x }").resident(&[]).map(|_| ()).unwrap_err();
+    assert!(timeless.to_string().contains("has no input over time"), "{timeless}");
 }
 
 fn random_cut(state: &mut u64, n: usize) -> usize {

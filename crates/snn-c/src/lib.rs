@@ -9,7 +9,7 @@ mod memory;
 mod operations;
 mod program;
 
-pub use program::{Argument, Array, Request, Row, Source, Step, write};
+pub use program::{Argument, Arguments, Array, Request, Row, Source, Step, write};
 
 /// What cannot be C.
 #[derive(Debug, thiserror::Error)]

@@ -59,6 +59,15 @@ pub struct Argument {
     pub shape: Vec<usize>,
 }
 
+/// The arguments of a function, in order: first what it reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arguments {
+    /// What it reads.
+    pub inputs: Vec<Argument>,
+    /// What it writes.
+    pub outputs: Vec<Argument>,
+}
+
 /// What a part of the net takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
@@ -83,6 +92,10 @@ pub struct Source {
     pub code: String,
     /// The constant arrays of `NAME.c`.
     pub arrays: Vec<Array>,
+    /// The stem of all names.
+    pub name: String,
+    /// What `NAME_step` takes behind the state, where there is such a function.
+    pub step: Option<Arguments>,
     /// What each part takes, in order.
     pub rows: Vec<Row>,
     /// Bytes of constants: they can stay in flash.
@@ -110,15 +123,14 @@ pub fn write(r: &Request<'_>) -> Result<Source, CError> {
     };
     let (mut declared, mut defined) = (String::new(), String::new());
     let mut memory = 0;
-    let mut state = String::new();
+    let (mut state, mut arguments) = (String::new(), None);
     if let Some(step) = &r.step {
-        let (init, body, fields, bytes) = w.step(name, step)?;
-        memory = bytes;
-        state = format!("typedef struct {{\n{fields}}} {name}_state;\n");
-        declared.push_str(&init.0);
-        defined.push_str(&init.1);
-        declared.push_str(&body.0);
-        defined.push_str(&body.1);
+        let own = w.step(name, step)?;
+        memory = own.bytes;
+        state = format!("typedef struct {{\n{}}} {name}_state;\n", own.fields);
+        declared.push_str(&own.declared);
+        defined.push_str(&own.defined);
+        arguments = Some(own.arguments);
     }
     if let Some(graph) = r.whole {
         let (declaration, definition, bytes) = w.whole(name, graph)?;
@@ -150,7 +162,8 @@ pub fn write(r: &Request<'_>) -> Result<Source, CError> {
     }
     source.push_str(&body);
     let code = format!("{helpers}{state}{body}");
-    Ok(Source { header, source, code, arrays: w.arrays, rows: w.rows, constants, memory })
+    let (name, arrays) = (name.to_string(), w.arrays);
+    Ok(Source { header, source, code, arrays, name, step: arguments, rows: w.rows, constants, memory })
 }
 
 /// A constant array.
@@ -288,6 +301,16 @@ struct Writer<'a> {
 /// A declaration and a definition.
 type Written = (String, String);
 
+/// A net step by step, as text.
+struct StepText {
+    declared: String,
+    defined: String,
+    /// Of the structure of the state, with the buffers.
+    fields: String,
+    bytes: usize,
+    arguments: Arguments,
+}
+
 impl Writer<'_> {
     /// The array of a constant.
     fn array(&mut self, what: &str, t: &Tensor) -> String {
@@ -398,7 +421,7 @@ impl Writer<'_> {
         }
     }
 
-    fn step(&mut self, name: &str, step: &Step<'_>) -> Result<(Written, Written, String, usize), CError> {
+    fn step(&mut self, name: &str, step: &Step<'_>) -> Result<StepText, CError> {
         let graph = self.folded(step.graph)?;
         let outputs = step.each.len();
         let is_state = |n: &str| n.strip_prefix("state.").filter(|s| step.first.iter().any(|(k, _)| k == s)).map(str::to_string);
@@ -511,12 +534,16 @@ impl Writer<'_> {
             format!("\n/* The state before the first step. */\nvoid {name}_init({name}_state *s);\n"),
             format!("\nvoid {name}_init({name}_state *s) {{\n{quiet}{init}}}\n"),
         );
-        if let Some(steps) = step.steps {
-            let run = self.run_by_steps(name, steps, step, &arguments);
-            let (declared, defined) = step_written;
-            return Ok((init_written, (declared + &run.0, defined + &run.1), fields, bytes));
-        }
-        Ok((init_written, step_written, fields, bytes))
+        let run = step.steps.map(|steps| self.run_by_steps(name, steps, step, &arguments)).unwrap_or_default();
+        let (outputs, inputs): (Vec<_>, Vec<_>) = arguments.into_iter().partition(|(written, _)| *written);
+        let plain = |list: Vec<(bool, Argument)>| list.into_iter().map(|(_, a)| a).collect();
+        Ok(StepText {
+            declared: init_written.0 + &step_written.0 + &run.0,
+            defined: init_written.1 + &step_written.1 + &run.1,
+            fields,
+            bytes,
+            arguments: Arguments { inputs: plain(inputs), outputs: plain(outputs) },
+        })
     }
 
     /// The whole sequence, step by step.

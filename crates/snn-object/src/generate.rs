@@ -9,10 +9,8 @@ use cranelift_codegen::ir::{
     AbiParam, Block, BlockArg, FuncRef, Function as Code, InstBuilder, MemFlagsData, Signature, StackSlot, StackSlotData, StackSlotKind,
     Type as ClifType, UserFuncName, Value, types,
 };
-use cranelift_codegen::isa::OwnedTargetIsa;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
-use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, default_libcall_names};
-use cranelift_object::{ObjectBuilder, ObjectModule};
+use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module};
 use snn_c::Source;
 
 use crate::parse::{Binary, Expression, Function, INT, SIZE, Scalar, Statement, Type, Unit};
@@ -32,8 +30,8 @@ struct Layout {
 }
 
 /// What functions share.
-struct Globals {
-    module: ObjectModule,
+pub struct Globals<M> {
+    module: M,
     layouts: HashMap<String, Layout>,
     arrays: HashMap<String, (DataId, Scalar, usize)>,
     functions: HashMap<String, Known>,
@@ -49,11 +47,10 @@ struct Known {
     id: Option<FuncId>,
 }
 
-/// The object file of a net.
-pub fn object(isa: OwnedTargetIsa, source: &Source, unit: &Unit) -> Result<Vec<u8>> {
-    let builder = ObjectBuilder::new(isa, "net", default_libcall_names()).map_err(|e| e.to_string())?;
+/// All functions of a file in a module.
+pub fn define<M: Module>(module: M, source: &Source, unit: &Unit) -> Result<Globals<M>> {
     let mut globals = Globals {
-        module: ObjectModule::new(builder),
+        module,
         layouts: unit.structures.iter().map(|s| (s.name.clone(), layout(&s.fields))).collect(),
         arrays: HashMap::new(),
         functions: HashMap::new(),
@@ -84,7 +81,7 @@ pub fn object(isa: OwnedTargetIsa, source: &Source, unit: &Unit) -> Result<Vec<u
             globals.function(f, &mut builder).map_err(|e| format!("{}: {e}", f.name))?;
         }
     }
-    globals.module.finish().emit().map_err(|e| e.to_string())
+    Ok(globals)
 }
 
 /// Fields behind each other, each at a multiple of the size of its elements.
@@ -144,7 +141,44 @@ fn common(a: Scalar, b: Scalar) -> Scalar {
     promoted(if rank(a) >= rank(b) { a } else { b })
 }
 
-impl Globals {
+impl<M: Module> Globals<M> {
+    /// The module with what was defined.
+    pub fn into_module(self) -> M {
+        self.module
+    }
+
+    /// The bytes of a structure.
+    pub fn bytes_of(&self, structure: &str) -> Option<u32> {
+        self.layouts.get(structure).map(|l| l.bytes)
+    }
+
+    /// An exported function that takes a table of the arguments of another.
+    pub fn by_table(&mut self, name: &str) -> Result<FuncId> {
+        let (callee, _, known) = self.wanted(name)?;
+        let mut clif = self.module.make_context();
+        clif.func.signature = self.module.make_signature();
+        clif.func.signature.params.push(AbiParam::new(types::I64));
+        let id =
+            self.module.declare_function(&format!("{name}_by_table"), Linkage::Export, &clif.func.signature).map_err(|e| e.to_string())?;
+        let config = self.module.target_config();
+        let mut context = FunctionBuilderContext::new();
+        let mut b = FunctionBuilder::new(&mut clif.func, &mut context);
+        let entry = b.create_block();
+        b.append_block_params_for_function_params(entry);
+        b.switch_to_block(entry);
+        let table = b.block_params(entry)[0];
+        let place = |i: usize| (i * 8) as i32;
+        let arguments: Vec<Value> =
+            (0..known.parameters.len()).map(|i| b.ins().load(types::I64, MemFlagsData::trusted(), table, place(i))).collect();
+        let function = self.module.declare_func_in_func(callee, b.func);
+        b.ins().call(function, &arguments);
+        b.ins().return_(&[]);
+        b.seal_all_blocks();
+        b.finalize(config);
+        self.module.define_function(id, &mut clif).map_err(|e| format!("{e:?}"))?;
+        Ok(id)
+    }
+
     fn data(&mut self, name: &str, writable: bool, data: &DataDescription) -> Result<DataId> {
         let id = self.module.declare_data(name, Linkage::Local, writable, false).map_err(|e| e.to_string())?;
         self.module.define_data(id, data).map_err(|e| e.to_string())?;
@@ -224,8 +258,8 @@ enum Place {
 }
 
 /// A function that is being made.
-struct Body<'a, 'b> {
-    globals: &'a mut Globals,
+struct Body<'a, 'b, M> {
+    globals: &'a mut Globals<M>,
     b: FunctionBuilder<'b>,
     result: &'a Type,
     scopes: Vec<HashMap<String, Local>>,
@@ -234,7 +268,7 @@ struct Body<'a, 'b> {
     called: HashMap<String, FuncRef>,
 }
 
-impl Body<'_, '_> {
+impl<M: Module> Body<'_, '_, M> {
     fn declare(&mut self, name: &str, ty: &Type, value: Option<Value>) -> Result<()> {
         let variable = self.b.declare_var(held_type(ty)?);
         if let Some(value) = value {

@@ -6,10 +6,15 @@
 
 mod generate;
 mod parse;
+mod resident;
 
 use cranelift_codegen::isa::{LookupError, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable, Flags};
+use cranelift_module::default_libcall_names;
+use cranelift_object::{ObjectBuilder, ObjectModule};
 use snn_c::Source;
+
+pub use resident::{Resident, Slice, SliceMut};
 
 /// Why there is no object file.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +26,39 @@ pub enum ObjectError {
         triple: String,
         /// Why, and what there is.
         why: String,
+    },
+    /// A net that is not run step by step.
+    #[error("the net has no function for single steps")]
+    NoStep,
+    /// What a step is given does not fit.
+    #[error("{what} `{name}` is {wanted}, and {found} elements are given")]
+    Argument {
+        /// Input or output.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// What is wanted.
+        wanted: String,
+        /// What is given: how many, and of which type.
+        found: String,
+    },
+    /// Another number of inputs or outputs.
+    #[error("a step has {wanted} {what}, and {found} are given")]
+    Count {
+        /// Inputs or outputs.
+        what: &'static str,
+        /// How many it has.
+        wanted: usize,
+        /// How many are given.
+        found: usize,
+    },
+    /// A state of another net.
+    #[error("a state of this net has {wanted} bytes, and {found} are given")]
+    State {
+        /// Bytes of a state.
+        wanted: usize,
+        /// Bytes that are given.
+        found: usize,
     },
     /// The text that was written is not what is compiled here.
     #[error("a generated file does not compile; this is a defect of snnc: {0}")]
@@ -35,8 +73,11 @@ pub enum ObjectError {
 /// Machines that Cranelift has no code for, or whose pointers have 32 bits.
 pub fn compile(source: &Source, triple: Option<&str>) -> Result<Vec<u8>, ObjectError> {
     let isa = machine(triple)?;
+    let defect = |e: &dyn std::fmt::Display| ObjectError::Generated(e.to_string());
     let unit = parse::parse(&source.code).map_err(ObjectError::Generated)?;
-    generate::object(isa, source, &unit).map_err(ObjectError::Generated)
+    let builder = ObjectBuilder::new(isa, "net", default_libcall_names()).map_err(|e| defect(&e))?;
+    let module = generate::define(ObjectModule::new(builder), source, &unit).map_err(ObjectError::Generated)?.into_module();
+    module.finish().emit().map_err(|e| defect(&e))
 }
 
 fn machine(triple: Option<&str>) -> Result<OwnedTargetIsa, ObjectError> {
@@ -50,10 +91,14 @@ fn machine(triple: Option<&str>) -> Result<OwnedTargetIsa, ObjectError> {
     let builder = cranelift_codegen::isa::lookup(parsed).map_err(|e| match e {
         LookupError::SupportDisabled | LookupError::Unsupported => refuse(other.into()),
     })?;
+    builder.finish(flags("true")?).map_err(|e| refuse(e.to_string()))
+}
+
+fn flags(is_pic: &str) -> Result<Flags, ObjectError> {
     let mut flags = settings::builder();
     let verifier = if cfg!(debug_assertions) { "true" } else { "false" };
-    for (name, value) in [("opt_level", "speed"), ("enable_verifier", verifier), ("is_pic", "true")] {
+    for (name, value) in [("opt_level", "speed"), ("enable_verifier", verifier), ("is_pic", is_pic)] {
         flags.set(name, value).map_err(|e| ObjectError::Generated(e.to_string()))?;
     }
-    builder.finish(Flags::new(flags)).map_err(|e| refuse(e.to_string()))
+    Ok(Flags::new(flags))
 }

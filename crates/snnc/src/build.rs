@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use snn_ir::step::Output;
-use snn_ir::{Graph, Tensor};
+use snn_ir::{Dims, Graph, Tensor};
+use snn_object::Resident;
 
-use crate::error::InputError;
+use crate::error::{InputError, StepError};
 use crate::stepper::TIME;
 use crate::{Compiled, Diagnostic, Error};
 
@@ -16,6 +17,11 @@ pub struct CBuild {
     pub source: snn_c::Source,
     /// Why there are no functions for single steps, where there are none.
     pub no_steps: Option<String>,
+}
+
+/// How many dimensions `...` stands for: as many as sizes are given for.
+fn rest_of(dims: &Dims) -> Option<usize> {
+    Some(dims.keys().filter(|n| n.starts_with('_')).count()).filter(|n| *n > 0)
 }
 
 impl CBuild {
@@ -29,6 +35,23 @@ impl CBuild {
 }
 
 impl Compiled {
+    /// The net as one function for a step, in which nothing is allocated: for loops that must keep time. Sizes are those of the options;
+    /// samples are one where nobody says how many. It computes what the interpreter computes, on one thread.
+    ///
+    /// # Errors
+    /// As [`Compiled::build_c`], and nets that are not run step by step.
+    pub fn resident(&self, weights: &[(String, Tensor)]) -> Result<Resident, Error> {
+        let mut dims = self.options().dims.clone();
+        dims.remove(TIME);
+        dims.entry("B".into()).or_insert(1);
+        let built = self.build_sized(&dims, "net", "a program", weights)?;
+        if built.no_steps.is_some() {
+            let inputs = self.declared(rest_of(&dims))?.iter().map(|(n, t)| format!("{n}: {t}")).collect();
+            return Err(StepError::NoTime { net: self.net().to_string(), inputs }.into());
+        }
+        Ok(Resident::new(&built.source)?)
+    }
+
     /// A graph optimised as far as that keeps bits for these parameters.
     pub(crate) fn optimised(&self, graph: &Graph, parameters: &[(String, Tensor)]) -> Result<Graph, Error> {
         let mut options = self.options().passes(snn_front::Options::default());
@@ -46,15 +69,18 @@ impl Compiled {
     /// # Errors
     /// Sizes that are not known, weights that do not fit, and operations that C does not have here, with their line.
     pub fn build_c(&self, name: &str, origin: &str, weights: &[(String, Tensor)]) -> Result<CBuild, Error> {
+        self.build_sized(&self.options().dims, name, origin, weights)
+    }
+
+    fn build_sized(&self, dims: &Dims, name: &str, origin: &str, weights: &[(String, Tensor)]) -> Result<CBuild, Error> {
         let integers = self.options().weights_dtype.map(|b| match b {
             crate::quantise::WeightBits::I8 => 8,
             crate::quantise::WeightBits::I16 => 16,
         });
         let states = self.options().states.map(|f| snn_c::kernels::Fixed { bits: f.bits(), step: f.step() });
-        let mut open = self.options().dims.clone();
+        let mut open = dims.clone();
         let steps = open.remove(TIME);
-        // `...` stands for as many dimensions as sizes are given for.
-        let rest = Some(open.keys().filter(|n| n.starts_with('_')).count()).filter(|n| *n > 0);
+        let rest = rest_of(&open);
         let declared = self.declared(rest)?;
         let mut no_steps = None;
         let mut step = None;
@@ -81,7 +107,6 @@ impl Compiled {
             snn_c::CError::Run(e) => e.into(),
         };
         let whole = |parameters: &mut Vec<(String, Tensor)>| -> Result<Graph, Error> {
-            let dims = self.options().dims.clone();
             let lowered = self.lowered(dims.clone(), rest)?;
             let graph = lowered.graph;
             InputError::check_sizes(&graph, None)?;

@@ -40,6 +40,7 @@ pub use snn_compile::{COTANGENT, FixedPoint, Gradients, Optimise, Options as Pas
 pub use snn_data::{load, save};
 pub use snn_front::{Mode, Options, Setting, Settings};
 pub use snn_ir::{DType, Dims, Graph, Tensor};
+pub use snn_object::{Resident, Slice, SliceMut};
 pub use snn_syntax::{Diagnostic, Severity, Sources};
 pub use stepper::{State, Stepper};
 pub use tensors::Tensors;
