@@ -5,7 +5,7 @@ use snn_ir::{BinaryOp, Contraction, Convolution, DType, Distribution, Graph, Nod
 
 use crate::CError;
 use crate::kernels::{c_type, literal};
-use crate::program::{Body, Integers, integer};
+use crate::program::{Body, Weights, integer};
 
 /// Functions on integers, whose arithmetic wraps and whose conversions saturate.
 pub const HELPERS: &str = "\
@@ -143,14 +143,14 @@ pub fn outputs_first(graph: &Graph, id: NodeId) -> bool {
     matches!(free[..], [a] if source(a) == 0) && c.rhs_batch.is_empty()
 }
 
-/// One operation: where its operands are, and where its results go; `integers` are its weights, where they are stored as such.
+/// One operation: where its operands are, and where its results go; `weights` are its second, where that is stored in the form of weights.
 pub fn operation(
     body: &mut Body,
     graph: &Graph,
     id: NodeId,
     x: &[String],
     y: &[String],
-    integers: Option<&Integers>,
+    weights: Option<&Weights>,
 ) -> Result<(), CError> {
     let node = graph.node(id);
     let out = Value { node: id, result: 0 };
@@ -161,8 +161,8 @@ pub fn operation(
     let y = &y[0];
     let own = |i: usize| dims(graph, node.operands[i]);
     match &node.op {
-        Op::Contract(c) => contract(body, graph, node, c, x, y, integers),
-        Op::Conv(c) => convolve(body, graph, node, c, &shape, x, y, integers),
+        Op::Contract(c) => contract(body, graph, node, c, x, y, weights),
+        Op::Conv(c) => convolve(body, graph, node, c, &shape, x, y, weights),
         Op::ConvInputGradient(c) => convolve_transposed(body, graph, node, c, &shape, x, y),
         Op::Reshape { .. } => {
             body.line(&format!("memcpy({y}, {}, {total} * sizeof({size}));", x[0]));
@@ -475,21 +475,23 @@ fn contract(
     c: &Contraction,
     x: &[String],
     y: &str,
-    integers: Option<&Integers>,
+    weights: Option<&Weights>,
 ) -> Result<(), CError> {
+    let scales = weights.and_then(|w| w.scales.as_ref());
     let seen = |i: usize| -> Result<(Vec<usize>, Vec<usize>, Value), CError> {
         let v = node.operands[i];
         let shape = dims(graph, v)?;
+        let stored = |source: Value| -> Result<Vec<usize>, CError> {
+            let shape = dims(graph, source)?;
+            Ok(if i == 1 && weights.is_some_and(|w| w.transposed) { vec![1, shape[0]] } else { row_major_strides(&shape) })
+        };
         match graph.op(v) {
             Op::Transpose { permutation } => {
                 let source = graph.node(v.node).operands[0];
-                let from = row_major_strides(&dims(graph, source)?);
+                let from = stored(source)?;
                 Ok((shape, permutation.iter().map(|a| from[*a]).collect(), source))
             }
-            _ => {
-                let strides = row_major_strides(&shape);
-                Ok((shape, strides, v))
-            }
+            _ => Ok((shape, stored(v)?, v)),
         }
     };
     let ((shape_a, sa, _), (shape_b, sb, source)) = (seen(0)?, seen(1)?);
@@ -534,20 +536,18 @@ fn contract(
     if skips {
         body.line("if (a == 0.0f) continue;");
     }
-    let column = body.fresh("q");
-    let scalar = columns == 1;
-    if !scalar {
-        body.line(&format!("int {column} = 0;"));
-    }
-    let (terms, more) = nest(body, &axes(&free_b, &shape_b, &sb));
-    at_b.extend(terms);
-    body.line(&format!("const float product = a * {}{}[{}];", if integers.is_some() { "(float)" } else { "" }, x[1], index(&at_b, 0)));
-    body.line(&if scalar { format!("{row}[0] += product;") } else { format!("{row}[{column}++] += product;") });
+    let sizes: Vec<usize> = free_b.iter().map(|a| shape_b[*a]).collect();
+    let places: Vec<(usize, usize)> = sizes.iter().copied().zip(row_major_strides(&sizes)).collect();
+    let (own, more) = nest(body, &places);
+    let across = axes(&free_b, &shape_b, &sb);
+    at_b.extend(own.iter().zip(across.iter().filter(|(n, _)| *n != 1)).map(|((i, _), (_, stride))| (i.clone(), *stride)));
+    body.line(&format!("const float product = a * {}{}[{}];", if scales.is_some() { "(float)" } else { "" }, x[1], index(&at_b, 0)));
+    body.line(&format!("{row}[{}] += product;", index(&own, 0)));
     body.close(more);
     body.close(sums);
-    if let Some(w) = integers {
+    if let Some(scales) = scales {
         let q = body.open(columns);
-        body.line(&format!("{row}[{q}] *= {}[{q}];", w.scales));
+        body.line(&format!("{row}[{q}] *= {scales}[{q}];"));
         body.close(1);
     }
     body.line(&format!("{row} += {columns};"));
@@ -617,7 +617,7 @@ fn convolve(
     shape: &[usize],
     x: &[String],
     y: &str,
-    integers: Option<&Integers>,
+    weights: Option<&Weights>,
 ) -> Result<(), CError> {
     let n = c.stride.len();
     let (from, weight) = (dims(graph, node.operands[0])?, dims(graph, node.operands[1])?);
@@ -688,7 +688,8 @@ fn convolve(
     let (group, within) =
         if c.groups == 1 { ("0".to_string(), i.clone()) } else { (format!("{i} / {per_group}"), format!("{i} % {per_group}")) };
     let channel = if c.groups == 1 { o.clone() } else { format!("({group} * {in_group} + {o})") };
-    let cast = if integers.is_some() { "(float)" } else { "" };
+    let scales = weights.and_then(|w| w.scales.as_ref());
+    let cast = if scales.is_some() { "(float)" } else { "" };
     body.line(&format!(
         "const float product = v * {cast}{}[({channel} * {per_group} + {within}) * {} + {}];",
         x[1],
@@ -697,9 +698,9 @@ fn convolve(
     ));
     body.line(&format!("{y}[({b} * {outputs} + {channel}) * {} + {}] += product;", product(out), index(&target, 0)));
     body.close(1 + opened + n + 1);
-    if let Some(w) = integers {
+    if let Some(scales) = scales {
         let (o, p) = (body.open(outputs), body.open(product(out)));
-        body.line(&format!("{y}[({b} * {outputs} + {o}) * {} + {p}] *= {}[{o}];", product(out), w.scales));
+        body.line(&format!("{y}[({b} * {outputs} + {o}) * {} + {p}] *= {scales}[{o}];", product(out)));
         body.close(2);
     }
     body.close(1);

@@ -239,13 +239,15 @@ fn count(ty: &Type) -> Result<usize, CError> {
     Ok(sizes(ty)?.iter().product())
 }
 
-/// A weight as integers and a scale for each of its first axis.
+/// A constant that is read as weights only, in the form that they are read in.
 #[derive(Clone, Debug)]
-pub struct Integers {
-    /// The array of integers.
+pub struct Weights {
+    /// The array.
     pub array: String,
-    /// The array of scales.
-    pub scales: String,
+    /// The array of scales, one for each output, where the weights are stored as integers.
+    pub scales: Option<String>,
+    /// Whether a matrix `[outputs, inputs]` lies as `[inputs, outputs]`: a product adds the weights of one input after the other.
+    pub transposed: bool,
 }
 
 /// A constant array.
@@ -332,8 +334,23 @@ impl Writer<'_> {
         name
     }
 
-    /// The arrays of a weight `[outputs, ...]` that is integers times a power of two for each output.
-    fn integer_array(&mut self, what: &str, t: &Tensor) -> Option<Integers> {
+    /// The arrays of a constant `[outputs, ...]` that is read as weights only.
+    fn weights(&mut self, what: &str, t: &Tensor, transposed: bool) -> Weights {
+        let what = if transposed { format!("{what} transposed") } else { what.to_string() };
+        let stored = |t: &Tensor| if transposed { transpose(t) } else { t.clone() };
+        if let Some((integers, scales, narrow)) = self.integer_weights(t) {
+            let array = self.array(&format!("{what} integers"), &stored(&integers));
+            if let Some(a) = self.arrays.iter_mut().find(|a| a.name == array) {
+                a.narrow = Some(narrow);
+            }
+            let scales = Some(self.array(&format!("{what} scales"), &scales));
+            return Weights { array, scales, transposed };
+        }
+        Weights { array: self.array(&what, &stored(t)), scales: None, transposed }
+    }
+
+    /// Weights as integers times a power of two for each output, and the type that holds the integers.
+    fn integer_weights(&self, t: &Tensor) -> Option<(Tensor, Tensor, (&'static str, usize))> {
         let bits = self.integers?;
         let largest = f64::from((1u32 << (bits - 1)) - 1);
         let channels = t.shape().first().copied().filter(|n| *n > 0 && t.dtype() == DType::F32 && t.shape().len() >= 2)?;
@@ -350,13 +367,8 @@ impl Writer<'_> {
             }
             scales.push(scale as f32);
         }
-        let array = self.array(&format!("{what} integers"), &Tensor::i64(t.shape().to_vec(), integers));
         let narrow = if bits <= 8 { ("int8_t", 1) } else { ("int16_t", 2) };
-        if let Some(a) = self.arrays.iter_mut().find(|a| a.name == array) {
-            a.narrow = Some(narrow);
-        }
-        let scales = self.array(&format!("{what} scales"), &Tensor::f32([channels], scales));
-        Some(Integers { array, scales })
+        Some((Tensor::i64(t.shape().to_vec(), integers), Tensor::f32([channels], scales), narrow))
     }
 
     /// Parameters and what follows from them alone as constants.
@@ -653,21 +665,20 @@ impl Writer<'_> {
         let mut held: HashMap<Value, (DType, usize, usize)> = HashMap::new();
         let mut owner: HashMap<Value, Value> = HashMap::new();
         let mut names: HashMap<Value, usize> = HashMap::new();
-        let mut narrow: HashMap<Value, Integers> = HashMap::new();
+        let mut weights: HashMap<Value, Weights> = HashMap::new();
         for (id, node) in graph.nodes() {
             if let Op::Constant(t) = &node.op {
                 let v = Value { node: id, result: 0 };
-                if weighs_only(graph, plan, v)
-                    && let Some(integers) = self.integer_array(&node.name.clone().unwrap_or_else(|| format!("c{}", id.0)), t)
-                {
-                    pointers.insert(v, integers.array.clone());
-                    narrow.insert(v, integers);
+                let what = node.name.clone().unwrap_or_else(|| format!("c{}", id.0));
+                if let Some(kind) = weighs_only(graph, plan, v) {
+                    let own = self.weights(&what, t, kind == WeighsIn::Products && t.shape().len() == 2);
+                    pointers.insert(v, own.array.clone());
+                    weights.insert(v, own);
                     continue;
                 }
                 let is_read = plan.tasks.iter().any(|task| task.needs.contains(&v) || reads(graph, task).contains(&v));
                 let is_root = targets.iter().chain(moves).any(|(o, _)| *o == v);
                 if is_read || is_root {
-                    let what = node.name.clone().unwrap_or_else(|| format!("c{}", id.0));
                     let array = self.array(&what, t);
                     pointers.insert(v, array);
                 }
@@ -705,7 +716,7 @@ impl Writer<'_> {
                     pointers.insert(*v, place);
                 }
                 body.comment(&what);
-                self.task(graph, task, &pointers, &narrow, memory, body)?;
+                self.task(graph, task, &pointers, &weights, memory, body)?;
             }
             let weights =
                 task.needs.iter().filter_map(|v| if let Op::Constant(t) = graph.op(*v) { Some(t.byte_len()) } else { None }).sum();
@@ -774,7 +785,7 @@ impl Writer<'_> {
         graph: &Graph,
         task: &Task,
         pointers: &HashMap<Value, String>,
-        narrow: &HashMap<Value, Integers>,
+        weights: &HashMap<Value, Weights>,
         memory: &mut Memory,
         body: &mut Body,
     ) -> Result<(), CError> {
@@ -816,8 +827,8 @@ impl Writer<'_> {
                 let operands = ops::reads(graph, task.node);
                 let places = operands.iter().map(&at).collect::<Result<Vec<_>, _>>()?;
                 let results = task.gives.iter().map(at).collect::<Result<Vec<_>, _>>()?;
-                let integers = operands.get(1).and_then(|v| narrow.get(v));
-                ops::operation(body, graph, task.node, &places, &results, integers)
+                let weights = operands.get(1).and_then(|v| weights.get(v));
+                ops::operation(body, graph, task.node, &places, &results, weights)
             }
         }
     }
@@ -906,25 +917,43 @@ impl Writer<'_> {
     }
 }
 
-/// Is a constant read as the weights of products and convolutions and in no other way, with outputs along its first axis?
-fn weighs_only(graph: &Graph, plan: &Plan, v: Value) -> bool {
-    let mut weighs = false;
+/// A matrix with rows and columns exchanged.
+fn transpose(t: &Tensor) -> Tensor {
+    let [rows, columns] = [t.shape()[0], t.shape()[1]];
+    let places = (0..columns).flat_map(|j| (0..rows).map(move |i| i * columns + j));
+    match t.data() {
+        Data::F32(v) => Tensor::f32([columns, rows], places.map(|at| v[at]).collect()),
+        Data::I64(v) => Tensor::i64([columns, rows], places.map(|at| v[at]).collect()),
+        Data::Bool(v) | Data::U8(v) => Tensor::u8([columns, rows], places.map(|at| v[at]).collect()),
+    }
+}
+
+/// What reads a constant as weights.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WeighsIn {
+    Products,
+    Convolutions,
+}
+
+/// The kind of operations that read a constant as weights with outputs along its first axis, where only such read it.
+fn weighs_only(graph: &Graph, plan: &Plan, v: Value) -> Option<WeighsIn> {
+    let mut weighs = None;
     for task in &plan.tasks {
         let read = reads(graph, task);
         if !read.contains(&v) && !task.needs.contains(&v) {
             continue;
         }
-        let fits = match (&task.kernel, &graph.node(task.node).op) {
-            (Kernel::Product(_), Op::Contract(_)) => read.get(1) == Some(&v) && read[0] != v && ops::outputs_first(graph, task.node),
-            (Kernel::Convolution(_) | Kernel::Reference, Op::Conv(_)) => read.get(1) == Some(&v) && read[0] != v,
-            _ => false,
+        let kind = match (&task.kernel, &graph.node(task.node).op) {
+            (Kernel::Product(_), Op::Contract(_)) if ops::outputs_first(graph, task.node) => WeighsIn::Products,
+            (Kernel::Convolution(_) | Kernel::Reference, Op::Conv(_)) => WeighsIn::Convolutions,
+            _ => return None,
         };
-        if !fits {
-            return false;
+        if read.get(1) != Some(&v) || read[0] == v || weighs.is_some_and(|w| w != kind) {
+            return None;
         }
-        weighs = true;
+        weighs = Some(kind);
     }
-    weighs && !graph.outputs.iter().any(|(_, o)| *o == v)
+    weighs.filter(|_| !graph.outputs.iter().any(|(_, o)| *o == v))
 }
 
 /// Is a state read by the kernel that gives the next one and by nothing else, element by element? Then it is written where it was read.
