@@ -144,14 +144,7 @@ pub fn outputs_first(graph: &Graph, id: NodeId) -> bool {
 }
 
 /// One operation: where its operands are, and where its results go; `weights` are its second, where that is stored in the form of weights.
-pub fn operation(
-    body: &mut Body,
-    graph: &Graph,
-    id: NodeId,
-    x: &[String],
-    y: &[String],
-    weights: Option<&Weights>,
-) -> Result<(), CError> {
+pub fn operation(body: &mut Body, graph: &Graph, id: NodeId, x: &[String], y: &[String], weights: Option<&Weights>) -> Result<(), CError> {
     let node = graph.node(id);
     let out = Value { node: id, result: 0 };
     let shape = dims(graph, out)?;

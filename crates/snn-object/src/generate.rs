@@ -14,6 +14,7 @@ use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module};
 use snn_c::Source;
 
 use crate::parse::{Binary, Expression, Function, INT, SIZE, Scalar, Statement, Type, Unit};
+use crate::vectors::Counted;
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -152,6 +153,16 @@ impl<M: Module> Globals<M> {
         self.layouts.get(structure).map(|l| l.bytes)
     }
 
+    /// The elements of a constant array.
+    pub fn array(&self, name: &str) -> Option<Scalar> {
+        self.arrays.get(name).map(|(_, s, _)| *s)
+    }
+
+    /// The elements of an array that is a field.
+    pub fn field(&self, structure: &str, name: &str) -> Option<Scalar> {
+        self.layouts.get(structure).and_then(|l| l.fields.get(name)).filter(|(_, _, is_array)| *is_array).map(|(_, s, _)| *s)
+    }
+
     /// An exported function that takes a table of the arguments of another.
     pub fn by_table(&mut self, name: &str) -> Result<FuncId> {
         let (callee, _, known) = self.wanted(name)?;
@@ -236,7 +247,7 @@ impl<M: Module> Globals<M> {
 
 /// What a name in a function stands for.
 #[derive(Clone)]
-enum Local {
+pub(crate) enum Local {
     /// A scalar or a pointer.
     Variable(Variable, Type),
     /// An array on the stack.
@@ -246,9 +257,9 @@ enum Local {
 }
 
 /// A value with its type.
-struct Typed {
-    value: Value,
-    ty: Type,
+pub(crate) struct Typed {
+    pub value: Value,
+    pub ty: Type,
 }
 
 /// Where a value is written.
@@ -258,11 +269,11 @@ enum Place {
 }
 
 /// A function that is being made.
-struct Body<'a, 'b, M> {
-    globals: &'a mut Globals<M>,
-    b: FunctionBuilder<'b>,
+pub(crate) struct Body<'a, 'b, M> {
+    pub globals: &'a mut Globals<M>,
+    pub b: FunctionBuilder<'b>,
     result: &'a Type,
-    scopes: Vec<HashMap<String, Local>>,
+    pub scopes: Vec<HashMap<String, Local>>,
     /// Where `continue` goes, for each loop.
     turns: Vec<Block>,
     called: HashMap<String, FuncRef>,
@@ -284,8 +295,14 @@ impl<M: Module> Body<'_, '_, M> {
         }
     }
 
-    fn local(&self, name: &str) -> Option<Local> {
+    pub(crate) fn local(&self, name: &str) -> Option<Local> {
         self.scopes.iter().rev().find_map(|s| s.get(name)).cloned()
+    }
+
+    /// Has the machine instructions that round vectors? On x86-64 they came with SSE4.1.
+    pub(crate) fn rounds_natively(&self) -> bool {
+        let mut flags = self.globals.module.isa().isa_flags().into_iter();
+        flags.find(|f| f.name == "has_sse41").is_none_or(|f| f.as_bool() == Some(true))
     }
 
     /// What comes after a `return` or `continue` is never reached.
@@ -312,7 +329,7 @@ impl<M: Module> Body<'_, '_, M> {
         }
     }
 
-    fn statement(&mut self, s: &Statement) -> Result<()> {
+    pub(crate) fn statement(&mut self, s: &Statement) -> Result<()> {
         match s {
             Statement::Block(all) => {
                 self.scopes.push(HashMap::new());
@@ -377,6 +394,9 @@ impl<M: Module> Body<'_, '_, M> {
                 }
                 let (head, inside) = (self.b.create_block(), self.b.create_block());
                 let (next, after) = (self.b.create_block(), self.b.create_block());
+                if let Some(counted) = Counted::of(first.as_deref(), condition, last.as_ref(), body) {
+                    self.by_vectors(&counted)?;
+                }
                 self.b.ins().jump(head, &[]);
                 self.b.switch_to_block(head);
                 let condition = self.condition(condition)?;
@@ -412,7 +432,7 @@ impl<M: Module> Body<'_, '_, M> {
     }
 
     /// A value converted to a type.
-    fn converted(&mut self, e: &Expression, ty: &Type) -> Result<Value> {
+    pub(crate) fn converted(&mut self, e: &Expression, ty: &Type) -> Result<Value> {
         let of = self.value(e)?;
         self.convert(of, ty)
     }
@@ -484,7 +504,7 @@ impl<M: Module> Body<'_, '_, M> {
         if signed { self.b.ins().sextend(types::I32, low) } else { self.b.ins().uextend(types::I32, low) }
     }
 
-    fn load(&mut self, scalar: Scalar, at: Value) -> Typed {
+    pub(crate) fn load(&mut self, scalar: Scalar, at: Value) -> Typed {
         let flags = MemFlagsData::trusted();
         let value = match scalar {
             Scalar::Bool | Scalar::Integer { bits: 8, signed: false } => self.b.ins().uload8(types::I32, flags, at, 0),
@@ -496,7 +516,7 @@ impl<M: Module> Body<'_, '_, M> {
         Typed { value, ty: Type::Scalar(promoted(scalar)) }
     }
 
-    fn store(&mut self, scalar: Scalar, value: Value, at: Value) {
+    pub(crate) fn store(&mut self, scalar: Scalar, value: Value, at: Value) {
         let flags = MemFlagsData::trusted();
         match scalar {
             Scalar::Bool | Scalar::Integer { bits: 8, .. } => self.b.ins().istore8(flags, value, at, 0),
@@ -510,7 +530,7 @@ impl<M: Module> Body<'_, '_, M> {
         self.b.ins().symbol_value(types::I64, global)
     }
 
-    fn value(&mut self, e: &Expression) -> Result<Typed> {
+    pub(crate) fn value(&mut self, e: &Expression) -> Result<Typed> {
         self.evaluate(e)?.ok_or_else(|| "a value is wanted of what has none".to_string())
     }
 
@@ -716,7 +736,7 @@ impl<M: Module> Body<'_, '_, M> {
         Ok(())
     }
 
-    fn binary(&mut self, o: Binary, a: Typed, b: Typed) -> Result<Typed> {
+    pub(crate) fn binary(&mut self, o: Binary, a: Typed, b: Typed) -> Result<Typed> {
         let (x, y) = match (&a.ty, &b.ty) {
             (Type::Pointer(s), Type::Scalar(by)) if o == Binary::Add => {
                 let by = self.convert_scalar(b.value, *by, Scalar::Integer { bits: 64, signed: true });
@@ -844,7 +864,7 @@ fn inline(name: &str) -> Option<(Scalar, Scalar)> {
 }
 
 /// How an operator compares integers with and without a sign, and floats.
-fn comparison(o: Binary) -> Option<(IntCC, IntCC, FloatCC)> {
+pub(crate) fn comparison(o: Binary) -> Option<(IntCC, IntCC, FloatCC)> {
     Some(match o {
         Binary::Equal => (IntCC::Equal, IntCC::Equal, FloatCC::Equal),
         Binary::NotEqual => (IntCC::NotEqual, IntCC::NotEqual, FloatCC::NotEqual),
@@ -868,7 +888,7 @@ fn comparison(o: Binary) -> Option<(IntCC, IntCC, FloatCC)> {
 }
 
 /// May an expression be computed where its value is not wanted? Loads may be outside of their array, and a division by zero ends the program.
-fn is_pure(e: &Expression) -> bool {
+pub(crate) fn is_pure(e: &Expression) -> bool {
     match e {
         Expression::Integer(..) | Expression::Float(..) | Expression::Name(_) | Expression::SizeOfType(_) | Expression::SizeOfArray(_) => {
             true

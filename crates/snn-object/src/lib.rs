@@ -7,6 +7,7 @@
 mod generate;
 mod parse;
 mod resident;
+mod vectors;
 
 use cranelift_codegen::isa::{LookupError, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable, Flags};
