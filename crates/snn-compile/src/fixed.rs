@@ -98,8 +98,10 @@ pub(crate) fn with_fixed_states(graph: &Graph, format: FixedPoint, trained: bool
         } else if let Op::Scan(s) = &mut node.op {
             let s = Arc::make_mut(s);
             for k in 0..s.roles.states {
+                // A state that is a result too is what the next step begins with.
                 let next = s.body.outputs[s.roles.outputs + k].1;
-                s.body.outputs[s.roles.outputs + k].1 = format.rounded(&mut Build(&mut s.body), next, trained);
+                let rounded = format.rounded(&mut Build(&mut s.body), next, trained);
+                s.body.outputs.iter_mut().filter(|(_, v)| *v == next).for_each(|(_, v)| *v = rounded);
                 let first = &mut node.operands[s.roles.first_state() + k];
                 *first = format.rounded(&mut Build(new), *first, trained);
             }

@@ -165,6 +165,8 @@ fn options(given: &Bound<'_, PyDict>) -> PyResult<CompileOptions> {
             "gradients" => o.gradients = value.extract()?,
             "cotangents" => o.cotangents = value.extract()?,
             "batch" => o.batch = value.extract()?,
+            "weights_dtype" => o.weights_dtype = parsed(&value)?,
+            "states" => o.states = parsed(&value)?,
             "settings" => {
                 for (n, v) in value.cast::<PyDict>()?.iter() {
                     o.settings.insert(n.extract()?, setting(&v)?);
@@ -176,6 +178,12 @@ fn options(given: &Bound<'_, PyDict>) -> PyResult<CompileOptions> {
     let text = if backend == "candle" { format!("candle {device}") } else { backend };
     o.backend = text.parse().map_err(raised)?;
     Ok(o)
+}
+
+/// What stands in a text, unless it is `None`.
+fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(value: &Bound<'_, PyAny>) -> PyResult<Option<T>> {
+    let text: Option<String> = value.extract()?;
+    text.map(|t| t.parse().map_err(|e: T::Err| PyValueError::new_err(e.to_string()))).transpose()
 }
 
 /// A panic of the compiler is an exception that says so; it never ends the interpreter.
@@ -298,6 +306,8 @@ impl Net {
             .seed(self.options.seed)
             .partial(self.options.partial)
             .dims(self.options.dims.clone())
+            .weights_dtype(self.options.weights_dtype)
+            .states(self.options.states)
             .mode(changed.mode)
             .gradients(changed.gradients)
             .cotangents(changed.cotangents)
@@ -459,6 +469,31 @@ impl Net {
                 self.compiled.cost(&data, &weights)
             })?;
             serde_json::to_string(&cost).map_err(|e| PyValueError::new_err(e.to_string()))
+        })
+    }
+
+    /// The files of a net as C, or as an object file for a machine, with their contents; `dims` are all sizes.
+    fn build(&self, py: Python<'_>, name: &str, target: &str, triple: Option<&str>, dims: snnc::Dims) -> PyResult<Vec<(String, Vec<u8>)>> {
+        let as_object = match target {
+            "c" if triple.is_none() => false,
+            "c" => return Err(PyValueError::new_err("`triple` is for target=\"object\"; a C file is for every machine")),
+            "object" => true,
+            other => return Err(PyValueError::new_err(format!("there is no target `{other}`: c and object are"))),
+        };
+        py.detach(|| {
+            guarded(|| {
+                // What is computed once is computed as C computes.
+                let mut all = self.options.dims.clone();
+                all.extend(dims);
+                let options = self.options.clone().dims(all).backend(snnc::Backends::Interpreter);
+                let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let built = self.program.compile(Some(&self.name), &options)?.build_c(name, "Python", &weights)?;
+                let body = match as_object {
+                    true => (format!("{name}.o"), built.object(triple)?),
+                    false => (format!("{name}.c"), built.source.source.into_bytes()),
+                };
+                Ok(vec![(format!("{name}.h"), built.source.header.into_bytes()), body])
+            })
         })
     }
 

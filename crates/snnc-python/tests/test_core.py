@@ -249,6 +249,24 @@ def test_streams_are_the_whole():
         snnc.compile("net main(x: f32[T, 4]) { x[0] }").stream()
 
 
+def test_a_net_is_built(tmp_path):
+    net = snnc.compile("net main(x: f32[T, B, 4]) { layer fc = linear(4, 3) \n x |> fc |> lif() }", weights_dtype="i8", states="Q2.5")
+    header, source = net.build(tmp_path / "c", name="toy", B=1)
+    assert "void toy_step(" in header.read_text() and "int8_t state_lif_v[3]" in header.read_text() and "int8_t" in source.read_text()
+    header, code = net.build(tmp_path / "o", target="object", triple="aarch64-unknown-linux-gnu", B=1, T=3)
+    assert "void net_run(" in header.read_text() and code.read_bytes().startswith(b"\x7fELF")
+    for options, said in [(dict(target="wasm"), "c and object are"), (dict(triple="x"), "is for target"), (dict(target="object", triple="sparc", B=1), "sparc")]:
+        with pytest.raises(ValueError, match=said):
+            net.build(tmp_path, **options)
+    with pytest.raises(ValueError, match="--dims B="):
+        net.build(tmp_path)
+    # States on a grid of 1/32, and weights of 8 bits, as the command computes them.
+    v = snnc.compile("net main(x: f32[T, B, 4]) { layer n = lif() \n n(x) \n n.v }", states="Q2.5")(np.full((3, 1, 4), 0.7, "f4"))
+    assert (v * 32 == np.round(v * 32)).all()
+    with pytest.raises(ValueError, match="Qm.n"):
+        snnc.compile("net main(x: f32[T]) { lif(x) }", states="8")
+
+
 def test_costs():
     net = snnc.compile("net main(x: f32[T, B, 4]) { layer fc = linear(4, 3, bias = false)\n x |> fc |> lif() }", {"fc.weight": np.ones((3, 4), "f4")})
     x = np.zeros((2, 2, 4), "f4")

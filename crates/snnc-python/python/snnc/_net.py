@@ -216,6 +216,22 @@ class Net:
         given, _ = self._gather((), inputs or {})
         return Stream(self, self._native.stream(given, {"B": batch, **dims}))
 
+    def build(self, folder, target="c", triple=None, name="net", **dims):
+        """Writes the net as C99, or with `target="object"` as an object file for this machine or for `triple`, with its header: `name` is the stem of
+        files and functions. `dims` are all sizes, `B=1`; with `T` there is a function for whole sequences too. Gives the paths.
+
+        >>> import snnc, tempfile
+        >>> net = snnc.compile("net main(x: f32[T, B, 2]) { lif(x) }")
+        >>> [p.name for p in net.build(tempfile.mkdtemp(), B=1)]
+        ['net.h', 'net.c']
+        """
+        folder = pathlib.Path(folder)
+        files = self._native.build(name, target, triple, dims)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, contents in files:
+            (folder / file).write_bytes(contents)
+        return [folder / file for file, _ in files]
+
     def to_nir(self, dt=None, integrator=None):
         """A graph of the Python package `nir`. `dt` is how many seconds a step is, which a net from a NIR file says itself.
 
@@ -296,18 +312,21 @@ class Profile(list):
 def compile(
     text: str, weights=None, net: str | None = None, seed: int = 0, threads: int = 0, fast_math: bool = False, backend: str = "cranelift", device: str = "cpu",
     settings: dict | None = None, dims: dict | None = None, partial: bool = False, file: str = "program.snn",
+    weights_dtype: str | None = None, states: str | None = None,
 ) -> Net:
     """Compiles a program.
 
     `weights` is a path or a dict of arrays or tensors (a state_dict); `net` is which of its nets, the only one or `main` where it is not given;
-    `settings` are settings of that net, `dims` sizes of dimensions that no input gives. Raises `ProgramError` with the source line where the program is wrong.
+    `settings` are settings of that net, `dims` sizes of dimensions that no input gives. `weights_dtype` ("i8" or "i16") rounds the weights of products and
+    convolutions to integers times a power of two for each output, and `states` ("Q7.8") keeps the states of neurons in fixed point. Raises `ProgramError` with the source line where the program is wrong.
 
     >>> import numpy as np, snnc
     >>> net = snnc.compile("net main(x: f32[T, B, 2]) -> f32[T, B, 2] { x |> lif(tau = 2.0) |> delay(1) }")
     >>> net(np.full((3, 1, 2), 2.5, "f4"))[:, 0, 0].tolist()
     [0.0, 1.0, 1.0]
     """
-    options = dict(seed=seed, threads=threads, fast_math=fast_math, backend=backend, device=str(device), settings=dict(settings or {}), dims=dict(dims or {}), partial=partial)
+    options = dict(seed=seed, threads=threads, fast_math=fast_math, backend=backend, device=str(device), settings=dict(settings or {}), dims=dict(dims or {}), partial=partial,
+                   weights_dtype=weights_dtype, states=states)
     return Net(_native.Net(text, file, net, _as_weights(weights), options))
 
 
