@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use snn_plan::buffers::Buffers;
 use snn_plan::convolution::{ConvolutionPlan, Direction, Windows};
 
+use crate::integer_windows::ByIntegers;
 use crate::lines;
 use crate::panels::{Identity, Kept, Packed, product};
 use crate::products::{Matrix, MatrixMut, multiply};
@@ -51,7 +52,11 @@ pub fn convolve(
         Direction::Forward => {
             let packed = &packed[plan.packed..plan.packed + windows.groups];
             let by_lines = lines::fits_forward(windows) && !a.is_empty();
-            if !(by_lines && lines::has_few_terms(windows)) && BySpikes(windows).compute(a, b, packed, identity, out) {
+            let identity = identity();
+            if ByIntegers(windows).compute(a, b, packed, || identity.clone(), out) {
+                return;
+            }
+            if !(by_lines && lines::has_few_terms(windows)) && BySpikes(windows).compute(a, b, packed, || identity, out) {
                 return;
             }
             if by_lines {

@@ -9,21 +9,21 @@ use rayon::prelude::*;
 
 use crate::panels::LANES;
 use crate::products::Matrix;
-use crate::shared::{Shared, threads};
+use crate::shared::threads;
 use crate::simd::simd_dispatch;
 
 /// The largest input: two products of it and a weight fit in 16 bits, which AVX2 adds them in.
 pub const LARGEST: u32 = 128;
 /// Inputs that an instruction sums for each column.
-const DEPTH: usize = 4;
+pub const DEPTH: usize = 4;
 /// Columns of a panel: four registers of AVX-512.
-const WIDTH: usize = 4 * LANES;
+pub const WIDTH: usize = 4 * LANES;
 /// Rows whose sums are in registers at a time.
 const ROWS: usize = 6;
 /// Rows of one task.
-const BAND: usize = 16 * ROWS;
+pub const BAND: usize = 16 * ROWS;
 /// Fewer products than this are not worth a second thread.
-const WORTH_A_THREAD: usize = 1 << 20;
+pub const WORTH_A_THREAD: usize = 1 << 20;
 /// Sums below it are exact in f32.
 const EXACT: usize = 1 << 24;
 
@@ -48,9 +48,13 @@ fn power_of_two(x: f32) -> Option<(i32, u32)> {
 }
 
 impl Integers {
-    /// The integers of weights `[inputs, columns]`; `None` where they are none of 8 bits.
-    pub fn new(w: Matrix<'_>, [inputs, columns]: [usize; 2]) -> Option<Integers> {
-        let at = |i: usize, o: usize| w.values[i * w.row + o * w.column];
+    /// The integers of a matrix `[inputs, columns]`; `None` where they are none of 8 bits.
+    pub fn new(w: Matrix<'_>, sizes: [usize; 2]) -> Option<Integers> {
+        Integers::of(|i, o| w.values[i * w.row + o * w.column], sizes)
+    }
+
+    /// The integers of weights by their input and column.
+    pub fn of(at: impl Fn(usize, usize) -> f32, [inputs, columns]: [usize; 2]) -> Option<Integers> {
         let depths = inputs.div_ceil(DEPTH);
         let panels = columns.div_ceil(WIDTH);
         let mut integers = Integers { data: vec![0; panels * depths * WIDTH * DEPTH], scales: vec![0.0; panels * WIDTH], inputs, columns };
@@ -84,16 +88,46 @@ impl Integers {
         Some(integers)
     }
 
-    /// Bytes of weights `[inputs, columns]`, where this processor multiplies integers.
+    /// Are sums with inputs up to `most` the same in f32?
+    pub fn is_exact(&self, most: u32) -> bool {
+        most <= LARGEST && most as usize * 127 * self.inputs < EXACT
+    }
+
+    /// How many instructions sum up a row.
+    pub fn depths(&self) -> usize {
+        self.inputs.div_ceil(DEPTH)
+    }
+
+    /// How many panels there are.
+    pub fn panels(&self) -> usize {
+        self.columns.div_ceil(WIDTH)
+    }
+
+    /// The power of two of each column of a panel.
+    pub fn scales_of(&self, panel: usize) -> &[f32] {
+        &self.scales[panel * WIDTH..][..WIDTH.min(self.columns - panel * WIDTH)]
+    }
+
+    /// Gives the sums of each row `[row][depth]`, of inputs up to `most`, in the columns of a panel.
+    pub fn sums(&self, rows: &[[u8; DEPTH]], panel: usize, most: u32, mut act: impl FnMut(usize, &[i32; WIDTH])) {
+        let (way, depths) = (Way::of_this_processor(), self.depths());
+        let weights = &self.data.as_chunks::<DEPTH>().0.as_chunks::<WIDTH>().0[panel * depths..][..depths];
+        let mut sums = [[0i32; WIDTH]; ROWS];
+        for (i, rows) in rows.chunks(ROWS * depths).enumerate() {
+            way.sums(rows, weights, &mut sums, most <= 1);
+            sums[..rows.len() / depths].iter().enumerate().for_each(|(r, sums)| act(i * ROWS + r, sums));
+        }
+    }
+
+    /// Bytes of weights `[inputs, columns]`.
     pub fn bytes([inputs, columns]: [usize; 2]) -> usize {
-        let bytes = columns.next_multiple_of(WIDTH).saturating_mul(inputs.next_multiple_of(DEPTH) + size_of::<f32>());
-        if are_fast() { bytes } else { 0 }
+        columns.next_multiple_of(WIDTH).saturating_mul(inputs.next_multiple_of(DEPTH) + size_of::<f32>())
     }
 }
 
 simd_dispatch! {
     /// Numbers as bytes, and the largest of them; a number that is no byte makes that larger than [`LARGEST`].
-    fn narrow(from: &[f32], to: &mut [u8], most: &mut u32) {
+    pub fn narrow(from: &[f32], to: &mut [u8], most: &mut u32) {
         let mut own = *most;
         for (to, x) in to.iter_mut().zip(from) {
             let whole = *x as i32;
@@ -105,31 +139,13 @@ simd_dispatch! {
     }
 }
 
-/// The inputs `[rows, inputs]` as bytes, each row filled up to whole instructions, and the largest; `None` where they are no integers from
-/// 0 to [`LARGEST`].
-fn bytes_of(x: &[f32], inputs: usize) -> Option<(Vec<u8>, u32)> {
-    let stride = inputs.next_multiple_of(DEPTH);
-    let mut bytes = vec![0u8; x.len() / inputs * stride];
-    let row = |(to, from): (&mut [u8], &[f32])| {
-        let mut most = 0;
-        narrow(from, to, &mut most);
-        most
-    };
-    let most = if x.len() < 1 << 16 {
-        bytes.chunks_mut(stride).zip(x.chunks(inputs)).map(row).fold(0, u32::max)
-    } else {
-        bytes.par_chunks_mut(stride).zip(x.par_chunks(inputs)).map(row).reduce(|| 0, u32::max)
-    };
-    (most <= LARGEST).then_some((bytes, most))
-}
-
-/// Bytes of inputs.
-pub fn bytes_of_inputs([rows, inputs]: [usize; 2]) -> usize {
-    rows.saturating_mul(inputs.next_multiple_of(DEPTH))
+/// Bytes that inputs take on so many threads.
+pub fn scratch_bytes([rows, inputs]: [usize; 2], threads: usize) -> usize {
+    rows.min(threads.saturating_mul(BAND)).saturating_mul(inputs.next_multiple_of(DEPTH))
 }
 
 /// Has this processor products of bytes?
-fn are_fast() -> bool {
+pub fn are_fast() -> bool {
     Way::of_this_processor() != Way::Plain
 }
 
@@ -148,39 +164,36 @@ pub fn pay_at(density: f64) -> bool {
 pub fn product(x: &[f32], w: &Integers, out: &mut [f32]) -> bool {
     let rows = x.len() / w.inputs;
     assert_eq!(out.len(), rows * w.columns, "the output has a place for every sum");
-    let Some((bytes, most)) = bytes_of(x, w.inputs) else { return false };
-    if most as usize * 127 * w.inputs >= EXACT {
-        return false;
+    if out.is_empty() {
+        return true;
     }
-    let way = Way::of_this_processor();
-    let depths = w.inputs.div_ceil(DEPTH);
-    let panels = w.columns.div_ceil(WIDTH);
-    let target = Shared(out.as_mut_ptr());
-    let words = bytes.as_chunks::<DEPTH>().0;
-    let task = |t: usize| {
-        let (band, panel) = (t / panels, t % panels);
-        let weights = &w.data.as_chunks::<DEPTH>().0.as_chunks::<WIDTH>().0[panel * depths..][..depths];
-        let width = WIDTH.min(w.columns - panel * WIDTH);
-        let scales = &w.scales[panel * WIDTH..][..width];
-        let mut sums = [[0i32; WIDTH]; ROWS];
-        let end = rows.min((band + 1) * BAND);
-        for first in (band * BAND..end).step_by(ROWS) {
-            let own = ROWS.min(end - first);
-            way.sums(&words[first * depths..(first + own) * depths], weights, &mut sums, most <= 1);
-            for (r, sums) in sums[..own].iter().enumerate() {
-                // SAFETY: rows and columns of this task alone, inside of the output, whose length is asserted above.
-                let to = unsafe { std::slice::from_raw_parts_mut(target.get().add((first + r) * w.columns + panel * WIDTH), width) };
-                to.iter_mut().zip(sums).zip(scales).for_each(|((to, sum), scale)| *to = *sum as f32 * scale);
-            }
+    let stride = w.depths() * DEPTH;
+    let band = rows.div_ceil(2 * threads().max(1)).next_multiple_of(ROWS).min(BAND);
+    let task = |bytes: &mut Vec<u8>, (x, out): (&[f32], &mut [f32])| {
+        bytes.resize(x.len() / w.inputs * stride, 0);
+        let mut most = 0;
+        for (row, x) in bytes.chunks_exact_mut(stride).zip(x.chunks_exact(w.inputs)) {
+            narrow(x, row, &mut most);
         }
+        if !w.is_exact(most) {
+            return false;
+        }
+        for panel in 0..w.panels() {
+            let scales = w.scales_of(panel);
+            w.sums(bytes.as_chunks::<DEPTH>().0, panel, most, |r, sums| {
+                let to = &mut out[r * w.columns + panel * WIDTH..][..scales.len()];
+                to.iter_mut().zip(sums).zip(scales).for_each(|((to, sum), scale)| *to = *sum as f32 * scale);
+            });
+        }
+        true
     };
-    let tasks = rows.div_ceil(BAND) * panels;
+    let (per, own) = (band * w.inputs, band * w.columns);
     if threads() > 1 && rows * w.inputs * w.columns > WORTH_A_THREAD {
-        (0..tasks).into_par_iter().for_each(task);
+        x.par_chunks(per).zip(out.par_chunks_mut(own)).map_init(Vec::new, task).all(|done| done)
     } else {
-        (0..tasks).for_each(task);
+        let mut bytes = Vec::new();
+        x.chunks(per).zip(out.chunks_mut(own)).all(|part| task(&mut bytes, part))
     }
-    true
 }
 
 /// Which instructions sum.

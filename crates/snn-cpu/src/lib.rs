@@ -10,6 +10,7 @@
 
 pub mod convolution;
 mod emit;
+mod integer_windows;
 mod integers;
 mod lines;
 pub mod max_pool;

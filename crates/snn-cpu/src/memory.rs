@@ -6,7 +6,8 @@ use snn_plan::product::ProductPlan;
 use snn_plan::{Kernel, Plan, Task};
 
 use crate::convolution::unrolled_floats;
-use crate::integers::{Integers, bytes_of_inputs};
+use crate::integer_windows::ByIntegers;
+use crate::integers::{Integers, scratch_bytes};
 use crate::lines;
 use crate::panels::Packed;
 use crate::spike_windows::BySpikes;
@@ -34,8 +35,11 @@ impl Scratch {
 pub fn scratch(graph: &Graph, task: &Task, threads: usize) -> Scratch {
     let floats = |v: Value| graph.ty(v).sizes().map_or(0, |s| s.iter().product::<usize>());
     match &task.kernel {
-        Kernel::Product(p) => of_product(p, floats(p.lhs.source), floats(p.rhs.source)),
-        Kernel::Convolution(c) => of_convolution(&c.windows, c.direction, floats(graph.node(task.node).operands[1]), threads),
+        Kernel::Product(p) => of_product(p, floats(p.lhs.source), floats(p.rhs.source), threads),
+        Kernel::Convolution(c) => {
+            let operands = &graph.node(task.node).operands;
+            of_convolution(&c.windows, c.direction, [floats(operands[0]), floats(operands[1])], threads)
+        }
         Kernel::Selection(_) => Scratch { shared: 0, own: threads.saturating_mul(task.computed) },
         Kernel::Step(_) | Kernel::Alias | Kernel::Reduction(_) | Kernel::MaxPoolGradient(_) => Scratch::default(),
         Kernel::Delay(_) | Kernel::Ring(_) | Kernel::Move | Kernel::Loop(_) => Scratch::default(),
@@ -49,11 +53,11 @@ pub fn held(graph: &Graph, task: &Task, threads: usize) -> usize {
     task.held.saturating_add(interpreted).saturating_add(scratch(graph, task, threads).own)
 }
 
-fn of_product(p: &ProductPlan, lhs: usize, rhs: usize) -> Scratch {
+fn of_product(p: &ProductPlan, lhs: usize, rhs: usize, threads: usize) -> Scratch {
     let copied = [(&p.lhs, lhs), (&p.rhs, rhs)].iter().filter(|(side, _)| side.permutation.is_some()).map(|(_, n)| n).sum::<usize>();
     let (mut shared, mut own) = (copied.saturating_mul(FLOAT), 0);
     if p.batch.is_empty() && p.packed.is_some() {
-        own = Spikes::bytes([p.m, p.k]).max(bytes_of_inputs([p.m, p.k]));
+        own = Spikes::bytes([p.m, p.k]).max(scratch_bytes([p.m, p.k], threads));
     } else if p.batch.is_empty() && p.k.min(p.m).min(p.n) >= 16 {
         shared = shared.saturating_add(FLOAT.saturating_mul(Packed::len([p.k, p.m.max(p.n)], WORD)));
         let spiking = p.m.min(p.n);
@@ -62,11 +66,13 @@ fn of_product(p: &ProductPlan, lhs: usize, rhs: usize) -> Scratch {
     Scratch { shared, own }
 }
 
-fn of_convolution(w: &Windows, direction: Direction, second: usize, threads: usize) -> Scratch {
+fn of_convolution(w: &Windows, direction: Direction, [first, second]: [usize; 2], threads: usize) -> Scratch {
     let unrolled = threads.saturating_mul(unrolled_floats(w, direction)).saturating_mul(FLOAT);
     match direction {
-        Direction::Forward if lines::fits_forward(w) => Scratch::default(),
-        Direction::Forward => Scratch { shared: 0, own: unrolled },
+        Direction::Forward => {
+            let dense = if lines::fits_forward(w) { 0 } else { unrolled };
+            Scratch { shared: 0, own: dense.max(ByIntegers(w).scratch_bytes(first, threads)) }
+        }
         Direction::InputGradient if lines::fits_input_gradient(w) => Scratch::default(),
         Direction::InputGradient => Scratch { shared: 0, own: unrolled },
         Direction::WeightGradient if lines::fits_weight_gradient(w) => Scratch::default(),
@@ -82,10 +88,10 @@ fn of_convolution(w: &Windows, direction: Direction, second: usize, threads: usi
 /// The bytes of weights that are kept packed from run to run, where spikes meet them.
 pub fn kept(plan: &Plan) -> usize {
     let of_task = |task: &Task| match &task.kernel {
-        Kernel::Product(p) if p.packed.is_some() => {
-            FLOAT.saturating_mul(Packed::len([p.k, p.n], WORD)).saturating_add(Integers::bytes([p.k, p.n]))
+        Kernel::Product(p) if p.packed.is_some() => FLOAT.saturating_mul(Packed::len([p.k, p.n], WORD)).max(Integers::bytes([p.k, p.n])),
+        Kernel::Convolution(c) if c.direction == Direction::Forward => {
+            BySpikes(&c.windows).packed_floats().saturating_mul(FLOAT).max(ByIntegers(&c.windows).kept_bytes())
         }
-        Kernel::Convolution(c) if c.direction == Direction::Forward => BySpikes(&c.windows).packed_floats().saturating_mul(FLOAT),
         Kernel::Loop(inner) => kept(&inner.plan),
         Kernel::Step(_) | Kernel::Alias | Kernel::Product(_) | Kernel::Convolution(_) | Kernel::Reduction(_) => 0,
         Kernel::MaxPoolGradient(_) | Kernel::Selection(_) | Kernel::Delay(_) | Kernel::Ring(_) | Kernel::Move => 0,

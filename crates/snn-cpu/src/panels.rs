@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::integers::Integers;
+use crate::integers::{self, Integers};
 use crate::products::Matrix;
 use crate::shared::{Shared, threads};
 use crate::simd::simd_dispatch;
@@ -42,37 +42,55 @@ impl PartialEq for Identity {
     }
 }
 
-/// The weights of the last run in the forms that they are multiplied in.
+/// The weights of the last run in the form that they were multiplied in: one at a time, so that they take no more memory than the larger.
 #[derive(Debug, Default)]
-pub struct Kept {
-    /// In panels, for the rows of active inputs.
-    pub panels: Form<Packed>,
-    /// As integers.
-    pub integers: Form<Integers>,
-}
+pub struct Kept(Mutex<Option<Forms>>);
 
-/// A form of the weights of the last run; `None` where they have none such.
+/// Forms of some weights: nothing where one was not asked for or was given up, `Some(None)` where they have none such.
 #[derive(Debug)]
-pub struct Form<T>(Mutex<Option<(Identity, Option<Arc<T>>)>>);
-
-impl<T> Default for Form<T> {
-    fn default() -> Form<T> {
-        Form(Mutex::new(None))
-    }
+struct Forms {
+    of: Identity,
+    panels: Option<Option<Arc<Packed>>>,
+    integers: Option<Option<Arc<Integers>>>,
 }
 
-impl<T> Form<T> {
-    /// The form of these weights, made unless it is there.
-    pub fn of(&self, identity: Identity, pack: impl FnOnce() -> Option<T>) -> Option<Arc<T>> {
+impl Kept {
+    fn with<T>(&self, identity: Identity, act: impl FnOnce(&mut Forms) -> T) -> T {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*kept {
-            Some((old, packed)) if *old == identity => packed.clone(),
-            _ => {
-                let packed = pack().map(Arc::new);
-                *kept = Some((identity, packed.clone()));
-                packed
-            }
+        match &mut *kept {
+            Some(forms) if forms.of == identity => act(forms),
+            kept => act(kept.insert(Forms { of: identity, panels: None, integers: None })),
         }
+    }
+
+    /// Weights in panels, for the rows of active inputs; made unless they are there.
+    pub fn panels(&self, identity: Identity, pack: impl FnOnce() -> Option<Packed>) -> Option<Arc<Packed>> {
+        self.with(identity, |forms| {
+            if forms.panels.is_none() {
+                forms.integers = forms.integers.take().filter(Option::is_none);
+            }
+            forms.panels.get_or_insert_with(|| pack().map(Arc::new)).clone()
+        })
+    }
+
+    /// Weights as integers, where inputs of this density pay for it; made unless they are there. What is there already is used for a little less or more.
+    pub fn integers(&self, identity: Identity, density: f64, pack: impl FnOnce() -> Option<Integers>) -> Option<Arc<Integers>> {
+        self.with(identity, |forms| {
+            let preferred = match (&forms.integers, &forms.panels) {
+                (Some(None), _) => return None,
+                (Some(Some(_)), _) => 1.5,
+                (None, Some(Some(_))) => 0.75,
+                (None, _) => 1.0,
+            };
+            if !integers::pay_at(density * preferred) {
+                return None;
+            }
+            let found = forms.integers.get_or_insert_with(|| pack().map(Arc::new)).clone();
+            if found.is_some() {
+                forms.panels = None;
+            }
+            found
+        })
     }
 }
 

@@ -70,15 +70,15 @@ impl Product<'_> {
         let Some(kept) = self.plan.packed.and_then(|i| self.packed.get(i)) else { return false };
         let weights = Matrix { values: weights, row: self.rhs.sum, column: self.rhs.free };
         let (lhs, sizes, identity) = (&lhs[..self.m * self.k], [self.k, self.n], identity());
-        if integers::pay_at(sampled_density(lhs, self.k)) {
-            let integers = kept.integers.of(identity.clone(), || Integers::new(weights, sizes));
+        if integers::are_fast() {
+            let integers = kept.integers(identity.clone(), sampled_density(lhs, self.k), || Integers::new(weights, sizes));
             if integers.is_some_and(|w| integers::product(lhs, &w, out)) {
                 return true;
             }
         }
         let Some(spikes) = Spikes::find(lhs, self.k) else { return false };
         let pack = || Packed::new(weights, sizes, WORD, |n| vec![0.0; n]);
-        let Some(packed) = kept.panels.of(identity, pack) else { return false };
+        let Some(packed) = kept.panels(identity, pack) else { return false };
         product(&spikes, lhs, &packed, false, out);
         true
     }

@@ -74,7 +74,7 @@ impl BySpikes<'_> {
             let w = &w[g * out_channels * rows..(g + 1) * out_channels * rows];
             let w = Matrix { values: w, row: 1, column: rows };
             let per_word = runs.bits * runs.per_word;
-            kept[g].panels.of(identity.clone(), || Packed::new(w, [rows, out_channels], per_word, |n| vec![0.0; n]))
+            kept[g].panels(identity.clone(), || Packed::new(w, [rows, out_channels], per_word, |n| vec![0.0; n]))
         };
         let Some(packed) = (0..self.groups).map(pack).collect::<Option<Vec<_>>>() else { return false };
         let share = (out.len() / out_image).div_ceil(threads().max(1));
