@@ -1,5 +1,7 @@
 //! What the tests share.
 
+pub mod workloads;
+
 /// A small generator of numbers, so that a failure can be repeated from its seed.
 #[derive(Clone, Debug)]
 pub struct Dice(pub u64);
