@@ -139,7 +139,6 @@ impl<M: Module> Body<'_, '_, M> {
                 self.globals.field(&of, name)
             }
             Expression::Binary(Binary::Add, base, by) => self.elements(base, kinds).filter(|_| self.kind(by, kinds) == Some(Kind::Same)),
-            Expression::Cast(Type::Scalar(_), _) => None,
             _ => None,
         }
     }
