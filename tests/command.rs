@@ -581,6 +581,22 @@ fn nets_are_built_as_c_and_as_object_files() {
     assert_eq!(std::fs::read(out.join("net.o")).unwrap(), before);
 }
 
+/// `examples/sensor/run.sh` needs `cc`, and for its last part a compiler and an emulator of a Cortex-M, which it says itself.
+#[test]
+fn a_sensor_is_followed_to_the_chip() {
+    if Command::new("cc").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: there is no C compiler `cc`");
+        return;
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/sensor/run.sh");
+    let out = Command::new("bash").arg(script).env("SNNC", env!("CARGO_BIN_EXE_snnc")).output().unwrap();
+    let said = text(&out.stdout);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let recognised: Vec<u32> = said.lines().filter_map(|l| l.strip_suffix(" of 40 recordings")?.parse().ok()).collect();
+    assert!(!recognised.is_empty() && recognised.iter().all(|n| *n >= 36), "{said}");
+    assert!(said.contains("SKIPPED") || said.contains("both are equal"), "{said}");
+}
+
 /// `examples/object/run.sh` needs `cc` for its main function: without it this test says so and passes.
 #[test]
 fn an_object_file_is_linked() {

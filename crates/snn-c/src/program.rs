@@ -718,9 +718,17 @@ impl Writer<'_> {
                 body.comment(&what);
                 self.task(graph, task, &pointers, &weights, memory, body)?;
             }
-            let weights =
-                task.needs.iter().filter_map(|v| if let Op::Constant(t) = graph.op(*v) { Some(t.byte_len()) } else { None }).sum();
-            self.rows.push(Row { what, weights, gives, operations: operations(graph, task) });
+            // As they are stored.
+            let stored = |v: &Value| match (graph.op(*v), weights.get(v)) {
+                (Op::Constant(t), None) => t.byte_len(),
+                (Op::Constant(_), Some(w)) => {
+                    let own = |a: &&Array| a.name == w.array || Some(&a.name) == w.scales.as_ref();
+                    self.arrays.iter().filter(own).map(|a| a.element_bytes() * a.tensor.len()).sum()
+                }
+                _ => 0,
+            };
+            let row_weights = task.needs.iter().map(stored).sum();
+            self.rows.push(Row { what, weights: row_weights, gives, operations: operations(graph, task) });
             for v in &task.frees {
                 let o = owner.get(v).copied().unwrap_or(*v);
                 let left = names.entry(o).or_insert(1);
