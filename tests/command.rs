@@ -581,31 +581,29 @@ fn nets_are_built_as_c_and_as_object_files() {
     assert_eq!(std::fs::read(out.join("net.o")).unwrap(), before);
 }
 
-/// `examples/sensor/run.sh` needs `cc`, and for its last part a compiler and an emulator of a Cortex-M, which it says itself.
-#[test]
-fn a_sensor_is_followed_to_the_chip() {
+/// What a script of `examples` that needs `cc` says; nothing without one, where its test says so and passes.
+fn example_with_cc(path: &str) -> Option<String> {
     if Command::new("cc").arg("--version").output().is_err() {
         eprintln!("SKIPPED: there is no C compiler `cc`");
-        return;
+        return None;
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/sensor/run.sh");
+    let script = format!("{}/../../examples/{path}", env!("CARGO_MANIFEST_DIR"));
     let out = Command::new("bash").arg(script).env("SNNC", env!("CARGO_BIN_EXE_snnc")).output().unwrap();
-    let said = text(&out.stdout);
     assert!(out.status.success(), "{}", text(&out.stderr));
+    Some(text(&out.stdout))
+}
+
+/// Its last part needs a compiler and an emulator of a Cortex-M, which it says itself.
+#[test]
+fn a_sensor_is_followed_to_the_chip() {
+    let Some(said) = example_with_cc("sensor/run.sh") else { return };
     let recognised: Vec<u32> = said.lines().filter_map(|l| l.strip_suffix(" of 40 recordings")?.parse().ok()).collect();
     assert!(!recognised.is_empty() && recognised.iter().all(|n| *n >= 36), "{said}");
     assert!(said.contains("SKIPPED") || said.contains("both are equal"), "{said}");
 }
 
-/// `examples/object/run.sh` needs `cc` for its main function: without it this test says so and passes.
 #[test]
 fn an_object_file_is_linked() {
-    if Command::new("cc").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: there is no C compiler `cc`");
-        return;
-    }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/object/run.sh");
-    let out = Command::new("bash").arg(script).env("SNNC", env!("CARGO_BIN_EXE_snnc")).output().unwrap();
-    assert!(out.status.success(), "{}", text(&out.stderr));
-    assert!(text(&out.stdout).ends_with("step 0: 0 0\nstep 1: 1 0\nstep 2: 0 0\nstep 3: 0 0\nstep 4: 1 1\n"), "{}", text(&out.stdout));
+    let Some(said) = example_with_cc("object/run.sh") else { return };
+    assert!(said.ends_with("step 0: 0 0\nstep 1: 1 0\nstep 2: 0 0\nstep 3: 0 0\nstep 4: 1 1\n"), "{said}");
 }

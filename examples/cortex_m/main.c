@@ -2,6 +2,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include "digits.h"
+#include "tensor.h"
 
 #ifdef __arm__
 /* SysTick counts down from 2^24 - 1, at 25 MHz; under QEMU's `-icount shift=0` an instruction takes a nanosecond, and so a tick 40 of them. */
@@ -12,14 +13,6 @@ static uint32_t ticks(void) { return (0xFFFFFF - systick[2]) * 40; }
 static void start_clock(void) {}
 static uint32_t ticks(void) { return 0; }
 #endif
-
-/* Opens a .safetensors file of one tensor where its elements begin. */
-static FILE *tensor(const char *name) {
-  unsigned char n[8];
-  FILE *f = fopen(name, "rb");
-  if (!f || fread(n, 1, 8, f) != 8) return NULL;
-  return fseek(f, 8 + n[0] + 256L * n[1], SEEK_SET) ? NULL : f;
-}
 
 static digits_state state;
 

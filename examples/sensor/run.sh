@@ -33,12 +33,12 @@ done
 "$snnc" build "$here/sensor.snn" --net main --weights q.safetensors --weights-dtype i8 --states Q7.8 --dims B=1 --flash 8K --ram 1K -o .
 # Frames sample by sample, as the program reads them.
 printf ':load test.npz\nlet frames = permute(x, [1, 0, 2, 3, 4])\nlet labels = label\n:save frames frames.safetensors\n:save labels labels.safetensors\n' | "$snnc" repl > repl.txt
-cc -std=c99 -O2 -Wall -Wextra -Werror -pedantic -I. sensor.c "$here/main.c" -lm -o host
+cc -std=c99 -O2 -Wall -Wextra -Werror -pedantic -I. -I"$here/../cortex_m" sensor.c "$here/main.c" -lm -o host
 ./host | tee host.txt
 for tool in arm-none-eabi-gcc qemu-system-arm; do
     command -v $tool > /dev/null || { echo "SKIPPED the Cortex-M: there is no $tool"; exit 0; }
 done
-arm-none-eabi-gcc -mcpu=cortex-m3 -mthumb -std=c99 -O2 -Wall -Wextra --specs=rdimon.specs -T "$here/../cortex_m/mps2.ld" -I. \
+arm-none-eabi-gcc -mcpu=cortex-m3 -mthumb -std=c99 -O2 -Wall -Wextra --specs=rdimon.specs -T "$here/../cortex_m/mps2.ld" -I. -I"$here/../cortex_m" \
     "$here/../cortex_m/startup.c" sensor.c "$here/main.c" -lm -o firmware.elf
 timeout 300 qemu-system-arm -M mps2-an385 -nographic -semihosting-config enable=on,target=native -kernel firmware.elf | tee arm.txt
 cmp arm.txt host.txt && echo "both are equal"

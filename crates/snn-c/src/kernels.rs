@@ -207,11 +207,16 @@ pub struct Fixed {
 impl Fixed {
     /// The type of the integers in C and their bytes, where they take less than a float.
     pub fn element(self) -> Option<(&'static str, usize)> {
-        match self.bits {
-            0..=8 => Some(("int8_t", 1)),
-            9..=16 => Some(("int16_t", 2)),
-            _ => None,
-        }
+        integer_type(self.bits)
+    }
+}
+
+/// The type of integers of so many bits in C and their bytes, where they take less than a float.
+pub(crate) fn integer_type(bits: u32) -> Option<(&'static str, usize)> {
+    match bits {
+        0..=8 => Some(("int8_t", 1)),
+        9..=16 => Some(("int16_t", 2)),
+        _ => None,
     }
 }
 

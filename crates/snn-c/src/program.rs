@@ -8,7 +8,7 @@ use snn_ir::{DType, Data, Graph, Node, Op, Tensor, Type, Value};
 use snn_plan::step::Initial;
 use snn_plan::{Kernel, LoopPlan, Plan, Task, operations, plan};
 
-use crate::kernels::{C_HEAD, COMMON, Dialect, Fixed, c_type, contiguous, function, literal, name as kernel_name};
+use crate::kernels::{C_HEAD, COMMON, Dialect, Fixed, c_type, contiguous, function, integer_type, literal, name as kernel_name};
 use crate::memory::Memory;
 use crate::{CError, operations as ops};
 
@@ -335,18 +335,18 @@ impl Writer<'_> {
     }
 
     /// The arrays of a constant `[outputs, ...]` that is read as weights only.
-    fn weights(&mut self, what: &str, t: &Tensor, transposed: bool) -> Weights {
+    fn weights(&mut self, what: &str, t: &Tensor, transposed: bool) -> Result<Weights, CError> {
         let what = if transposed { format!("{what} transposed") } else { what.to_string() };
-        let stored = |t: &Tensor| if transposed { transpose(t) } else { t.clone() };
+        let stored = |t: &Tensor| if transposed { transpose(t) } else { Ok(t.clone()) };
         if let Some((integers, scales, narrow)) = self.integer_weights(t) {
-            let array = self.array(&format!("{what} integers"), &stored(&integers));
+            let array = self.array(&format!("{what} integers"), &stored(&integers)?);
             if let Some(a) = self.arrays.iter_mut().find(|a| a.name == array) {
                 a.narrow = Some(narrow);
             }
             let scales = Some(self.array(&format!("{what} scales"), &scales));
-            return Weights { array, scales, transposed };
+            return Ok(Weights { array, scales, transposed });
         }
-        Weights { array: self.array(&what, &stored(t)), scales: None, transposed }
+        Ok(Weights { array: self.array(&what, &stored(t)?), scales: None, transposed })
     }
 
     /// Weights as integers times a power of two for each output, and the type that holds the integers.
@@ -367,8 +367,7 @@ impl Writer<'_> {
             }
             scales.push(scale as f32);
         }
-        let narrow = if bits <= 8 { ("int8_t", 1) } else { ("int16_t", 2) };
-        Some((Tensor::i64(t.shape().to_vec(), integers), Tensor::f32([channels], scales), narrow))
+        Some((Tensor::i64(t.shape().to_vec(), integers), Tensor::f32([channels], scales), integer_type(bits)?))
     }
 
     /// Parameters and what follows from them alone as constants.
@@ -448,18 +447,15 @@ impl Writer<'_> {
             let input = graph.inputs.iter().copied().find(|v| is_state(graph.input_name(*v)).as_deref() == Some(state));
             let own = input.filter(|v| updates_in_place(&graph, &plan, *v, next));
             in_place.push(own.is_some());
-            let fixed = self.states.filter(|f| own.is_some() && is_unread(&graph, &plan, next) && holds(*f, t));
+            let fixed = self.states.filter(|f| own.is_some() && !is_read(&graph, &plan, next) && holds(*f, t));
             let element = fixed.and_then(Fixed::element);
             let (ty, size) = element.unwrap_or((header_type(t.dtype()), t.dtype().bytes()));
             let _ = write!(fields, "  {ty} {field}[{}]; /* {state} {:?}", t.len().max(1), t.shape());
             if let (Some(f), Some(_)) = (fixed, element) {
                 self.fixed.insert(next, f);
                 let _ = write!(fields, ", times {}", f.step);
-                init.push_str(&self.initial(
-                    field,
-                    state,
-                    &Tensor::i64(t.shape(), t.as_f32().iter().map(|x| (x / f.step) as i64).collect()),
-                ));
+                let integers = Tensor::i64(t.shape(), t.as_f32().iter().map(|x| (x / f.step) as i64).collect());
+                init.push_str(&self.initial(field, state, &integers));
             } else {
                 init.push_str(&self.initial(field, state, t));
             }
@@ -671,14 +667,13 @@ impl Writer<'_> {
                 let v = Value { node: id, result: 0 };
                 let what = node.name.clone().unwrap_or_else(|| format!("c{}", id.0));
                 if let Some(kind) = weighs_only(graph, plan, v) {
-                    let own = self.weights(&what, t, kind == WeighsIn::Products && t.shape().len() == 2);
+                    let own = self.weights(&what, t, kind == WeighsIn::Products && t.shape().len() == 2)?;
                     pointers.insert(v, own.array.clone());
                     weights.insert(v, own);
                     continue;
                 }
-                let is_read = plan.tasks.iter().any(|task| task.needs.contains(&v) || reads(graph, task).contains(&v));
                 let is_root = targets.iter().chain(moves).any(|(o, _)| *o == v);
-                if is_read || is_root {
+                if is_root || is_read(graph, plan, v) {
                     let array = self.array(&what, t);
                     pointers.insert(v, array);
                 }
@@ -926,14 +921,10 @@ impl Writer<'_> {
 }
 
 /// A matrix with rows and columns exchanged.
-fn transpose(t: &Tensor) -> Tensor {
-    let [rows, columns] = [t.shape()[0], t.shape()[1]];
-    let places = (0..columns).flat_map(|j| (0..rows).map(move |i| i * columns + j));
-    match t.data() {
-        Data::F32(v) => Tensor::f32([columns, rows], places.map(|at| v[at]).collect()),
-        Data::I64(v) => Tensor::i64([columns, rows], places.map(|at| v[at]).collect()),
-        Data::Bool(v) | Data::U8(v) => Tensor::u8([columns, rows], places.map(|at| v[at]).collect()),
-    }
+fn transpose(t: &Tensor) -> Result<Tensor, CError> {
+    let ty = Type::sized(t.dtype(), &[t.shape()[1], t.shape()[0]]);
+    let op = Op::Transpose { permutation: vec![1, 0] };
+    Ok(evaluate(&op, &[t], &[ty], &mut Randomness::Counter { seed: 0 })?.remove(0))
 }
 
 /// What reads a constant as weights.
@@ -946,11 +937,8 @@ enum WeighsIn {
 /// The kind of operations that read a constant as weights with outputs along its first axis, where only such read it.
 fn weighs_only(graph: &Graph, plan: &Plan, v: Value) -> Option<WeighsIn> {
     let mut weighs = None;
-    for task in &plan.tasks {
+    for task in readers(graph, plan, v) {
         let read = reads(graph, task);
-        if !read.contains(&v) && !task.needs.contains(&v) {
-            continue;
-        }
         let kind = match (&task.kernel, &graph.node(task.node).op) {
             (Kernel::Product(_), Op::Contract(_)) if ops::outputs_first(graph, task.node) => WeighsIn::Products,
             (Kernel::Convolution(_) | Kernel::Reference, Op::Conv(_)) => WeighsIn::Convolutions,
@@ -971,16 +959,20 @@ fn updates_in_place(graph: &Graph, plan: &Plan, state: Value, next: Value) -> bo
         let own = k.finals.iter().find(|(_, v)| *v == next).map(|(i, _)| &k.initial[*i]);
         matches!(own, Some(Initial::Load(l)) if l.source == state && contiguous(l, k))
     };
-    let readers: Vec<&Task> = plan.tasks.iter().filter(|t| t.needs.contains(&state) || reads(graph, t).contains(&state)).collect();
+    let readers: Vec<&Task> = readers(graph, plan, state).collect();
     let once = |v: Value| graph.outputs.iter().filter(|(_, o)| *o == v).count();
     matches!(readers[..], [task] if is_own(task) && reads(graph, task).iter().filter(|v| **v == state).count() == 1)
         && once(next) == 1
         && once(state) == 0
 }
 
-/// Is a value read by no kernel?
-fn is_unread(graph: &Graph, plan: &Plan, v: Value) -> bool {
-    plan.tasks.iter().all(|t| !t.needs.contains(&v) && !reads(graph, t).contains(&v))
+/// The tasks that read a value.
+fn readers<'p>(graph: &Graph, plan: &'p Plan, v: Value) -> impl Iterator<Item = &'p Task> {
+    plan.tasks.iter().filter(move |t| t.needs.contains(&v) || reads(graph, t).contains(&v))
+}
+
+fn is_read(graph: &Graph, plan: &Plan, v: Value) -> bool {
+    readers(graph, plan, v).next().is_some()
 }
 
 /// Does fixed point hold these numbers?

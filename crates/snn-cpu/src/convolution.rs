@@ -53,10 +53,10 @@ pub fn convolve(
             let packed = &packed[plan.packed..plan.packed + windows.groups];
             let by_lines = lines::fits_forward(windows) && !a.is_empty();
             let identity = identity();
-            if ByIntegers(windows).compute(a, b, packed, || identity.clone(), out) {
+            if ByIntegers(windows).compute(a, b, packed, &identity, out) {
                 return;
             }
-            if !(by_lines && lines::has_few_terms(windows)) && BySpikes(windows).compute(a, b, packed, || identity, out) {
+            if !(by_lines && lines::has_few_terms(windows)) && BySpikes(windows).compute(a, b, packed, &identity, out) {
                 return;
             }
             if by_lines {

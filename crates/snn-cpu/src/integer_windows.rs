@@ -64,16 +64,15 @@ impl ByIntegers<'_> {
     }
 
     /// Computes the convolution; `false` where weights or inputs are not such integers, or so few inputs are active that their weights are added faster.
-    pub fn compute(&self, x: &[f32], w: &[f32], kept: &[Kept], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
+    pub fn compute(&self, x: &[f32], w: &[f32], kept: &[Kept], identity: &Identity, out: &mut [f32]) -> bool {
         if !self.fits() || x.is_empty() {
             return false;
         }
-        let density = sampled_density(x, self.input[1]);
-        let ((channels, out_channels), taps, identity) = (self.per_group(), self.taps(), identity());
+        let ((channels, out_channels), taps) = (self.per_group(), self.taps());
         // The terms of a sum in the order of the bytes: element by element of the kernel, channel by channel.
         let pack = |g: usize| {
             let at = |i: usize, o: usize| w[((g * out_channels + o) * channels + i % channels) * taps + i / channels];
-            kept[g].integers(identity.clone(), density, || Integers::of(at, [self.terms(), out_channels]))
+            kept[g].integers(identity.clone(), || sampled_density(x, self.input[1]), || Integers::of(at, [self.terms(), out_channels]))
         };
         let Some(weights) = (0..self.groups).map(pack).collect::<Option<Vec<_>>>() else { return false };
         let (bytes, most) = self.bytes_of(x);
@@ -223,7 +222,7 @@ mod tests {
             let results = crate::simd::of_every_width(|| {
                 let kept: Vec<Kept> = (0..groups).map(|_| Kept::default()).collect();
                 let mut out = vec![f32::NAN; want.len()];
-                let done = ByIntegers(&windows).compute(x.as_f32(), w.as_f32(), &kept, || Identity::Named("w".into()), &mut out);
+                let done = ByIntegers(&windows).compute(x.as_f32(), w.as_f32(), &kept, &Identity::Named("w".into()), &mut out);
                 done.then(|| Tensor::f32(y_shape, out))
             });
             // Without vectors of bytes there is nothing to gain, and nothing is done.
@@ -232,7 +231,7 @@ mod tests {
             let kept: Vec<Kept> = (0..groups).map(|_| Kept::default()).collect();
             let half: Vec<f32> = x.as_f32().iter().map(|x| x + 0.5).collect();
             let mut out = vec![0.0; want.len()];
-            assert!(!ByIntegers(&windows).compute(&half, w.as_f32(), &kept, || Identity::Named("w".into()), &mut out));
+            assert!(!ByIntegers(&windows).compute(&half, w.as_f32(), &kept, &Identity::Named("w".into()), &mut out));
         }
     }
 }

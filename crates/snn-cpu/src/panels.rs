@@ -74,7 +74,12 @@ impl Kept {
     }
 
     /// Weights as integers, where inputs of this density pay for it; made unless they are there. What is there already is used for a little less or more.
-    pub fn integers(&self, identity: Identity, density: f64, pack: impl FnOnce() -> Option<Integers>) -> Option<Arc<Integers>> {
+    pub fn integers(
+        &self,
+        identity: Identity,
+        density: impl FnOnce() -> f64,
+        pack: impl FnOnce() -> Option<Integers>,
+    ) -> Option<Arc<Integers>> {
         self.with(identity, |forms| {
             let preferred = match (&forms.integers, &forms.panels) {
                 (Some(None), _) => return None,
@@ -82,7 +87,7 @@ impl Kept {
                 (None, Some(Some(_))) => 0.75,
                 (None, _) => 1.0,
             };
-            if !integers::pay_at(density * preferred) {
+            if !integers::pay_at(density() * preferred) {
                 return None;
             }
             let found = forms.integers.get_or_insert_with(|| pack().map(Arc::new)).clone();

@@ -71,7 +71,7 @@ impl Product<'_> {
         let weights = Matrix { values: weights, row: self.rhs.sum, column: self.rhs.free };
         let (lhs, sizes, identity) = (&lhs[..self.m * self.k], [self.k, self.n], identity());
         if integers::are_fast() {
-            let integers = kept.integers(identity.clone(), sampled_density(lhs, self.k), || Integers::new(weights, sizes));
+            let integers = kept.integers(identity.clone(), || sampled_density(lhs, self.k), || Integers::new(weights, sizes));
             if integers.is_some_and(|w| integers::product(lhs, &w, out)) {
                 return true;
             }

@@ -60,7 +60,7 @@ impl std::ops::Deref for BySpikes<'_> {
 
 impl BySpikes<'_> {
     /// Computes the convolution by spike indices; `false` where the input holds many of them, or a weight is not finite.
-    pub fn compute(&self, x: &[f32], w: &[f32], kept: &[Kept], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
+    pub fn compute(&self, x: &[f32], w: &[f32], kept: &[Kept], identity: &Identity, out: &mut [f32]) -> bool {
         let Some(runs) = self.runs() else { return false };
         let (channels, out_channels) = self.per_group();
         let rows = channels * self.taps();
@@ -69,7 +69,6 @@ impl BySpikes<'_> {
         if out_channels < FEWEST_CHANNELS || out.len() * rows < SMALLEST || x.is_empty() || !are_few(x, self.input[1]) {
             return false;
         }
-        let identity = identity();
         let pack = |g: usize| {
             let w = &w[g * out_channels * rows..(g + 1) * out_channels * rows];
             let w = Matrix { values: w, row: 1, column: rows };
@@ -366,7 +365,7 @@ mod tests {
             let w: Vec<f32> = (0..out_channels * channels / groups * kernel[0] * kernel[1]).map(|_| next() - 0.5).collect();
             let (plane, mut out) = (output[0] * output[1], vec![f32::NAN; images * out_channels * output[0] * output[1]]);
             let kept: Vec<Kept> = (0..groups).map(|_| Kept::default()).collect();
-            assert!(c.compute(&x, &w, &kept, || Identity::Named("w".into()), &mut out));
+            assert!(c.compute(&x, &w, &kept, &Identity::Named("w".into()), &mut out));
             for (at, value) in out.iter().enumerate() {
                 let (i, o, at) = (at / plane / out_channels, at / plane % out_channels, at % plane);
                 let want = plain(&windows, &x, &w, i, o, [at / output[1], at % output[1]]);
@@ -374,7 +373,7 @@ mod tests {
             }
             // Values that are no spikes, and one weight that is not finite.
             let other: Vec<f32> = x.iter().map(|x| x * (next() - 0.5)).collect();
-            assert!(c.compute(&other, &w, &kept, || Identity::Named("w".into()), &mut out));
+            assert!(c.compute(&other, &w, &kept, &Identity::Named("w".into()), &mut out));
             for (at, value) in out.iter().enumerate() {
                 let (i, o, at) = (at / plane / out_channels, at / plane % out_channels, at % plane);
                 let want = plain(&windows, &other, &w, i, o, [at / output[1], at % output[1]]);
@@ -382,7 +381,7 @@ mod tests {
             }
             let mut infinite = w.clone();
             infinite[0] = f32::INFINITY;
-            assert!(!c.compute(&x, &infinite, &kept, || Identity::Named("other".into()), &mut out));
+            assert!(!c.compute(&x, &infinite, &kept, &Identity::Named("other".into()), &mut out));
         }
     }
 }

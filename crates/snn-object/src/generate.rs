@@ -165,7 +165,8 @@ impl<M: Module> Globals<M> {
 
     /// An exported function that takes a table of the arguments of another.
     pub fn by_table(&mut self, name: &str) -> Result<FuncId> {
-        let (callee, _, known) = self.wanted(name)?;
+        let callee = self.wanted(name)?;
+        let count = self.known(name)?.parameters.len();
         let mut clif = self.module.make_context();
         clif.func.signature = self.module.make_signature();
         clif.func.signature.params.push(AbiParam::new(types::I64));
@@ -179,8 +180,7 @@ impl<M: Module> Globals<M> {
         b.switch_to_block(entry);
         let table = b.block_params(entry)[0];
         let place = |i: usize| (i * 8) as i32;
-        let arguments: Vec<Value> =
-            (0..known.parameters.len()).map(|i| b.ins().load(types::I64, MemFlagsData::trusted(), table, place(i))).collect();
+        let arguments: Vec<Value> = (0..count).map(|i| b.ins().load(types::I64, MemFlagsData::trusted(), table, place(i))).collect();
         let function = self.module.declare_func_in_func(callee, b.func);
         b.ins().call(function, &arguments);
         b.ins().return_(&[]);
@@ -207,22 +207,25 @@ impl<M: Module> Globals<M> {
         Ok(signature)
     }
 
-    /// The number and signature of a function that is called or made.
-    fn wanted(&mut self, name: &str) -> Result<(FuncId, Signature, Known)> {
-        let known = self.functions.get(name).cloned().ok_or_else(|| format!("`{name}` is not known"))?;
-        let signature = self.signature(&known)?;
-        let id = match known.id {
-            Some(id) => id,
-            None => self.module.declare_function(name, known.linkage, &signature).map_err(|e| e.to_string())?,
-        };
-        if let Some(k) = self.functions.get_mut(name) {
-            k.id = Some(id);
+    fn known(&self, name: &str) -> Result<&Known> {
+        self.functions.get(name).ok_or_else(|| format!("`{name}` is not known"))
+    }
+
+    /// The number of a function that is called or made.
+    fn wanted(&mut self, name: &str) -> Result<FuncId> {
+        let known = self.known(name)?;
+        if let Some(id) = known.id {
+            return Ok(id);
         }
-        Ok((id, signature, known))
+        let (linkage, signature) = (known.linkage, self.signature(known)?);
+        let id = self.module.declare_function(name, linkage, &signature).map_err(|e| e.to_string())?;
+        self.functions.entry(name.to_string()).and_modify(|k| k.id = Some(id));
+        Ok(id)
     }
 
     fn function(&mut self, f: &Function, context: &mut FunctionBuilderContext) -> Result<()> {
-        let (id, signature, _) = self.wanted(&f.name)?;
+        let id = self.wanted(&f.name)?;
+        let signature = self.signature(self.known(&f.name)?)?;
         let mut clif = self.module.make_context();
         clif.func = Code::with_name_signature(UserFuncName::user(0, id.as_u32()), signature);
         let config = self.module.target_config();
@@ -563,16 +566,12 @@ impl<M: Module> Body<'_, '_, M> {
                 self.b.switch_to_block(after);
                 Ok(self.b.block_params(after)[0])
             }
-            Expression::Binary(o, a, b) if let Some((signed, unsigned, float)) = comparison(*o) => {
+            Expression::Binary(o, a, b) if let Some(comparison) = comparison(*o) => {
                 let (a, b) = (self.value(a)?, self.value(b)?);
                 let (Type::Scalar(x), Type::Scalar(y)) = (&a.ty, &b.ty) else { return Err("pointers are compared".into()) };
                 let ty = common(*x, *y);
                 let (a, b) = (self.convert_scalar(a.value, *x, ty), self.convert_scalar(b.value, *y, ty));
-                Ok(match ty {
-                    Scalar::Float | Scalar::Double => self.b.ins().fcmp(float, a, b),
-                    Scalar::Integer { signed: false, .. } => self.b.ins().icmp(unsigned, a, b),
-                    Scalar::Integer { signed: true, .. } | Scalar::Bool => self.b.ins().icmp(signed, a, b),
-                })
+                Ok(self.compare(comparison, ty, a, b))
             }
             _ => self.converted(e, &Type::Scalar(Scalar::Bool)),
         }
@@ -596,8 +595,8 @@ impl<M: Module> Body<'_, '_, M> {
             }
             Expression::Name(name) => self.named(name).map(Some),
             Expression::Call(name, arguments) => self.call(name, arguments),
-            Expression::Index(..) => {
-                let Place::Memory(at, s) = self.place(e)? else { return Err("an index of a variable".into()) };
+            Expression::Index(base, index) => {
+                let (at, s) = self.element(base, index)?;
                 Ok(Some(self.load(s, at)))
             }
             Expression::Field(of, name) => {
@@ -697,13 +696,7 @@ impl<M: Module> Body<'_, '_, M> {
                 Some(Local::Variable(v, ty)) => Ok(Place::Variable(v, ty)),
                 _ => Err(format!("`{name}` is written")),
             },
-            Expression::Index(of, i) => {
-                let sum = (self.value(of)?, self.value(i)?);
-                let Typed { value, ty: Type::Pointer(s) } = self.binary(Binary::Add, sum.0, sum.1)? else {
-                    return Err("an index of no pointer".into());
-                };
-                Ok(Place::Memory(value, s))
-            }
+            Expression::Index(of, i) => self.element(of, i).map(|(at, s)| Place::Memory(at, s)),
             Expression::Field(of, name) => match self.field(of, name)? {
                 (at, s, false) => Ok(Place::Memory(at, s)),
                 _ => Err(format!("the array `{name}` is written")),
@@ -758,10 +751,15 @@ impl<M: Module> Body<'_, '_, M> {
         }
         let ty = common(x, y);
         let (a, b) = (self.convert_scalar(a.value, x, ty), self.convert_scalar(b.value, y, ty));
+        Ok(Typed { value: self.arithmetic(o, ty, a, b)?, ty: Type::Scalar(ty) })
+    }
+
+    /// An operator on two values of a type, or on vectors of them.
+    pub(crate) fn arithmetic(&mut self, o: Binary, ty: Scalar, a: Value, b: Value) -> Result<Value> {
         let is_float = matches!(ty, Scalar::Float | Scalar::Double);
         let is_signed = matches!(ty, Scalar::Integer { signed: true, .. });
         let ins = self.b.ins();
-        let value = match (o, is_float) {
+        Ok(match (o, is_float) {
             (Binary::Add, true) => ins.fadd(a, b),
             (Binary::Subtract, true) => ins.fsub(a, b),
             (Binary::Multiply, true) => ins.fmul(a, b),
@@ -777,8 +775,38 @@ impl<M: Module> Body<'_, '_, M> {
             (Binary::BitOr, false) => ins.bor(a, b),
             (Binary::BitXor, false) => ins.bxor(a, b),
             (o, _) => return Err(format!("{o:?} of {ty:?}")),
-        };
-        Ok(Typed { value, ty: Type::Scalar(ty) })
+        })
+    }
+
+    /// How an operator compares two values of a type, or vectors of them.
+    pub(crate) fn compare(&mut self, (signed, unsigned, float): Comparison, ty: Scalar, a: Value, b: Value) -> Value {
+        match ty {
+            Scalar::Float | Scalar::Double => self.b.ins().fcmp(float, a, b),
+            Scalar::Integer { signed: false, .. } => self.b.ins().icmp(unsigned, a, b),
+            Scalar::Integer { signed: true, .. } | Scalar::Bool => self.b.ins().icmp(signed, a, b),
+        }
+    }
+
+    /// A function of one float that is an instruction, also for vectors.
+    pub(crate) fn library(&mut self, name: &str, x: Value) -> Option<Value> {
+        let ins = self.b.ins();
+        Some(match name {
+            "fabsf" => ins.fabs(x),
+            "sqrtf" => ins.sqrt(x),
+            "floorf" => ins.floor(x),
+            "rintf" => ins.nearest(x),
+            _ => return None,
+        })
+    }
+
+    /// Where an element of an array is.
+    pub(crate) fn element(&mut self, base: &Expression, index: &Expression) -> Result<(Value, Scalar)> {
+        let sum = (self.value(base)?, self.value(index)?);
+        let at = self.binary(Binary::Add, sum.0, sum.1)?;
+        match at.ty {
+            Type::Pointer(s) => Ok((at.value, s)),
+            _ => Err("an index of no pointer".into()),
+        }
     }
 
     /// `c ? a : b`, where what is not chosen is not computed if it could have an effect.
@@ -815,20 +843,14 @@ impl<M: Module> Body<'_, '_, M> {
         if let Some((from, to)) = inline(name) {
             let [argument] = arguments else { return Err(format!("`{name}` takes one argument")) };
             let of = self.converted(argument, &Type::Scalar(from))?;
-            let flags = MemFlagsData::new();
-            let ins = self.b.ins();
             let value = match name {
-                "BITS" => ins.bitcast(types::I32, flags, of),
-                "FLOAT" => ins.bitcast(types::F32, flags, of),
-                "fabsf" => ins.fabs(of),
-                "sqrtf" => ins.sqrt(of),
-                "floorf" => ins.floor(of),
-                "rintf" => ins.nearest(of),
-                _ => of,
+                "BITS" | "FLOAT" => self.b.ins().bitcast(held(to), MemFlagsData::new(), of),
+                _ => self.library(name, of).unwrap_or(of),
             };
             return Ok(Some(Typed { value, ty: Type::Scalar(to) }));
         }
-        let (id, _, Known { result, parameters, .. }) = self.globals.wanted(name)?;
+        let id = self.globals.wanted(name)?;
+        let Known { result, parameters, .. } = self.globals.known(name)?.clone();
         if parameters.len() != arguments.len() {
             return Err(format!("`{name}` takes {} arguments", parameters.len()));
         }
@@ -863,8 +885,11 @@ fn inline(name: &str) -> Option<(Scalar, Scalar)> {
     }
 }
 
-/// How an operator compares integers with and without a sign, and floats.
-pub(crate) fn comparison(o: Binary) -> Option<(IntCC, IntCC, FloatCC)> {
+/// How integers with and without a sign are compared, and floats.
+pub(crate) type Comparison = (IntCC, IntCC, FloatCC);
+
+/// How an operator compares, if it does.
+pub(crate) fn comparison(o: Binary) -> Option<Comparison> {
     Some(match o {
         Binary::Equal => (IntCC::Equal, IntCC::Equal, FloatCC::Equal),
         Binary::NotEqual => (IntCC::NotEqual, IntCC::NotEqual, FloatCC::NotEqual),

@@ -136,9 +136,18 @@ impl Resident {
 
     /// Goes back before the first step.
     pub fn reset(&mut self) {
+        // SAFETY: it takes the state alone.
+        unsafe { self.call(self.init) };
+    }
+
+    /// Calls a function on the state.
+    ///
+    /// # Safety
+    /// Behind the state the table has what the function takes.
+    unsafe fn call(&mut self, function: ByTable) {
         self.table[0] = self.state.as_mut_ptr().cast();
-        // SAFETY: the function was made with the layout that the state has; it reads the first pointer alone.
-        unsafe { (self.init)(self.table.as_ptr()) };
+        // SAFETY: functions are made with the layout that the state has; the rest is the caller's promise.
+        unsafe { function(self.table.as_ptr()) };
     }
 
     /// The state, to come back to.
@@ -169,19 +178,15 @@ impl Resident {
                 return Err(ObjectError::Count { what, wanted, found });
             }
         }
-        self.table[0] = self.state.as_mut_ptr().cast();
-        let mut places = self.table[1..].iter_mut();
-        for (argument, slice) in reads.iter().zip(inputs) {
-            let checked = checked("input", argument, slice.parts())?;
-            places.next().into_iter().for_each(|place| *place = checked);
+        let (read, written) = self.table[1..].split_at_mut(reads.len());
+        for ((place, argument), slice) in read.iter_mut().zip(reads).zip(inputs) {
+            *place = checked("input", argument, slice.parts())?;
         }
-        for (argument, slice) in writes.iter().zip(outputs) {
-            let checked = checked("output", argument, slice.parts())?;
-            places.next().into_iter().for_each(|place| *place = checked);
+        for ((place, argument), slice) in written.iter_mut().zip(writes).zip(outputs) {
+            *place = checked("output", argument, slice.parts())?;
         }
-        // SAFETY: the table has what the function was made for: the state, and slices of the lengths and types that were just checked,
-        // of which those that are written are borrowed mutably.
-        unsafe { (self.step)(self.table.as_ptr()) };
+        // SAFETY: the table has slices of the lengths and types that were just checked, of which those that are written are borrowed mutably.
+        unsafe { self.call(self.step) };
         Ok(())
     }
 }

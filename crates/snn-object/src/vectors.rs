@@ -355,21 +355,10 @@ impl<M: Module> Body<'_, '_, M> {
             Expression::Binary(o, a, b) => {
                 let of = if self.floats(a, &lanes.kinds) { Kind::Floats } else { Kind::Integers };
                 let (a, b) = (self.lanes(a, of, lanes)?, self.lanes(b, of, lanes)?);
-                let is_float = of == Kind::Floats;
-                if let Some((signed, _, float)) = comparison(*o) {
-                    return Ok(if is_float { self.b.ins().fcmp(float, a, b) } else { self.b.ins().icmp(signed, a, b) });
-                }
-                let ins = self.b.ins();
-                match (o, is_float) {
-                    (Binary::Add, true) => ins.fadd(a, b),
-                    (Binary::Subtract, true) => ins.fsub(a, b),
-                    (Binary::Multiply, true) => ins.fmul(a, b),
-                    (Binary::Divide, true) => ins.fdiv(a, b),
-                    (Binary::Add, false) => ins.iadd(a, b),
-                    (Binary::Subtract, false) => ins.isub(a, b),
-                    (Binary::BitAnd, false) => ins.band(a, b),
-                    (Binary::BitOr, false) => ins.bor(a, b),
-                    _ => return Err(lost()),
+                let ty = if of == Kind::Floats { Scalar::Float } else { INT };
+                match comparison(*o) {
+                    Some(comparison) => self.compare(comparison, ty, a, b),
+                    None => self.arithmetic(*o, ty, a, b)?,
                 }
             }
             Expression::Choose(c, a, b) => {
@@ -385,15 +374,6 @@ impl<M: Module> Body<'_, '_, M> {
             }
             _ => return Err(lost()),
         })
-    }
-
-    fn element(&mut self, base: &Expression, index: &Expression) -> Result<(Value, Scalar), String> {
-        let sum = (self.value(base)?, self.value(index)?);
-        let at = self.binary(Binary::Add, sum.0, sum.1)?;
-        match at.ty {
-            Type::Pointer(s) => Ok((at.value, s)),
-            _ => Err("an index of no pointer".into()),
-        }
     }
 
     /// Floats or integers by truths.
@@ -416,10 +396,6 @@ impl<M: Module> Body<'_, '_, M> {
             ("FLOAT", [x]) => self.bits_as(floats, *x),
             ("BITS", [x]) => self.bits_as(integers, *x),
             ("whole", [x]) => self.b.ins().fcvt_to_sint_sat(integers, *x),
-            ("fabsf", [x]) => self.b.ins().fabs(*x),
-            ("sqrtf", [x]) => self.b.ins().sqrt(*x),
-            ("floorf", [x]) => self.b.ins().floor(*x),
-            ("rintf", [x]) => self.b.ins().nearest(*x),
             ("largest" | "smallest", [a, b]) => {
                 let is_largest = name == "largest";
                 let order = if is_largest { FloatCC::GreaterThan } else { FloatCC::LessThan };
@@ -435,6 +411,7 @@ impl<M: Module> Body<'_, '_, M> {
                 let unordered = self.b.ins().fcmp(FloatCC::Unordered, *a, *b);
                 self.choose_lanes(unordered, nan, chosen)
             }
+            (name, [x]) => return self.library(name, *x),
             _ => return None,
         })
     }

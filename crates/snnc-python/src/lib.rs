@@ -482,10 +482,9 @@ impl Net {
         };
         py.detach(|| {
             guarded(|| {
-                // What is computed once is computed as C computes.
                 let mut all = self.options.dims.clone();
                 all.extend(dims);
-                let options = self.options.clone().dims(all).backend(snnc::Backends::Interpreter);
+                let options = self.options.clone().dims(all);
                 let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let built = self.program.compile(Some(&self.name), &options)?.build_c(name, "Python", &weights)?;
                 let body = match as_object {

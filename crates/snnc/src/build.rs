@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use snn_ir::step::Output;
-use snn_ir::{Dims, Graph, Tensor};
+use snn_ir::{Backend, Dims, Graph, Interpreter, Tensor};
 use snn_object::Resident;
 
 use crate::error::{InputError, StepError};
@@ -130,7 +130,8 @@ impl Compiled {
             return Ok(CBuild { source: snn_c::write(&request).map_err(refused)?, no_steps });
         };
         let mut tensors: HashMap<String, Tensor> = parameters.iter().cloned().collect();
-        let once = self.compile_graph(&self.optimised(&step.initial, &parameters)?)?.run(&tensors, self.options().seed)?;
+        // What is computed once is computed as C computes.
+        let once = Interpreter.compile(&self.optimised(&step.initial, &parameters)?)?.run(&tensors, self.options().seed)?;
         let mut computed = once.outputs.into_iter().map(|(_, t)| t);
         let first: Vec<(String, Tensor)> = step.states.iter().zip(computed.by_ref()).map(|(s, t)| (s.name.clone(), t)).collect();
         tensors.extend(step.constants.iter().cloned().zip(computed));

@@ -1,5 +1,4 @@
 //! A workload that is compiled and has its data.
-#![allow(unsafe_code, dead_code)]
 
 use snn_tests::Dice;
 use snn_tests::workloads::Workload;
@@ -18,35 +17,4 @@ pub fn prepared(w: &Workload) -> Prepared {
     let x = Tensor::f32(w.shape, (0..w.shape.iter().product()).map(|_| element()).collect());
     let compiled = Program::parse(w.name, w.text).and_then(|p| p.compile(Some("main"), &options));
     compiled.and_then(|c| c.prepare(&Tensors::from([("x", x)]), &[])).expect("the program is right")
-}
-
-/// `c[m, n] = a[m, k] b[n, k]`, with the second as PyTorch has weights.
-pub fn gemm([m, n, k]: [usize; 3], a: &[f32], b: &[f32], c: &mut [f32]) {
-    assert!(a.len() == m * k && b.len() == n * k && c.len() == m * n);
-    // SAFETY: the sizes were checked; the result is a matrix of its own.
-    unsafe {
-        let none = gemm::Parallelism::None;
-        let (cs, rs) = (1, n as isize);
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c.as_mut_ptr(),
-            cs,
-            rs,
-            false,
-            a.as_ptr(),
-            1,
-            k as isize,
-            b.as_ptr(),
-            k as isize,
-            1,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            none,
-        );
-    }
 }

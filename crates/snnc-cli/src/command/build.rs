@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use snnc::{Backends, CompileOptions};
+use snnc::CompileOptions;
 
 use super::{Failure, load_program, parse_bytes, parse_dims, parse_setting, replace};
 use crate::command::say::{remark, say};
@@ -71,9 +71,7 @@ pub fn build(a: &BuildArguments) -> Result<(), Failure> {
         .seed(a.seed)
         .settings(a.set.iter().cloned().collect())
         .weights_dtype(a.weights_dtype)
-        .states(a.states)
-        // What is computed once is computed as C computes.
-        .backend(Backends::Interpreter);
+        .states(a.states);
     let net = program.compile(a.net.as_deref(), &options)?;
     let mut weights = own;
     if !a.weights.is_empty() {
