@@ -10,6 +10,9 @@ use crate::shared::Shared;
 /// Fewer elements than this are moved by one thread.
 const SMALLEST_FOR_THREADS: usize = 1 << 14;
 
+/// The side of the squares in which a transposition is copied: rows of 64 bytes, both of whose sides stay in the L1 cache.
+const SQUARE: usize = 16;
+
 /// A box of elements, in both tensors at some offset with some strides.
 struct Block {
     sizes: Vec<usize>,
@@ -41,6 +44,64 @@ impl Block {
         self
     }
 
+    /// The axis along which the source is read in order, where it is another than the one along which the result is written in order.
+    fn across(&self) -> Option<usize> {
+        let last = self.sizes.len().checked_sub(1)?;
+        let across = self.from_strides[..last].iter().rposition(|stride| *stride == 1)?;
+        let both = self.sizes[last].min(self.sizes[across]) >= SQUARE / 2;
+        (both && self.to_strides[last] == 1 && self.from_strides[last] != 1).then_some(across)
+    }
+
+    /// [`Block::copy`] in squares of axis `across` and the last. The places were checked.
+    fn transpose<T: Copy + Send + Sync>(mut self, across: usize, from: &[T], to: &mut [T]) {
+        let last = self.sizes.len() - 1;
+        let (columns, from_step) = (self.sizes[last], self.from_strides[last]);
+        let (rows, to_step) = (self.sizes[across], self.to_strides[across]);
+        for v in [&mut self.sizes, &mut self.from_strides, &mut self.to_strides] {
+            v.remove(last);
+            v.remove(across);
+        }
+        let stripes = rows.div_ceil(SQUARE);
+        let target = Shared(to.as_mut_ptr());
+        let stripe = |i: usize| {
+            let first = i % stripes * SQUARE;
+            let height = SQUARE.min(rows - first);
+            let (mut rest, mut a, mut b) = (i / stripes, self.from + first, self.to + first * to_step);
+            for (axis, size) in self.sizes.iter().enumerate().rev() {
+                a += rest % size * self.from_strides[axis];
+                b += rest % size * self.to_strides[axis];
+                rest /= size;
+            }
+            let target = target.get();
+            for column in (0..columns).step_by(SQUARE) {
+                let width = SQUARE.min(columns - column);
+                let (a, b) = (a + column * from_step, b + column);
+                // SAFETY: `copy` bounds both places for every index; stripes write different elements, as slabs do.
+                unsafe {
+                    if (height, width) == (SQUARE, SQUARE) {
+                        let source = from.as_ptr().add(a);
+                        let square: [[T; SQUARE]; SQUARE] =
+                            std::array::from_fn(|c| source.add(c * from_step).cast::<[T; SQUARE]>().read_unaligned());
+                        for r in 0..SQUARE {
+                            let row: [T; SQUARE] = std::array::from_fn(|c| square[c][r]);
+                            target.add(b + r * to_step).cast::<[T; SQUARE]>().write_unaligned(row);
+                        }
+                    } else {
+                        for (r, c) in (0..height).flat_map(|r| (0..width).map(move |c| (r, c))) {
+                            *target.add(b + r * to_step + c) = *from.get_unchecked(a + c * from_step + r);
+                        }
+                    }
+                }
+            }
+        };
+        let count = stripes * self.sizes.iter().product::<usize>();
+        if count * SQUARE * columns < SMALLEST_FOR_THREADS {
+            (0..count).for_each(stripe);
+        } else {
+            (0..count).into_par_iter().with_min_len((SMALLEST_FOR_THREADS / (SQUARE * columns)).max(1)).for_each(stripe);
+        }
+    }
+
     fn copy<T: Copy + Send + Sync>(self, from: &[T], to: &mut [T]) {
         let mut block = self.joined();
         let n: usize = block.sizes.iter().product();
@@ -49,6 +110,9 @@ impl Block {
         }
         let reach = |offset: usize, strides: &[usize]| offset + block.sizes.iter().zip(strides).map(|(n, s)| (n - 1) * s).sum::<usize>();
         assert!(reach(block.from, &block.from_strides) < from.len() && reach(block.to, &block.to_strides) < to.len());
+        if let Some(across) = block.across() {
+            return block.transpose(across, from, to);
+        }
         // The last three axes are loops; the others are one index, which threads divide.
         while block.sizes.len() < 3 {
             block.sizes.insert(0, 1);
