@@ -1,5 +1,5 @@
-//! What the planner of the CPU recognises, and that it changes no bit of a result: loops over samples that do not meet, gradients of
-//! pools, convolutions of spikes.
+//! What the planner of the CPU recognises, and that it changes no bit of a result: loops over samples that do not meet, long sequences
+//! in pieces, gradients of pools, convolutions of spikes.
 
 use snn_tests::Dice;
 use snnc::{Backends, CompileOptions, DeviceName, Dims, Mode, Optimise, Options, Precision, Program, Tensor};
@@ -181,4 +181,56 @@ fn delays_of_loops_are_rings() {
     let y = net.run(&[("x".into(), Tensor::f32([20_001, 64], vec![1.0; 20_001 * 64]))], &[]).unwrap().outputs.remove(0).1;
     assert_eq!((y.as_f32()[0], y.as_f32()[20_000 * 64]), (1.0, 1.5));
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+}
+
+/// Nets over `x[T, B, 64]`, with a threshold `k`, in the order of what they have for a piece to carry on.
+const LONG: [(&str, bool); 8] = [
+    ("x |> a |> if_node(v_threshold = 3.0) |> b |> if_node(v_threshold = 3.0) |> c |> if_node(v_threshold = 3.0)", true),
+    // A delay that is longer than a piece and one that is shorter, and a residual sum.
+    (
+        "let h = x |> a |> if_node(v_threshold = 3.0)\\n    let k = b(delay(h, 70)) + delay(h, 3)\\n    c(if_node(k, v_threshold = 2.0)) + x",
+        true,
+    ),
+    // Thresholds that are the same at all steps, and those that are not.
+    (
+        "let h = if_node(a(x), v_threshold = abs(k) + 2.0) |> b\\n    let p = if_node(h * mean(x, axis = 2, keep = true))\\n    c(if_node(p)) + k",
+        true,
+    ),
+    // Convolutions and pools over other axes.
+    (
+        "let h = reshape(if_node(a(x)), [T, B, 4, 4, 4]) |> conv |> if_node |> max_pool2d(2)\\n    c(concat([reshape(h, [T, B, 32]), b(x)[:, :, :32]], axis = 2)) |> if_node",
+        true,
+    ),
+    // What comes after all steps.
+    (
+        "let h = x |> a |> if_node(v_threshold = 3.0) |> b |> if_node(v_threshold = 3.0) |> c |> if_node(v_threshold = 3.0)\\n    sum(h, axis = 0) + h[T - 1]",
+        true,
+    ),
+    // A running sum ends a part that runs in pieces.
+    ("cumsum(x |> a |> if_node(v_threshold = 3.0) |> b |> if_node(v_threshold = 3.0) |> c, axis = 0)", true),
+    // Time runs backwards, or steps meet.
+    ("let h = a(x)\\n    c(b(h[:1] * h)) + sum(h, axis = 0)", false),
+    ("let h = sum(a(x), axis = 0, keep = true)\\n    if_node(b(x) + h)", false),
+];
+
+#[test]
+fn long_sequences_run_in_pieces() {
+    let mut d = Dice(5);
+    let weights = ["a", "b", "c"].map(|n| (format!("{n}.weight"), whole_numbers(&mut d, &[64, 64])));
+    let weights = weights.into_iter().chain([("conv.weight".to_string(), whole_numbers(&mut d, &[8, 4, 3, 3]))]).collect::<Vec<_>>();
+    for (body, in_pieces) in LONG {
+        let layers = ["a", "b", "c"].map(|n| format!("    layer {n} = linear(64, 64, bias = false)\n")).concat();
+        let conv = if body.contains("conv") { "    layer conv = conv2d(4, 8, 3, padding = 1, bias = false)\n" } else { "" };
+        let text = format!("net main(x: f32[T, B, 64], k: f32[64]) {{\n{layers}{conv}    {}\n}}", body.replace("\\n", "\n"));
+        let own: Vec<(String, Tensor)> =
+            weights.iter().filter(|(n, _)| text.contains(&format!("layer {} ", &n[..n.len() - 7]))).cloned().collect();
+        // Parts of samples, on each thread by itself; a sequence that pieces do not divide; samples that cannot be divided.
+        for (steps, samples) in [(256i64, 32i64), (509, 16), (4099, 1)] {
+            let lists = plan(&text, "main", None, &[("T", steps), ("B", samples)]);
+            assert_eq!(lists.contains("loop in 2 parts"), in_pieces && samples > 1, "{steps} {samples}\n{text}\n{lists}");
+            let shape = [steps as usize, samples as usize, 64];
+            let data = vec![("x".to_string(), spikes(&mut d, &shape)), ("k".to_string(), whole_numbers(&mut d, &[64]))];
+            agrees(&text, "main", None, &data, &own);
+        }
+    }
 }

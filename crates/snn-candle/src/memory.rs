@@ -55,7 +55,7 @@ impl Memory {
             let (before, meanwhile) = (task.held.saturating_add(twice), self.meanwhile(graph, task, candle));
             let now = before.saturating_add(task.computed).saturating_add(meanwhile);
             most = most.max(now);
-            held.push(if candle { now } else { before });
+            held.push(if candle { now } else { before.saturating_add(self.own_scratch(graph, task)) });
             for v in &task.frees {
                 copies.remove(v);
             }
@@ -84,10 +84,15 @@ impl Memory {
         }
     }
 
+    /// What a kernel of the CPU takes that is not among the buffers of the program.
+    fn own_scratch(self, graph: &Graph, task: &Task) -> usize {
+        if self.own_kernels { snn_cpu_scratch(graph, task, self.threads).1 } else { 0 }
+    }
+
     /// What a task needs while it runs.
     fn meanwhile(self, graph: &Graph, task: &Task, candle: bool) -> usize {
         let node = graph.node(task.node);
-        let own = if self.own_kernels { snn_cpu_scratch(graph, task, self.threads) } else { 0 };
+        let own = if self.own_kernels { snn_cpu_scratch(graph, task, self.threads).0 } else { 0 };
         if !candle {
             return own;
         }
@@ -125,9 +130,11 @@ fn snn_cpu_kept(plan: &Plan) -> usize {
     snn_cpu::memory::kept(plan)
 }
 
+/// What a kernel of the CPU takes, and how much of it is not among the buffers of the program.
 #[cfg(feature = "cpu")]
-fn snn_cpu_scratch(graph: &Graph, task: &Task, threads: usize) -> usize {
-    snn_cpu::memory::scratch(graph, task, threads).all()
+fn snn_cpu_scratch(graph: &Graph, task: &Task, threads: usize) -> (usize, usize) {
+    let scratch = snn_cpu::memory::scratch(graph, task, threads);
+    (scratch.all(), scratch.own)
 }
 
 #[cfg(not(feature = "cpu"))]
@@ -136,8 +143,8 @@ fn snn_cpu_kept(_: &Plan) -> usize {
 }
 
 #[cfg(not(feature = "cpu"))]
-fn snn_cpu_scratch(_: &Graph, _: &Task, _: usize) -> usize {
-    0
+fn snn_cpu_scratch(_: &Graph, _: &Task, _: usize) -> (usize, usize) {
+    (0, 0)
 }
 
 /// The bytes of operands of a product that are copied, because neither they nor their transposes are matrices where they lie.

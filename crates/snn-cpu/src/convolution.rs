@@ -50,7 +50,15 @@ pub fn convolve(
     }
     match plan.direction {
         Direction::Forward => {
-            let packed = &packed[plan.packed..plan.packed + windows.groups];
+            // What weights that are computed anew are packed into is given back.
+            let once: Vec<Kept>;
+            let packed = match plan.packed {
+                Some(first) => &packed[first..first + windows.groups],
+                None => {
+                    once = (0..windows.groups).map(|_| Kept::default()).collect();
+                    &once
+                }
+            };
             let by_lines = lines::fits_forward(windows) && !a.is_empty();
             let identity = identity();
             if ByIntegers(windows).compute(a, b, packed, &identity, out) {
@@ -529,7 +537,7 @@ mod tests {
                     let ty = Type::new(DType::F32, shape.iter().map(|n| (*n as i64).into()).collect::<Vec<_>>());
                     let want = evaluate(&op, &operands, &[ty], &mut Randomness::Counter { seed: 0 }).unwrap();
                     let kept: Vec<Kept> = (0..groups).map(|_| Kept::default()).collect();
-                    let plan = ConvolutionPlan { direction, windows: windows.clone(), packed: 0 };
+                    let plan = ConvolutionPlan { direction, windows: windows.clone(), packed: (density < 1.0).then_some(0) };
                     let [a, b] = operands.map(Tensor::as_f32);
                     let run = || {
                         let mut out = vec![f32::NAN; shape.iter().product()];

@@ -1,7 +1,7 @@
 //! What kernels take beside what they read and write, in bytes: an upper bound, since only the data say which way a product goes.
 
 use snn_ir::{Graph, Value};
-use snn_plan::convolution::{Direction, Windows};
+use snn_plan::convolution::{ConvolutionPlan, Direction, Windows};
 use snn_plan::product::ProductPlan;
 use snn_plan::{Kernel, Plan, Task};
 
@@ -38,7 +38,7 @@ pub fn scratch(graph: &Graph, task: &Task, threads: usize) -> Scratch {
         Kernel::Product(p) => of_product(p, floats(p.lhs.source), floats(p.rhs.source), threads),
         Kernel::Convolution(c) => {
             let operands = &graph.node(task.node).operands;
-            of_convolution(&c.windows, c.direction, [floats(operands[0]), floats(operands[1])], threads)
+            of_convolution(c, [floats(operands[0]), floats(operands[1])], threads)
         }
         Kernel::Selection(_) => Scratch { shared: 0, own: threads.saturating_mul(task.computed) },
         Kernel::Step(_) | Kernel::Alias | Kernel::Reduction(_) | Kernel::MaxPoolGradient(_) => Scratch::default(),
@@ -66,12 +66,14 @@ fn of_product(p: &ProductPlan, lhs: usize, rhs: usize, threads: usize) -> Scratc
     Scratch { shared, own }
 }
 
-fn of_convolution(w: &Windows, direction: Direction, [first, second]: [usize; 2], threads: usize) -> Scratch {
-    let unrolled = threads.saturating_mul(unrolled_floats(w, direction)).saturating_mul(FLOAT);
-    match direction {
+fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], threads: usize) -> Scratch {
+    let w = &c.windows;
+    let unrolled = threads.saturating_mul(unrolled_floats(w, c.direction)).saturating_mul(FLOAT);
+    match c.direction {
         Direction::Forward => {
             let dense = if lines::fits_forward(w) { 0 } else { unrolled };
-            Scratch { shared: 0, own: dense.max(ByIntegers(w).scratch_bytes(first, threads)) }
+            let packed = if c.packed.is_some() { 0 } else { packed_bytes(w) };
+            Scratch { shared: 0, own: packed.saturating_add(dense.max(ByIntegers(w).scratch_bytes(first, threads))) }
         }
         Direction::InputGradient if lines::fits_input_gradient(w) => Scratch::default(),
         Direction::InputGradient => Scratch { shared: 0, own: unrolled },
@@ -85,13 +87,16 @@ fn of_convolution(w: &Windows, direction: Direction, [first, second]: [usize; 2]
     }
 }
 
+/// The bytes of the packed weights of a convolution.
+fn packed_bytes(w: &Windows) -> usize {
+    BySpikes(w).packed_floats().saturating_mul(FLOAT).max(ByIntegers(w).kept_bytes())
+}
+
 /// The bytes of weights that are kept packed from run to run, where spikes meet them.
 pub fn kept(plan: &Plan) -> usize {
     let of_task = |task: &Task| match &task.kernel {
         Kernel::Product(p) if p.packed.is_some() => FLOAT.saturating_mul(Packed::len([p.k, p.n], WORD)).max(Integers::bytes([p.k, p.n])),
-        Kernel::Convolution(c) if c.direction == Direction::Forward => {
-            BySpikes(&c.windows).packed_floats().saturating_mul(FLOAT).max(ByIntegers(&c.windows).kept_bytes())
-        }
+        Kernel::Convolution(c) if c.packed.is_some() => packed_bytes(&c.windows),
         Kernel::Loop(inner) => kept(&inner.plan),
         Kernel::Step(_) | Kernel::Alias | Kernel::Product(_) | Kernel::Convolution(_) | Kernel::Reduction(_) => 0,
         Kernel::MaxPoolGradient(_) | Kernel::Selection(_) | Kernel::Delay(_) | Kernel::Ring(_) | Kernel::Move => 0,

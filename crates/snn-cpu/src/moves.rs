@@ -82,8 +82,8 @@ impl Block {
                         let source = from.as_ptr().add(a);
                         let square: [[T; SQUARE]; SQUARE] =
                             std::array::from_fn(|c| source.add(c * from_step).cast::<[T; SQUARE]>().read_unaligned());
-                        for r in 0..SQUARE {
-                            let row: [T; SQUARE] = std::array::from_fn(|c| square[c][r]);
+                        let turned: [[T; SQUARE]; SQUARE] = std::array::from_fn(|r| std::array::from_fn(|c| square[c][r]));
+                        for (r, row) in turned.into_iter().enumerate() {
                             target.add(b + r * to_step).cast::<[T; SQUARE]>().write_unaligned(row);
                         }
                     } else {

@@ -181,6 +181,14 @@ impl<'a> MatrixMut<'a> {
         (0..self.columns).step_by(columns).map(block).collect()
     }
 
+    /// Some of the rows.
+    fn row_block(&mut self, rows: std::ops::Range<usize>) -> MatrixMut<'_> {
+        assert!(rows.end <= self.rows);
+        // SAFETY: the first element of a row of the matrix, which is borrowed meanwhile.
+        let values = unsafe { self.values.add(rows.start * self.row) };
+        MatrixMut { values, rows: rows.len(), columns: self.columns, row: self.row, of: std::marker::PhantomData }
+    }
+
     fn row_mut(&mut self, i: usize) -> &mut [f32] {
         assert!(i < self.rows);
         // SAFETY: a row of the matrix, all of whose elements are its own.
@@ -192,9 +200,19 @@ impl<'a> MatrixMut<'a> {
     }
 }
 
+/// Rows that one call of `gemm` multiplies on one thread: it copies all of them.
+const MULTIPLIED_ROWS: usize = 2048;
+
 /// `out[m, n] = a[m, k] b[k, n]`, or, where `add` is set, that is added.
 pub(crate) fn multiply(k: usize, a: Matrix<'_>, b: Matrix<'_>, out: &mut MatrixMut<'_>, add: bool, parallelism: Parallelism) {
     let (m, n) = (out.rows, out.columns);
+    if m > MULTIPLIED_ROWS && matches!(parallelism, Parallelism::None) {
+        for first in (0..m).step_by(MULTIPLIED_ROWS) {
+            let a = Matrix { values: &a.values[first * a.row..], ..a };
+            multiply(k, a, b, &mut out.row_block(first..m.min(first + MULTIPLIED_ROWS)), add, parallelism);
+        }
+        return;
+    }
     if m * n == 0 {
         return;
     }

@@ -300,9 +300,9 @@ impl Run<'_> {
             whole.push(if ty.dtype == DType::F32 { self.floats(count(&ty.sizes()?)) } else { Vec::new() });
         }
         let steps = l.steps.evaluate(&snn_ir::Dims::new())? as usize;
-        let mut rows: Vec<Vec<&mut [f32]>> = (0..plan.parts).map(|_| Vec::with_capacity(steps * l.roles.outputs)).collect();
+        let mut rows: Vec<Vec<&mut [f32]>> = (0..plan.parts).map(|_| Vec::with_capacity(steps * plan.runs * l.roles.outputs)).collect();
         for data in whole.iter_mut().filter(|data| !data.is_empty()) {
-            let n = data.len() / (steps * plan.parts);
+            let n = data.len() / (steps * plan.runs * plan.parts);
             for (i, row) in data.chunks_exact_mut(n).enumerate() {
                 rows[i % plan.parts].push(row);
             }
@@ -347,7 +347,7 @@ impl Run<'_> {
     }
 
     /// One part of a loop's samples: the plan of its body once for each step. `rows` has the memory of the outputs of floats, output
-    /// by output, step by step. The other outputs, and the last states.
+    /// by output, step by step, run by run. The other outputs, and the last states.
     #[allow(clippy::too_many_arguments)]
     fn part(
         &mut self,
@@ -382,7 +382,7 @@ impl Run<'_> {
             let mut values = Values::new();
             for (i, v) in body.inputs.iter().enumerate() {
                 let tensor = if i < l.roles.sequences {
-                    self.row(&operands[i], t * plan.parts + part, shape(i)?)
+                    self.slice(&operands[i], t, plan, part, shape(i)?)
                 } else if i < first_state {
                     operands[i].clone()
                 } else {
@@ -409,7 +409,9 @@ impl Run<'_> {
                 if row.dtype() != DType::F32 {
                     others[o].push(row);
                 } else if !row.is_empty() {
-                    rows[floats * steps + t].copy_from_slice(row.as_f32());
+                    let runs = &mut rows[(floats * steps + t) * plan.runs..][..plan.runs];
+                    let n = row.len() / plan.runs;
+                    runs.iter_mut().zip(row.as_f32().chunks_exact(n)).for_each(|(to, run)| to.copy_from_slice(run));
                     floats += 1;
                 }
             }
@@ -425,19 +427,22 @@ impl Run<'_> {
         Ok((others.into_iter().zip(types).filter_map(stack).collect::<Result<_, _>>()?, states))
     }
 
-    /// Piece `i` of a sequence, in a shape: a step, or a part of its samples.
-    fn row(&self, x: &Tensor, i: usize, shape: Vec<usize>) -> Tensor {
-        let n = count(&shape);
-        let range = i * n..(i + 1) * n;
+    /// Slice `t` of a sequence, in a shape: of all samples, or those of a part.
+    fn slice(&self, x: &Tensor, t: usize, plan: &LoopPlan, part: usize, shape: Vec<usize>) -> Tensor {
+        fn runs<'x, T>(x: &'x [T], plan: &LoopPlan, first: usize, n: usize) -> impl Iterator<Item = &'x [T]> {
+            (0..plan.runs).map(move |run| &x[(first + run * plan.parts) * n..][..n])
+        }
+        let n = count(&shape) / plan.runs;
+        let first = t * plan.runs * plan.parts + part;
         match x.data() {
             Data::F32(v) => {
-                let mut data = self.floats(n);
-                data.copy_from_slice(&v[range]);
+                let mut data = self.floats(n * plan.runs);
+                data.chunks_exact_mut(n.max(1)).zip(runs(v, plan, first, n)).for_each(|(to, run)| to.copy_from_slice(run));
                 Tensor::f32(shape, data)
             }
-            Data::I64(v) => Tensor::i64(shape, v[range].to_vec()),
-            Data::Bool(v) => Tensor::bool(shape, v[range].to_vec()),
-            Data::U8(v) => Tensor::u8(shape, v[range].to_vec()),
+            Data::I64(v) => Tensor::i64(shape, runs(v, plan, first, n).flatten().copied().collect()),
+            Data::Bool(v) => Tensor::bool(shape, runs(v, plan, first, n).flatten().copied().collect()),
+            Data::U8(v) => Tensor::u8(shape, runs(v, plan, first, n).flatten().copied().collect()),
         }
     }
 }

@@ -9,8 +9,8 @@ pub struct ConvolutionPlan {
     pub direction: Direction,
     /// Which inputs each output meets.
     pub windows: Windows,
-    /// The number of the packed weights that are kept of the first group; those of the others follow.
-    pub packed: usize,
+    /// Where the weights last from run to run: the number of the packed weights that are kept of the first group; those of the others follow.
+    pub packed: Option<usize>,
 }
 
 /// The convolution, or the gradient of one of its operands.
@@ -64,10 +64,11 @@ impl ConvolutionPlan {
             Direction::WeightGradient => (operand(0), result, operand(1)),
         };
         let windows = Windows::new(c, &x.sizes()?, &w.sizes()?, &out.sizes()?);
-        let first = *packed;
-        if direction == Direction::Forward {
+        let lasts = direction == Direction::Forward && crate::product::lasts(graph, node.operands[1]);
+        let first = lasts.then(|| {
             *packed += windows.groups;
-        }
+            *packed - windows.groups
+        });
         Ok(ConvolutionPlan { direction, windows, packed: first })
     }
 }

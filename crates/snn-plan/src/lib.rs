@@ -19,6 +19,7 @@ pub mod buffers;
 pub mod convolution;
 pub mod max_pool;
 pub mod partition;
+pub mod pieces;
 pub mod plan;
 pub mod product;
 pub mod reduction;
@@ -27,5 +28,6 @@ pub mod selection;
 pub mod step;
 mod verify;
 
+pub use pieces::in_pieces;
 pub use plan::{Kernel, LoopPlan, Plan, Task, describe, describe_task, layer_of, operations, plan, plan_for_threads};
 pub use verify::{PlanError, verify};

@@ -20,31 +20,48 @@ pub struct Partitioned {
     pub body: Graph,
     /// How many parts there are.
     pub parts: usize,
+    /// How many runs of samples a slice of a sequence has: the steps of a piece, or one.
+    pub runs: usize,
     /// Along which axis each of the loop's operands is divided (a sequence has time before it); others are the same for all samples.
     pub operands: Vec<Option<usize>>,
 }
 
-/// How many samples a slice of a sequence has: they lie one after the other along its first axis of more than one element.
-fn samples(ty: &Type) -> Option<usize> {
-    ty.sizes().ok()?.into_iter().find(|n| *n != 1)
+/// How many runs of how many samples a slice of a sequence has: they lie along its first axis of more than one element, or, after
+/// `skipped` others, of pieces, along a later one.
+fn samples(ty: &Type, skipped: usize) -> Option<[usize; 2]> {
+    let mut sizes = ty.sizes().ok()?.into_iter().filter(|n| *n != 1);
+    let runs = sizes.by_ref().take(skipped).product();
+    Some([runs, sizes.next()?])
 }
 
-/// The first axis of that many samples.
-fn axis_of(ty: &Type, count: usize) -> Option<usize> {
-    ty.sizes().ok()?.into_iter().position(|n| n == count)
+/// How many of so many samples a part has, if they can be divided.
+pub(crate) fn share(count: usize) -> Option<usize> {
+    SHARE.rev().find(|n| *n < count && count.is_multiple_of(*n))
+}
+
+/// The first axis of that many samples, after so many runs of them.
+fn axis_of(ty: &Type, [runs, count]: [usize; 2]) -> Option<usize> {
+    let sizes = ty.sizes().ok()?;
+    (0..sizes.len()).find(|a| sizes[*a] == count && (runs == 1 || sizes[..*a].iter().product::<usize>() == runs))
 }
 
 /// Divides a loop of that many steps, if it has enough samples and they do not meet.
 pub fn partition_batch(l: &Loop, steps: usize) -> Option<Partitioned> {
+    (0..2).find_map(|skipped| partition_along(l, steps, skipped))
+}
+
+/// [`partition_batch`] along an axis of the sequences, see [`samples`].
+fn partition_along(l: &Loop, steps: usize, skipped: usize) -> Option<Partitioned> {
     let whole = &l.body;
     let (first_state, ty) = (l.roles.first_state(), |v: Value| whole.ty(v));
     let sequences = || whole.inputs[..l.roles.sequences].iter().chain(whole.outputs[..l.roles.outputs].iter().map(|(_, v)| v));
-    let count = samples(ty(*sequences().next()?))?;
-    let share = SHARE.rev().find(|n| *n < count && count.is_multiple_of(*n))?;
+    let at = samples(ty(*sequences().next()?), skipped)?;
+    let [runs, count] = at;
+    let share = share(count)?;
     let elements = |v: &Value| ty(*v).sizes().map_or(0, |s| s.iter().product::<usize>());
     let numbers = steps * whole.outputs.iter().map(|(_, v)| elements(v)).sum::<usize>();
     let floats = whole.outputs.iter().all(|(_, v)| ty(*v).dtype == DType::F32);
-    if !floats || numbers < SMALLEST || sequences().any(|v| samples(ty(*v)) != Some(count)) {
+    if !floats || numbers < SMALLEST || sequences().any(|v| samples(ty(*v), skipped) != Some(at)) {
         return None;
     }
     let mut d = Partitioner { whole, body: Graph::new(whole.name.clone()), share: share as i64, known: HashMap::new() };
@@ -52,7 +69,8 @@ pub fn partition_batch(l: &Loop, steps: usize) -> Option<Partitioned> {
     let mut operands = Vec::with_capacity(whole.inputs.len());
     for (i, v) in whole.inputs.iter().enumerate() {
         let varies = i < l.roles.sequences || i >= first_state;
-        let axis = if varies { Some(axis_of(ty(*v), count)?) } else { None };
+        let of = if i < l.roles.sequences { at } else { [1, count] };
+        let axis = if varies { Some(axis_of(ty(*v), of)?) } else { None };
         let node = whole.node(v.node).clone().with_types(vec![d.part_of(ty(*v), axis)]);
         let input = Value { node: d.body.push(node), result: 0 };
         d.known.insert(*v, (input, axis));
@@ -70,12 +88,12 @@ pub fn partition_batch(l: &Loop, steps: usize) -> Option<Partitioned> {
         }
     }
     for (i, (name, v)) in whole.outputs.iter().enumerate() {
-        let axis = if i < l.roles.outputs { axis_of(ty(*v), count) } else { operands[first_state + i - l.roles.outputs] };
+        let axis = if i < l.roles.outputs { axis_of(ty(*v), at) } else { operands[first_state + i - l.roles.outputs] };
         let part = d.part(*v, axis?)?;
         d.body.outputs.push((name.clone(), part));
     }
     debug_assert!(snn_ir::verify(&d.body).is_ok(), "a part is well-typed: {:?}", snn_ir::verify(&d.body));
-    Some(Partitioned { body: d.body, parts: count / share, operands })
+    Some(Partitioned { body: d.body, parts: count / share, runs, operands })
 }
 
 /// A value of the new body, and its axis of samples.

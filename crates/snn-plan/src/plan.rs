@@ -56,6 +56,8 @@ pub struct LoopPlan {
     pub plan: Plan,
     /// How many parts there are.
     pub parts: usize,
+    /// How many runs of samples a slice of a sequence has, of each of which a part takes its own.
+    pub runs: usize,
     /// Along which axis of a step each operand is divided, where there are several parts.
     pub divided: Vec<Option<usize>>,
     /// States that are ring buffers.
@@ -512,9 +514,9 @@ impl Planner<'_> {
 
     fn repeated(&self, l: &Loop, counts: &mut Counts) -> Result<LoopPlan, CompileError> {
         let steps = l.steps.evaluate(&Dims::new())? as usize;
-        let (body, parts, divided) = match self.divides.then(|| partition_batch(l, steps)).flatten() {
-            Some(d) => (d.body, d.parts, d.operands),
-            None => (l.body.clone(), 1, vec![]),
+        let (body, parts, runs, divided) = match self.divides.then(|| partition_batch(l, steps)).flatten() {
+            Some(d) => (d.body, d.parts, d.runs, d.operands),
+            None => (l.body.clone(), 1, 1, vec![]),
         };
         let mut plan = plan_from(&body, self.divides, counts)?;
         // Only loops for threads know rings.
@@ -525,7 +527,7 @@ impl Planner<'_> {
         }) {
             task.kernel = Kernel::Ring(part);
         }
-        Ok(LoopPlan { body, plan, parts, divided, rings })
+        Ok(LoopPlan { body, plan, parts, runs, divided, rings })
     }
 
     /// What each task is the last to read, and the most memory that is held at once.
@@ -675,7 +677,11 @@ pub fn layer_of(graph: &Graph, task: &Task) -> Option<String> {
         let mut at = *v;
         loop {
             let node = graph.node(at.node);
-            if let Op::Parameter { name, .. } = &node.op {
+            let is_parameter = |name: &str| graph.parameter(name).is_some();
+            // The body of a loop has parameters among its inputs.
+            if let Op::Parameter { name, .. } | Op::Input { name, .. } = &node.op
+                && is_parameter(name)
+            {
                 return name.rsplit_once('.').map(|(layer, _)| layer.to_string());
             }
             if !matches!(node.op, Op::Transpose { .. } | Op::Reshape { .. } | Op::Broadcast { .. }) {

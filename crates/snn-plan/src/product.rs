@@ -78,6 +78,14 @@ fn side(graph: &Graph, value: Value, batch: &[usize], free: &[usize], sum: &[usi
     Ok(Side { source, permutation: Some(full), batch: own[..batch.len()].to_vec(), free, sum })
 }
 
+/// Does a value last from run to run, or from step to step?
+pub(crate) fn lasts(graph: &Graph, v: Value) -> bool {
+    if let Op::Reshape { .. } = graph.op(v) {
+        return lasts(graph, graph.node(v.node).operands[0]);
+    }
+    matches!(graph.op(v), Op::Parameter { .. } | Op::Input { .. })
+}
+
 impl ProductPlan {
     /// Plans a contraction; `packed` counts the packed weights so far.
     pub(crate) fn new(graph: &Graph, node: &Node, c: &Contraction, packed: &mut usize) -> Result<ProductPlan, CompileError> {
@@ -88,8 +96,7 @@ impl ProductPlan {
         let rhs = side(graph, node.operands[1], &c.rhs_batch, &free_b, &c.rhs_sum, true)?;
         let (m, n, k) = (size(&a, &free_a), size(&b, &free_b), size(&a, &c.lhs_sum));
         let rows = lhs.sum == 1 && (lhs.free == k || m == 1) && lhs.permutation.is_none() && rhs.permutation.is_none();
-        let lasting = matches!(graph.op(rhs.source), Op::Parameter { .. } | Op::Input { .. });
-        let spikes = c.lhs_batch.is_empty() && rows && lasting && n * k >= SMALLEST_FOR_SPIKES;
+        let spikes = c.lhs_batch.is_empty() && rows && lasts(graph, rhs.source) && n * k >= SMALLEST_FOR_SPIKES;
         let batch = c.lhs_batch.iter().map(|i| a[*i]).collect();
         Ok(ProductPlan { lhs, rhs, batch, m, n, k, packed: spikes.then(|| number(packed)) })
     }
