@@ -258,3 +258,35 @@ fn reductions_are_running() {
         assert_eq!(state.steps, 6);
     }
 }
+
+/// Convolutions along time that meet earlier steps only: steps are the whole; others are refused with their reason.
+#[test]
+fn convolutions_along_time_keep_the_steps_that_they_meet() {
+    let text = |body: &str| format!("net main(x: f32[T, B, 3], w: f32[2, 3, 4]) {{\n    let lines = permute(x, [1, 2, 0])\n    {body}\n}}");
+    let ramp = |shape: &[usize]| {
+        let n = shape.iter().product::<usize>();
+        Tensor::f32(shape.to_vec(), (0..n).map(|i| (i * 7 % 11) as f32 - 4.5).collect())
+    };
+    let data = vec![("x".to_string(), ramp(&[9, 2, 3])), ("w".to_string(), ramp(&[2, 3, 4]))];
+    for (body, dilated) in [("permute(conv(pad(lines, [3, 0]), w), [2, 0, 1])", 3), ("conv(pad(lines, [6, 0]), w, dilation = 2)", 6)] {
+        let program = Program::parse("net.snn", &text(body)).unwrap();
+        let net = program.compile(None, &CompileOptions::default().backend(Backends::Interpreter)).unwrap();
+        let whole = net.run(&data, &[]).unwrap().outputs;
+        let stepper = net.stepper(&data, &[]).unwrap();
+        let steps = stepper.run(&mut stepper.start(), &data).unwrap();
+        assert!(steps[0].1.same_bits(&whole[0].1), "{body}: {} and {}", steps[0].1, whole[0].1);
+        assert_eq!(stepper.start().to_tensors().iter().map(|(_, t)| t.len()).max(), Some(2 * 3 * dilated), "{body}");
+    }
+    for (body, why) in [
+        ("conv(pad(lines, [2, 0]), w)", "as many before as it pads"),
+        ("conv(pad(lines, [4, 0]), w)", "as many before as it pads"),
+        ("conv(pad(lines, [3, 0]), w, stride = 2)", "as many before as it pads"),
+        ("conv(pad(lines, [2, 1]), w)", "makes another dimension of time"),
+        ("pad(lines, [3, 0])", "makes another dimension of time"),
+        ("tanh(pad(lines, [3, 0]))", "steps before its first"),
+    ] {
+        let net = Program::parse("net.snn", &text(body)).unwrap().compile(None, &CompileOptions::default()).unwrap();
+        let error = net.stepper(&data, &[]).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(why), "{body}: {error}");
+    }
+}

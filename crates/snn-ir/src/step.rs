@@ -1,6 +1,7 @@
 //! A net as a function of one step: the graph over time `T` becomes a graph of one step, whose states go in and come out.
 //!
-//! A value that has the time axis becomes a slice of length 1 of it. Neurons, recurrent connections, delays and running sums keep states. A reduction
+//! A value that has the time axis becomes a slice of length 1 of it. Neurons, recurrent connections, delays, convolutions that meet earlier steps and
+//! running sums keep states. A reduction
 //! over time gives its value so far. What needs a step that has not come yet is an error with its place.
 
 use std::collections::{HashMap, HashSet};
@@ -98,6 +99,7 @@ pub fn step(graph: &Graph, time: &str, inputs_stay: bool) -> Result<Step, Mixes>
         first: vec![],
         constants: vec![],
         counter: None,
+        padded: HashMap::new(),
         names: HashSet::new(),
     };
     s.step.graph.parameters = graph.parameters.clone();
@@ -137,6 +139,8 @@ struct Stepping<'a> {
     constants: Vec<(Value, Value)>,
     /// How many steps there were before: a state.
     counter: Option<Value>,
+    /// Sequences with zeros before the first step, for a convolution along time: what was padded, its axis of time, and by how many.
+    padded: HashMap<Value, (Value, usize, i64)>,
     names: HashSet<String>,
 }
 
@@ -173,7 +177,9 @@ impl Stepping<'_> {
             }
         }
         for (name, v) in &graph.outputs {
-            let class = self.classes[v];
+            let Some(class) = self.classes.get(v).copied() else {
+                return self.fail(graph.node(v.node), "makes another dimension of time");
+            };
             self.step.outputs.push(class);
             let value = self.value(*v);
             self.step.graph.outputs.push((name.clone(), value));
@@ -336,6 +342,16 @@ impl Stepping<'_> {
     }
 
     fn node(&mut self, id: NodeId, node: &Node) -> Result<(), Mixes> {
+        if let Op::Pad { axis, low, high, value: 0.0 } = &node.op
+            && self.classes.get(&node.operands[0]) == Some(&Each(*axis))
+            && let (Some(low), Some(0)) = (low.as_constant().filter(|n| *n > 0), high.as_constant())
+        {
+            self.padded.insert(Value { node: id, result: 0 }, (node.operands[0], *axis, low));
+            return Ok(());
+        }
+        if node.operands.iter().any(|v| self.padded.contains_key(v)) {
+            return self.convolution(id, node);
+        }
         let Ok(places) = node.types.iter().map(|t| self.place(t)).collect::<Result<Vec<_>, ()>>() else {
             return self.fail(node, "makes another dimension of time");
         };
@@ -521,6 +537,38 @@ impl Stepping<'_> {
             return self.fail(node, "has results of which some have time");
         };
         self.copy(id, node, Each(at));
+        Ok(())
+    }
+
+    /// A convolution along time that meets a step and those before it, which are a state.
+    fn convolution(&mut self, id: NodeId, node: &Node) -> Result<(), Mixes> {
+        let Op::Conv(c) = &node.op else { return self.fail(node, "reads a sequence with steps before its first") };
+        let Some((x, axis, before)) = self.padded.get(&node.operands[0]).copied() else {
+            return self.fail(node, "has weights that change over time");
+        };
+        let (rank, spatial) = (self.graph.ty(x).rank(), c.stride.len());
+        let Some(along) = (axis + spatial).checked_sub(rank) else {
+            return self.fail(node, "reads a sequence with steps before its first");
+        };
+        let weights = self.graph.ty(node.operands[1]);
+        let kernel = weights.shape[weights.rank() - spatial + along].as_constant();
+        let meets = kernel.is_some_and(|k| (k - 1).checked_mul(c.dilation[along]) == Some(before));
+        let one_by_one = (c.stride[along], c.padding[along]) == (1, 0) && self.graph.ty(x).shape[axis].as_name().is_some();
+        if !meets || !one_by_one || self.classes.get(&node.operands[1]) != Some(&Fixed) {
+            return self.fail(node, "needs other steps than the one that has just come and as many before as it pads");
+        }
+        let (x, weights) = (self.value(x), self.value(node.operands[1]));
+        let mut shape = self.step.graph.ty(x).shape.clone();
+        shape[axis] = before.into();
+        let ty = Type::new(self.step.graph.ty(x).dtype, shape);
+        let label = self.label(node);
+        let (index, state) = self.filled(&label, 0.0, &ty);
+        let graph = &mut self.step.graph;
+        let joined = graph.add(Op::Concat { axis }, &[state, x]);
+        let next = Build(graph).slice(joined, axis, 1.into(), before.into());
+        let result = graph.add(node.op.clone(), &[joined, weights]);
+        self.next[index].1 = Some(next);
+        self.set(id, Each(axis), &[result]);
         Ok(())
     }
 
