@@ -6,7 +6,7 @@ use snn_cpu::max_pool::MaxPoolBackward;
 use snn_cpu::products::Product;
 use snn_cpu::reductions::Reduce;
 use snn_cpu::step::Step;
-use snn_cpu::{Identity, Kept, Machine};
+use snn_cpu::{Identity, Kept, Machine, Products};
 use snn_ir::{DType, Data, Graph, RuntimeError, Tensor, Value};
 use snn_plan::buffers::{InputSlice, OutputBuffer};
 use snn_plan::step::StepKernel;
@@ -96,9 +96,11 @@ impl Run<'_> {
         let buffers = &self.runnable.buffers;
         let packed = self.runnable.kernels.machine().map_or(&[] as &[Kept], Machine::packed);
         let done = match &task.kernel {
-            Kernel::Product(plan) => Product { plan, packed, buffers }.execute_spikes(a, b, identity, &mut out),
+            Kernel::Product(plan) => {
+                Product { plan, packed, buffers, products: Products::default() }.execute_spikes(a, b, identity, &mut out)
+            }
             Kernel::Convolution(c) => {
-                convolve(c, packed, buffers, [a, b], identity, &mut out);
+                convolve(c, packed, buffers, [a, b], identity, Products::default(), &mut out);
                 true
             }
             Kernel::Delay(steps) => {

@@ -15,10 +15,11 @@ use snn_plan::convolution::{ConvolutionPlan, Direction, Windows};
 use crate::integer_windows::ByIntegers;
 use crate::lines;
 use crate::panels::{Identity, Kept, Packed, product};
-use crate::products::{Matrix, MatrixMut, multiply};
+use crate::products::{Matrix, MatrixMut};
 use crate::shared::threads;
 use crate::spike_windows::{BySpikes, spikes_of_windows};
 use crate::spikes::WORD;
+use crate::ways::Products;
 
 /// Positions of the result that are computed together: their unrolled windows stay in the L2 cache for up to a thousand rows.
 const POSITIONS: usize = 256;
@@ -39,6 +40,7 @@ pub fn convolve(
     buffers: &Buffers,
     [a, b]: [&[f32]; 2],
     identity: impl FnOnce() -> Identity,
+    products: Products,
     out: &mut [f32],
 ) {
     let windows = &plan.windows;
@@ -59,35 +61,38 @@ pub fn convolve(
                     &once
                 }
             };
-            let by_lines = lines::fits_forward(windows) && !a.is_empty();
+            let by_lines = lines::fits_forward(windows) && !a.is_empty() && !products.is_exact();
             let identity = identity();
+            let by_spikes = |packed: &[Kept], identity: &Identity, out: &mut [f32]| {
+                products.densest().is_some_and(|densest| BySpikes { windows, densest }.compute(a, b, packed, identity, out))
+            };
             if ByIntegers(windows).compute(a, b, packed, &identity, out) {
                 return;
             }
-            if !(by_lines && lines::has_few_terms(windows)) && BySpikes(windows).compute(a, b, packed, &identity, out) {
+            if !(by_lines && lines::has_few_terms(windows)) && by_spikes(packed, &identity, out) {
                 return;
             }
             if by_lines {
                 lines::forward(windows, a, b, out);
             } else {
-                Unrolled(windows).forward(a, b, out);
+                Unrolled { windows, products }.forward(a, b, out);
             }
         }
         Direction::InputGradient => {
             if lines::fits_input_gradient(windows) {
                 lines::input_gradient(windows, a, b, out);
             } else {
-                Unrolled(windows).input_gradient(a, b, out);
+                Unrolled { windows, products }.input_gradient(a, b, out);
             }
         }
         Direction::WeightGradient => {
-            if lines::fits_weight_gradient(windows) {
+            if lines::fits_weight_gradient(windows) && !products.is_exact() {
                 return lines::weight_gradient(windows, a, b, out);
             }
             let mut rows = buffers.scratch(b.len());
             gradient_rows(windows, b, &mut rows);
-            if !weight_gradient_of_spikes(windows, buffers, a, &rows, out) {
-                Unrolled(windows).weight_gradient(a, &rows, out);
+            if !weight_gradient_of_spikes(windows, buffers, products, [a, &rows], out) {
+                Unrolled { windows, products }.weight_gradient(a, &rows, out);
             }
         }
     }
@@ -110,14 +115,14 @@ fn gradient_rows(windows: &Windows, g: &[f32], rows: &mut [f32]) {
 }
 
 /// The gradient of weights from spike indices; `false` where much of the input is not zero, or a gradient is not finite.
-fn weight_gradient_of_spikes(windows: &Windows, buffers: &Buffers, x: &[f32], g_rows: &[f32], out: &mut [f32]) -> bool {
+fn weight_gradient_of_spikes(windows: &Windows, buffers: &Buffers, products: Products, [x, g_rows]: [&[f32]; 2], out: &mut [f32]) -> bool {
     let outs = windows.out_channels;
     let positions = g_rows.len() / outs;
     if windows.groups != 1 || outs < 8 || g_rows.len() < 1 << 12 {
         return false;
     }
     // The rows of the gradient that a spike meets are added.
-    let Some(spikes) = spikes_of_windows(windows, x) else { return false };
+    let Some(spikes) = products.densest().and_then(|densest| spikes_of_windows(windows, x, densest)) else { return false };
     let rows = Matrix { values: g_rows, row: outs, column: 1 };
     let Some(packed) = Packed::new(rows, [positions, outs], WORD, |n| buffers.take(n)) else { return false };
     product(&spikes, x, &packed, true, out);
@@ -126,13 +131,16 @@ fn weight_gradient_of_spikes(windows: &Windows, buffers: &Buffers, x: &[f32], g_
 }
 
 /// A convolution whose windows are unrolled.
-struct Unrolled<'a>(&'a Windows);
+struct Unrolled<'a> {
+    windows: &'a Windows,
+    products: Products,
+}
 
 impl std::ops::Deref for Unrolled<'_> {
     type Target = Windows;
 
     fn deref(&self) -> &Windows {
-        self.0
+        self.windows
     }
 }
 
@@ -147,7 +155,7 @@ struct Block {
 
 /// The most floats that a thread unrolls, and copies beside that, for a convolution that is not done line by line.
 pub fn unrolled_floats(windows: &Windows, direction: Direction) -> usize {
-    let unrolled = Unrolled(windows);
+    let unrolled = Unrolled { windows, products: Products::default() };
     let positions = match direction {
         Direction::Forward | Direction::InputGradient => POSITIONS,
         Direction::WeightGradient => SUMMED_POSITIONS,
@@ -252,7 +260,7 @@ impl Unrolled<'_> {
             if self.is_pointwise() && block.images == 1 {
                 let columns = Matrix { values: &x[g * per_group.0 * out_plane + first_place..], row: out_plane, column: 1 };
                 let mut own = MatrixMut::new(&mut own[first_place..], per_group.1, n, out_plane);
-                multiply(rows, weights, columns, &mut own, false, parallelism);
+                self.products.multiply(rows, weights, columns, &mut own, false, parallelism);
                 continue;
             }
             let columns = sized(&mut scratch.columns, rows * n);
@@ -260,11 +268,11 @@ impl Unrolled<'_> {
             let columns = Matrix { values: columns, row: n, column: 1 };
             if block.images == 1 {
                 let mut own = MatrixMut::new(&mut own[first_place..], per_group.1, n, out_plane);
-                multiply(rows, weights, columns, &mut own, false, parallelism);
+                self.products.multiply(rows, weights, columns, &mut own, false, parallelism);
                 continue;
             }
             let positions = sized(&mut scratch.positions, per_group.1 * n);
-            multiply(rows, weights, columns, &mut MatrixMut::new(positions, per_group.1, n, n), false, parallelism);
+            self.products.multiply(rows, weights, columns, &mut MatrixMut::new(positions, per_group.1, n, n), false, parallelism);
             for (o, positions) in positions.chunks_exact(n).enumerate() {
                 for (i, positions) in positions.chunks_exact(out_plane).enumerate() {
                     own[(i * self.out_channels + o) * out_plane..][..out_plane].copy_from_slice(positions);
@@ -310,11 +318,11 @@ impl Unrolled<'_> {
             if self.is_pointwise() && block.images == 1 {
                 let first_place = block.first_line * self.output[1];
                 let mut own = MatrixMut::new(&mut own[first_place..], rows, n, plane);
-                multiply(per_group.1, weights, gradient, &mut own, false, parallelism);
+                self.products.multiply(per_group.1, weights, gradient, &mut own, false, parallelism);
                 continue;
             }
             let columns = sized(&mut scratch.columns, rows * n);
-            multiply(per_group.1, weights, gradient, &mut MatrixMut::new(columns, rows, n, n), false, parallelism);
+            self.products.multiply(per_group.1, weights, gradient, &mut MatrixMut::new(columns, rows, n, n), false, parallelism);
             let channels = columns.chunks_exact(self.taps() * n);
             let of_image = self.channels * plane;
             // Each image gets its channels from the columns of all of them.
@@ -363,7 +371,7 @@ impl Unrolled<'_> {
                 self.unroll_places(*block, x, channels.clone(), columns, &mut scratch.lines);
                 let first = block.first_image * self.out_plane() + block.first_line * self.output[1];
                 let gradient = Matrix { values: &g_rows[first * self.out_channels + first_out..], row: 1, column: self.out_channels };
-                multiply(n, gradient, Matrix { values: columns, row: width, column: 1 }, &mut out, i > 0, Parallelism::None);
+                self.products.multiply(n, gradient, Matrix { values: columns, row: width, column: 1 }, &mut out, i > 0, Parallelism::None);
             }
         };
         if threads() > 1 && g_rows.len() * rows > WORTH_A_THREAD {
@@ -541,7 +549,7 @@ mod tests {
                     let [a, b] = operands.map(Tensor::as_f32);
                     let run = || {
                         let mut out = vec![f32::NAN; shape.iter().product()];
-                        convolve(&plan, &kept, &Buffers::new(0), [a, b], || Identity::Named("w".into()), &mut out);
+                        convolve(&plan, &kept, &Buffers::new(0), [a, b], || Identity::Named("w".into()), Products::default(), &mut out);
                         out
                     };
                     let found = run();

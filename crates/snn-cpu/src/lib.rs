@@ -8,6 +8,7 @@
 //!
 //! Threads divide independent elements and never a sum, so a result does not depend on their number.
 
+mod bf16;
 pub mod convolution;
 mod emit;
 mod integer_windows;
@@ -29,6 +30,7 @@ mod spikes;
 pub mod step;
 #[cfg(test)]
 mod testing;
+mod ways;
 
 use std::sync::Arc;
 
@@ -39,6 +41,7 @@ use snn_plan::{Kernel, Plan};
 /// Compiles graphs to machine code.
 pub struct Cranelift {
     pool: Arc<rayon::ThreadPool>,
+    products: Products,
 }
 
 impl Cranelift {
@@ -47,7 +50,14 @@ impl Cranelift {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         // Without threads of its own the backend works on the caller's.
         let pool = pool.or_else(|_| rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build());
-        Cranelift { pool: Arc::new(pool.expect("a pool of the current thread needs nothing of the system")) }
+        let pool = Arc::new(pool.expect("a pool of the current thread needs nothing of the system"));
+        Cranelift { pool, products: Products::default() }
+    }
+
+    /// The same with another way to compute products.
+    #[must_use]
+    pub fn with_products(self, products: Products) -> Cranelift {
+        Cranelift { products, ..self }
     }
 }
 
@@ -63,12 +73,14 @@ impl Backend for Cranelift {
         let plan = snn_plan::plan_for_threads(&graph)?;
         generate(&graph, &plan, &mut code)?;
         let machine = code.finish(plan.packed)?;
-        Ok(Box::new(run::Runnable::new(graph, plan, machine, self.pool.clone())?))
+        Ok(Box::new(run::Runnable::new(graph, plan, machine, self.pool.clone(), self.products)?))
     }
 }
 
+pub use bf16::is_available as has_bf16;
 pub use emit::Machine;
 pub use panels::{Identity, Kept};
+pub use ways::{ProductKernel, Products};
 
 /// Generates the step kernels of a plan, in their order.
 fn generate(graph: &Graph, plan: &Plan, code: &mut emit::Code) -> Result<(), CompileError> {

@@ -11,7 +11,7 @@ use crate::integers::{Integers, scratch_bytes};
 use crate::lines;
 use crate::panels::Packed;
 use crate::spike_windows::BySpikes;
-use crate::spikes::{Spikes, WORD};
+use crate::spikes::{Densest, Spikes, WORD};
 
 const FLOAT: usize = size_of::<f32>();
 
@@ -89,7 +89,7 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], threads: usi
 
 /// The bytes of the packed weights of a convolution.
 fn packed_bytes(w: &Windows) -> usize {
-    BySpikes(w).packed_floats().saturating_mul(FLOAT).max(ByIntegers(w).kept_bytes())
+    BySpikes { windows: w, densest: Densest::fastest() }.packed_floats().saturating_mul(FLOAT).max(ByIntegers(w).kept_bytes())
 }
 
 /// The bytes of weights that are kept packed from run to run, where spikes meet them.

@@ -335,6 +335,7 @@ simd_dispatch! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spikes::Densest;
     use crate::testing::numbers;
 
     /// Packs into memory that held something else.
@@ -367,7 +368,7 @@ mod tests {
             for (rows, inputs, columns) in [(1, 40, 10), (5, 300, 96), (3, 2500, 200), (7, 1024, 97), (130, 64, 33), (257, 65, 17)] {
                 let (x, w, want) = example(rows, inputs, columns, density, ones);
                 let weights = packed(&w, [inputs, columns], 1, inputs).unwrap();
-                let spikes = Spikes::find(&x, inputs).unwrap();
+                let spikes = Spikes::find(&x, inputs, Densest::fastest()).unwrap();
                 let mut out = vec![f32::NAN; rows * columns];
                 product(&spikes, &x, &weights, false, &mut out);
                 let same = out.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
@@ -386,7 +387,7 @@ mod tests {
     fn every_width_of_vectors_gives_the_same() {
         for lanes in 1..=WIDEST / LANES {
             let (x, w, _) = example(9, 128, lanes * LANES, 0.3, lanes % 2 == 0);
-            let spikes = Spikes::find(&x, 128).unwrap();
+            let spikes = Spikes::find(&x, 128, Densest::fastest()).unwrap();
             let weights = packed(&w, [128, lanes * LANES], 1, 128).unwrap();
             assert_eq!(weights.lanes, lanes);
             let sums = crate::simd::of_every_width(|| {

@@ -9,7 +9,8 @@ use snn_plan::product::{ProductPlan, Side};
 
 use crate::integers::{self, Integers};
 use crate::panels::{Identity, Kept, Packed, product};
-use crate::spikes::{Spikes, WORD, sampled_density};
+use crate::spikes::{Densest, Spikes, WORD, sampled_density};
+use crate::ways::Products;
 
 /// A product that is computed.
 pub struct Product<'a> {
@@ -19,6 +20,8 @@ pub struct Product<'a> {
     pub packed: &'a [Kept],
     /// Where memory for a product comes from.
     pub buffers: &'a Buffers,
+    /// How it is computed.
+    pub products: Products,
 }
 
 impl std::ops::Deref for Product<'_> {
@@ -53,8 +56,9 @@ impl Product<'_> {
             return false;
         }
         // Packing an element costs about as much as twenty products.
-        let most = crate::spikes::DENSEST - 20.0 / m as f64;
-        let Some(spikes) = Spikes::find(lhs, k).filter(|s| s.density() < most) else { return false };
+        let Some(densest) = self.products.densest() else { return false };
+        let pays = |s: &Spikes| densest == Densest::ANY || s.density() < densest.ones - 20.0 / m as f64;
+        let Some(spikes) = Spikes::find(lhs, k, densest).filter(pays) else { return false };
         self.times(&spikes, lhs, Matrix { values: rhs, row: self.rhs.sum, column: self.rhs.free }, [k, n], false, out)
     }
 
@@ -76,7 +80,7 @@ impl Product<'_> {
                 return true;
             }
         }
-        let Some(spikes) = Spikes::find(lhs, self.k) else { return false };
+        let Some(spikes) = self.products.densest().and_then(|densest| Spikes::find(lhs, self.k, densest)) else { return false };
         let pack = || Packed::new(weights, sizes, WORD, |n| vec![0.0; n]);
         let Some(packed) = kept.panels(identity, pack) else { return false };
         product(&spikes, lhs, &packed, false, out);
@@ -94,11 +98,13 @@ impl Product<'_> {
         if !self.is_of_rows() {
             return false;
         }
+        let Some(densest) = self.products.densest() else { return false };
+        let pays = |s: &Spikes| densest == Densest::ANY || worth_adding(s, k);
         // Weights have the spikes' layer as the last axis more often than as the first.
-        if let Some(spikes) = Spikes::find(&rhs[..k * n], n).filter(|s| worth_adding(s, k)) {
+        if let Some(spikes) = Spikes::find(&rhs[..k * n], n, densest).filter(pays) {
             return self.times(&spikes.transposed(n), rhs, Matrix { values: lhs, row: m, column: 1 }, [k, m], true, out);
         }
-        let Some(spikes) = Spikes::find(&lhs[..k * m], m).filter(|s| worth_adding(s, k)) else { return false };
+        let Some(spikes) = Spikes::find(&lhs[..k * m], m, densest).filter(pays) else { return false };
         self.times(&spikes.transposed(m), lhs, Matrix { values: rhs, row: n, column: 1 }, [k, n], false, out)
     }
 
@@ -122,7 +128,7 @@ impl Product<'_> {
             let (a, b) = (&lhs[at(&self.lhs.batch, i).min(lhs.len())..], &rhs[at(&self.rhs.batch, i).min(rhs.len())..]);
             let a = Matrix { values: a, row: self.lhs.free, column: self.lhs.sum };
             let b = Matrix { values: b, row: self.rhs.sum, column: self.rhs.free };
-            multiply(k, a, b, &mut MatrixMut::new(out, m, n, n), false, parallelism);
+            self.products.multiply(k, a, b, &mut MatrixMut::new(out, m, n, n), false, parallelism);
         };
         if count == 1 {
             // gemm divides rows and columns, never a sum: the result does not depend on the number of threads.
@@ -187,6 +193,27 @@ impl<'a> MatrixMut<'a> {
         // SAFETY: the first element of a row of the matrix, which is borrowed meanwhile.
         let values = unsafe { self.values.add(rows.start * self.row) };
         MatrixMut { values, rows: rows.len(), columns: self.columns, row: self.row, of: std::marker::PhantomData }
+    }
+
+    /// How many rows and columns there are.
+    pub fn sizes(&self) -> [usize; 2] {
+        [self.rows, self.columns]
+    }
+
+    /// From a row to the next.
+    pub fn row_distance(&self) -> usize {
+        self.row
+    }
+
+    /// The first element.
+    pub fn as_mut_ptr(&mut self) -> *mut f32 {
+        self.values
+    }
+
+    /// All rows.
+    pub fn rows_mut(&mut self) -> Vec<&mut [f32]> {
+        // SAFETY: rows of the matrix, which do not overlap, and are borrowed meanwhile.
+        (0..self.rows).map(|i| unsafe { std::slice::from_raw_parts_mut(self.values.add(i * self.row), self.columns) }).collect()
     }
 
     fn row_mut(&mut self, i: usize) -> &mut [f32] {

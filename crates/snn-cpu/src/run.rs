@@ -9,6 +9,7 @@ use snn_ir::tensor::element_count;
 use snn_ir::{CompileError, DType, Data, Executable, Graph, KernelTime, Loop, Op, Tensor, Type, Value};
 
 use snn_plan::buffers::{Buffers, InputSlice, OutputBuffer};
+use snn_plan::convolution::Direction;
 use snn_plan::ring::RingPart;
 use snn_plan::selection::SelectionKind;
 use snn_plan::{Kernel, LoopPlan, Plan, Task};
@@ -25,6 +26,7 @@ use crate::max_pool::MaxPoolBackward;
 use crate::memory;
 use crate::selection::Select;
 use crate::step::Step;
+use crate::ways::Products;
 
 /// A plan with its machine code.
 pub struct Runnable {
@@ -35,6 +37,7 @@ pub struct Runnable {
     /// Buffers that earlier kernels and runs have left.
     spare: Buffers,
     large: bool,
+    products: Products,
     /// The most bytes that a run holds beside inputs and parameters, with what is kept for the next.
     memory: usize,
     /// For each task, what is held when it begins, and what it takes that is not among the buffers.
@@ -42,14 +45,20 @@ pub struct Runnable {
 }
 
 impl Runnable {
-    pub fn new(graph: Graph, plan: Plan, machine: Machine, pool: Arc<rayon::ThreadPool>) -> Result<Runnable, CompileError> {
+    pub fn new(
+        graph: Graph,
+        plan: Plan,
+        machine: Machine,
+        pool: Arc<rayon::ThreadPool>,
+        products: Products,
+    ) -> Result<Runnable, CompileError> {
         let large = plan.peak >= 1 << 15;
         let threads = if large { pool.current_num_threads() } else { 1 };
         let at_once = plan.memory(&graph, &|graph, task| memory::scratch(graph, task, threads).all());
         let held = plan.tasks.iter().map(|task| memory::held(&graph, task, threads)).collect();
         let spare = Buffers::new(at_once);
         let memory = spare.most().saturating_add(memory::kept(&plan));
-        Ok(Runnable { graph, plan, machine, pool, spare, large, memory, held })
+        Ok(Runnable { graph, plan, machine, pool, spare, large, products, memory, held })
     }
 }
 
@@ -208,18 +217,31 @@ impl Run<'_> {
                 let (lhs, rhs) = (self.side(graph, &p.lhs, values)?, self.side(graph, &p.rhs, values)?);
                 let mut out = self.floats(count(&shape));
                 let (Data::F32(x), Data::F32(w)) = (lhs.data(), rhs.data()) else { unreachable!("products are of floats") };
-                let p = Product { plan: p, packed: self.runnable.machine.packed(), buffers: &self.runnable.spare };
+                let p = Product {
+                    plan: p,
+                    packed: self.runnable.machine.packed(),
+                    buffers: &self.runnable.spare,
+                    products: self.runnable.products,
+                };
                 if !p.execute_spikes(x, w, || Identity::Shared(w.clone()), &mut out) {
                     p.execute(x, w, &mut out);
                 }
                 values.insert(result, Tensor::f32(shape, out));
             }
-            Kernel::Convolution(c) => {
+            Kernel::Convolution(c) if !(self.runnable.products.is_exact() && c.direction == Direction::InputGradient) => {
                 let shape = node.types[0].sizes()?;
                 let mut out = self.floats(count(&shape));
                 let Data::F32(w) = operand(1)?.data() else { unreachable!("convolutions are of floats") };
                 let operands = [operand(0)?.as_f32(), w];
-                convolve(c, self.runnable.machine.packed(), &self.runnable.spare, operands, || Identity::Shared(w.clone()), &mut out);
+                convolve(
+                    c,
+                    self.runnable.machine.packed(),
+                    &self.runnable.spare,
+                    operands,
+                    || Identity::Shared(w.clone()),
+                    self.runnable.products,
+                    &mut out,
+                );
                 values.insert(result, Tensor::f32(shape, out));
             }
             Kernel::Reduction(f) => {
@@ -273,7 +295,8 @@ impl Run<'_> {
                 let found = crate::moves::first_spike(operand(0)?, *axis);
                 values.insert(result, found);
             }
-            Kernel::Delay(_) | Kernel::FirstSpike(_) | Kernel::Reference => {
+            // The gradient of an input adds the products of each element of the kernel by themselves.
+            Kernel::Convolution(_) | Kernel::Delay(_) | Kernel::FirstSpike(_) | Kernel::Reference => {
                 let operands = node.operands.iter().map(|v| values.get(graph, *v)).collect::<Result<Vec<_>, _>>()?;
                 let results = evaluate(&node.op, &operands, &node.types, &mut Randomness::Counter { seed: self.seed })?;
                 for (v, t) in graph.results(task.node).zip(results) {

@@ -14,7 +14,7 @@ use crate::panels::{Identity, Kept, LANES, Packed, sums_of, write_transposed};
 use crate::products::Matrix;
 use crate::shared::threads;
 use crate::simd::simd_dispatch;
-use crate::spikes::{Found, Looker, Spikes, Values, WORD, are_few};
+use crate::spikes::{Densest, Found, Looker, Spikes, Values, WORD, are_few};
 
 /// Outputs that are computed together, of one image or of several small ones: their sums stay in the L2 cache.
 const OUTPUTS: usize = 256;
@@ -48,13 +48,18 @@ struct Scratch {
 }
 
 /// A convolution of spikes.
-pub struct BySpikes<'a>(pub &'a Windows);
+pub struct BySpikes<'a> {
+    /// Which inputs each output meets.
+    pub windows: &'a Windows,
+    /// Up to which densities.
+    pub densest: Densest,
+}
 
 impl std::ops::Deref for BySpikes<'_> {
     type Target = Windows;
 
     fn deref(&self) -> &Windows {
-        self.0
+        self.windows
     }
 }
 
@@ -66,7 +71,7 @@ impl BySpikes<'_> {
         let rows = channels * self.taps();
         let (plane, out_plane) = (self.plane(), self.out_plane());
         let (image, out_image) = (self.channels * plane, self.out_channels * out_plane);
-        if out_channels < FEWEST_CHANNELS || out.len() * rows < SMALLEST || x.is_empty() || !are_few(x, self.input[1]) {
+        if out_channels < FEWEST_CHANNELS || out.len() * rows < SMALLEST || x.is_empty() || !are_few(x, self.input[1], self.densest) {
             return false;
         }
         let pack = |g: usize| {
@@ -158,15 +163,10 @@ impl BySpikes<'_> {
         Some(())
     }
 
-    /// Words of a padded row; one more, so that a run may begin anywhere.
-    fn line_words(&self) -> usize {
-        (self.input[1] + 2 * self.padding[1]).div_ceil(WORD) + 1
-    }
-
     /// The rows of a group's channels as bits; `None` where too much is not zero.
     fn lines(&self, looker: Looker, x: &[f32], group: usize, scratch: &mut Scratch) -> Option<()> {
         let [height, width] = self.input;
-        let (plane, words) = (height * width, self.line_words());
+        let (plane, words) = (height * width, line_words(self));
         let channels = self.per_group().0;
         let count = x.len() / (self.channels * plane);
         scratch.lines.clear();
@@ -192,19 +192,112 @@ impl BySpikes<'_> {
             }
         }
         scratch.are_ones = all.are_ones();
-        all.are_few(count * channels * plane).then_some(())
+        all.are_few(count * channels * plane, self.densest).then_some(())
     }
+}
+
+/// Words of a padded row; one more, so that a run may begin anywhere.
+fn line_words(windows: &Windows) -> usize {
+    (windows.input[1] + 2 * windows.padding[1]).div_ceil(WORD) + 1
 }
 
 /// What the positions of all results meet in `x`, as bits: a row for each channel and element of the kernel, `[channels and kernel,
 /// positions]`, positions image by image in row-major order. `None` where much of it is not zero.
-pub fn spikes_of_windows(windows: &Windows, x: &[f32]) -> Option<Spikes> {
-    let ([height, width], [out_height, out_width]) = (windows.input, windows.output);
+pub fn spikes_of_windows(windows: &Windows, x: &[f32], densest: Densest) -> Option<Spikes> {
+    let ([_, width], [out_height, out_width]) = (windows.input, windows.output);
     let (plane, taps) = (windows.plane(), windows.taps());
     let images = x.len() / (windows.channels * plane).max(1);
-    if x.is_empty() || !are_few(x, width) {
+    if x.is_empty() || x.len() > 1 << 30 || !are_few(x, width, densest) {
         return None;
     }
+    let mut spikes = Spikes::none(windows.channels * taps, (images * out_height * out_width).div_ceil(WORD));
+    let own_words = spikes.words;
+    let few = |found: Found| found.are_few(x.len(), densest);
+    let found = if windows.stride == [1, 1] && windows.input == windows.output {
+        shifted_planes(windows, x, images, &mut spikes, few)?
+    } else {
+        runs_of_lines(windows, x, images, &mut spikes, few)?
+    };
+    spikes.recount();
+    if !found.are_ones() {
+        let tap = |tap: usize| tap / windows.kernel[1] * windows.dilation[0] * width + tap % windows.kernel[1] * windows.dilation[1];
+        let position = |p: usize| {
+            let (image, y, x) = (p / (out_height * out_width), p / out_width % out_height, p % out_width);
+            let at = |axis: usize, i: usize| (i * windows.stride[axis]) as i32 - windows.padding[axis] as i32;
+            (image * windows.channels * plane) as i32 + at(0, y) * width as i32 + at(1, x)
+        };
+        spikes.values = Some(Values {
+            rows: (0..windows.channels * taps).map(|r| (r / taps * plane + tap(r % taps)) as i32).collect(),
+            inputs: (0..own_words * WORD).map(position).collect(),
+        });
+    }
+    Some(spikes)
+}
+
+/// [`spikes_of_windows`] where positions lie as the elements of images do: the bits of a channel, moved by as many as an element of the
+/// kernel is away, without those that come from another line or image.
+fn shifted_planes(windows: &Windows, x: &[f32], images: usize, spikes: &mut Spikes, few: impl Fn(Found) -> bool) -> Option<Found> {
+    let ([height, width], plane, taps) = (windows.input, windows.plane(), windows.taps());
+    // How far away each element of the kernel is, in lines and columns.
+    let away = |tap: usize| {
+        let at = |axis: usize, k: usize| (k * windows.dilation[axis]) as isize - windows.padding[axis] as isize;
+        [at(0, tap / windows.kernel[1]), at(1, tap % windows.kernel[1])]
+    };
+    let distance = |tap: usize| away(tap)[0] * width as isize + away(tap)[1];
+    let margin = (0..taps).map(|tap| distance(tap).unsigned_abs()).max().unwrap_or(0).div_ceil(WORD) + 1;
+    let words = spikes.words + 2 * margin;
+    let looker = Looker::new();
+    let mut planes = vec![0u64; windows.channels * words];
+    let of_channel = |(c, bits): (usize, &mut [u64])| {
+        let mut all = Found::default();
+        for i in 0..images {
+            for (n, values) in x[(i * windows.channels + c) * plane..][..plane].chunks(WORD).enumerate() {
+                let found = looker.look(values);
+                let (word, shift) = ((i * plane + n * WORD) / WORD + margin, (i * plane + n * WORD) % WORD);
+                bits[word] |= found.mask << shift;
+                bits[word + 1] |= (found.mask >> 1) >> (WORD - 1 - shift);
+                all = all.and(found);
+            }
+        }
+        all
+    };
+    let found = planes.par_chunks_mut(words).enumerate().map(of_channel).reduce(Found::default, Found::and);
+    if !few(found) {
+        return None;
+    }
+    // Where what is that far away is in the same image, and on the line that is meant.
+    let mut inside = vec![0u64; taps * spikes.words];
+    inside.par_chunks_mut(spikes.words).enumerate().for_each(|(tap, inside)| {
+        let [dy, dx] = away(tap);
+        let range = |d: isize, n: usize| (-d).clamp(0, n as isize) as usize..(n as isize - d).clamp(0, n as isize) as usize;
+        let (rows, columns) = (range(dy, height), range(dx, width));
+        for first in (0..images).flat_map(|i| rows.clone().map(move |y| i * plane + y * width)) {
+            (first + columns.start..first + columns.end).for_each(|at| inside[at / WORD] |= 1 << (at % WORD));
+        }
+    });
+    let (group, own_words) = (spikes.group, spikes.words);
+    spikes.bits.par_chunks_mut(own_words * group).enumerate().for_each(|(g, bits)| {
+        // Where the bits of each row begin, and by how much they are moved in a word.
+        let of_row = |r: usize| {
+            let (channel, tap) = ((g * group + r) / taps, (g * group + r) % taps);
+            let at = (margin * WORD) as isize + distance(tap);
+            (channel * words + at as usize / WORD, at as usize % WORD, tap * own_words)
+        };
+        let rows: Vec<_> = (0..group.min(windows.channels * taps - g * group)).map(of_row).collect();
+        for (w, bits) in bits.chunks_exact_mut(group).enumerate() {
+            for (to, (from, shift, mask)) in bits.iter_mut().zip(&rows) {
+                let moved = planes[from + w] >> shift | (planes[from + w + 1] << 1) << (WORD - 1 - shift);
+                *to = moved & inside[mask + w];
+            }
+        }
+    });
+    Some(found)
+}
+
+/// [`spikes_of_windows`] line by line.
+fn runs_of_lines(windows: &Windows, x: &[f32], images: usize, spikes: &mut Spikes, few: impl Fn(Found) -> bool) -> Option<Found> {
+    let ([height, width], [out_height, out_width]) = (windows.input, windows.output);
+    let (plane, taps) = (windows.plane(), windows.taps());
     // The rows of each channel as bits, padded; where windows are apart, those that one element of the kernel meets side by side.
     let (stride, padded) = (windows.stride[1], width + 2 * windows.padding[1]);
     let words = padded.div_ceil(stride).div_ceil(WORD) + 2;
@@ -233,10 +326,9 @@ pub fn spikes_of_windows(windows: &Windows, x: &[f32]) -> Option<Spikes> {
         all
     };
     let found = lines.par_chunks_mut(images * height * per_line).enumerate().map(of_channel).reduce(Found::default, Found::and);
-    if !found.are_few(x.len()) || x.len() > 1 << 30 {
+    if !few(found) {
         return None;
     }
-    let mut spikes = Spikes::none(windows.channels * taps, (images * out_height * out_width).div_ceil(WORD));
     let (group, own_words) = (spikes.group, spikes.words);
     spikes.bits.par_chunks_mut(own_words * group).enumerate().for_each(|(g, bits)| {
         for r in 0..group.min(windows.channels * taps - g * group) {
@@ -262,26 +354,13 @@ pub fn spikes_of_windows(windows: &Windows, x: &[f32]) -> Option<Spikes> {
             }
         }
     });
-    spikes.recount();
-    if !found.are_ones() {
-        let tap = |tap: usize| tap / windows.kernel[1] * windows.dilation[0] * width + tap % windows.kernel[1] * windows.dilation[1];
-        let position = |p: usize| {
-            let (image, y, x) = (p / (out_height * out_width), p / out_width % out_height, p % out_width);
-            let at = |axis: usize, i: usize| (i * windows.stride[axis]) as i32 - windows.padding[axis] as i32;
-            (image * windows.channels * plane) as i32 + at(0, y) * width as i32 + at(1, x)
-        };
-        spikes.values = Some(Values {
-            rows: (0..windows.channels * taps).map(|r| (r / taps * plane + tap(r % taps)) as i32).collect(),
-            inputs: (0..own_words * WORD).map(position).collect(),
-        });
-    }
-    Some(spikes)
+    Some(found)
 }
 
 simd_dispatch! {
     /// What the outputs in `rows` of image `i` meet, as bits.
     fn unroll(windows: &Windows, runs: Runs, i: usize, rows: std::ops::Range<usize>, lines: &[u64], spikes: &mut Spikes) {
-        let (channels, words, width) = (windows.per_group().0, BySpikes(windows).line_words(), windows.output[1]);
+        let (channels, words, width) = (windows.per_group().0, line_words(windows), windows.output[1]);
         let outputs = rows.len() * width;
         let (mask, step) = (ones(runs.bits), windows.stride[1]);
         // So many outputs meet a word that is read at once.
@@ -359,7 +438,7 @@ mod tests {
             let size = |a: usize| (input[a] + 2 * padding[a] - dilation[a] * (kernel[a] - 1) - 1) / stride[a] + 1;
             let output = [size(0), size(1)];
             let windows = Windows { groups, channels, out_channels, input, output, kernel, stride, padding, dilation };
-            let c = BySpikes(&windows);
+            let c = BySpikes { windows: &windows, densest: Densest::fastest() };
             let mut next = crate::testing::numbers((channels * out_channels) as u64);
             let x: Vec<f32> = (0..images * channels * input[0] * input[1]).map(|_| f32::from(u8::from(next() < 0.3))).collect();
             let w: Vec<f32> = (0..out_channels * channels / groups * kernel[0] * kernel[1]).map(|_| next() - 0.5).collect();

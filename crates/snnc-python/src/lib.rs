@@ -10,7 +10,7 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString};
 use snn_ir::{DType, Data, RuntimeError, Tensor};
 use snn_plot::PlotError;
 use snnc::error::InputError;
-use snnc::{CompileOptions, Compiled, Error, Mode, Optimise, Prepared, Program, Setting, Severity};
+use snnc::{Backends, CompileOptions, Compiled, Error, Mode, Optimise, Precision, Prepared, Program, Setting, Severity};
 
 pyo3::create_exception!(_native, ProgramError, PyValueError, "A program is wrong; the text is the diagnostic with its source lines.");
 
@@ -141,7 +141,7 @@ fn printer() -> snnc::Printer {
 
 fn options(given: &Bound<'_, PyDict>) -> PyResult<CompileOptions> {
     let mut o = CompileOptions::default().printer(printer());
-    let (mut backend, mut device) = ("cranelift".to_string(), "cpu".to_string());
+    let (mut backend, mut device, mut dtype) = ("cranelift".to_string(), "cpu".to_string(), "f32".to_string());
     for (name, value) in given.iter() {
         let name: String = name.extract()?;
         match name.as_str() {
@@ -167,6 +167,12 @@ fn options(given: &Bound<'_, PyDict>) -> PyResult<CompileOptions> {
             "batch" => o.batch = value.extract()?,
             "weights_dtype" => o.weights_dtype = parsed(&value)?,
             "states" => o.states = parsed(&value)?,
+            "dtype" => dtype = value.extract()?,
+            "exact" => {
+                if value.extract()? {
+                    o.products.kernel = snnc::ProductKernel::Exact;
+                }
+            }
             "settings" => {
                 for (n, v) in value.cast::<PyDict>()?.iter() {
                     o.settings.insert(n.extract()?, setting(&v)?);
@@ -175,8 +181,24 @@ fn options(given: &Bound<'_, PyDict>) -> PyResult<CompileOptions> {
             other => return Err(PyTypeError::new_err(format!("there is no option `{other}`"))),
         }
     }
-    let text = if backend == "candle" { format!("candle {device}") } else { backend };
+    let text = if backend == "candle" { format!("candle {device}") } else { backend.clone() };
     o.backend = text.parse().map_err(raised)?;
+    let is_exact = o.products.kernel == snnc::ProductKernel::Exact;
+    match (&mut o.backend, dtype.as_str()) {
+        (_, "f32") => {}
+        (Backends::Candle(_, precision), "f16") => *precision = Precision::F16,
+        (Backends::Candle(_, precision), "bf16") => *precision = Precision::BF16,
+        (Backends::Cranelift, "bf16") => o.products.bf16 = true,
+        _ => {
+            let text = format!(
+                "`dtype` is f32, bf16 (with the backends cranelift and candle) or f16 (with candle), not `{dtype}` with `{backend}`"
+            );
+            return Err(PyValueError::new_err(text));
+        }
+    }
+    if is_exact && (o.products.bf16 || matches!(o.backend, Backends::Candle(..))) {
+        return Err(PyValueError::new_err("`exact` is for sums in f32 on the backend cranelift"));
+    }
     Ok(o)
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use snn_candle::{DeviceName, Precision};
 use snn_compile::{COTANGENT, Gradients, OUTPUT, Optimise, QUANTISED, drawn_name};
+use snn_cpu::Products;
 use snn_front::{Mode, Options};
 use snn_ir::{Backend, DeviceState, Dims, Executable, Graph, Interpreter, Tensor, Type};
 
@@ -47,9 +48,12 @@ impl std::str::FromStr for Backends {
 }
 
 impl Backends {
-    pub(crate) fn backend(self, threads: usize) -> Result<Box<dyn Backend>, Error> {
+    pub(crate) fn backend(self, threads: usize, products: Products) -> Result<Box<dyn Backend>, Error> {
+        if products.bf16 && self == Backends::Cranelift && !snn_cpu::has_bf16() {
+            return Err(Error::NoBf16);
+        }
         Ok(match self {
-            Backends::Cranelift => Box::new(snn_cpu::Cranelift::new(threads)),
+            Backends::Cranelift => Box::new(snn_cpu::Cranelift::new(threads).with_products(products)),
             Backends::Interpreter => Box::new(Interpreter),
             Backends::Candle(device, precision) => Box::new(snn_candle::Candle::new(device, precision)?),
             Backends::CandleOperations => Box::new(snn_candle::Candle::plain()),
@@ -120,6 +124,8 @@ pub struct CompileOptions {
     pub weights_dtype: Option<crate::quantise::WeightBits>,
     /// States of neurons in fixed point: after each step they are rounded to this format, with slope 1 where gradients are computed.
     pub states: Option<snn_compile::FixedPoint>,
+    /// How [`Backends::Cranelift`] computes products and convolutions.
+    pub products: Products,
     /// Where the lines of `print` in the program go; standard error if nothing else is said.
     pub printer: Printer,
     /// Names that the data hold beside the tensors that are given, for messages.
@@ -147,6 +153,7 @@ impl Default for CompileOptions {
             partial: false,
             weights_dtype: None,
             states: None,
+            products: Products::default(),
             printer: Printer::default(),
             other_data: vec![],
         }
@@ -191,6 +198,7 @@ setters! {
     partial(bool),
     weights_dtype(impl Into<Option<crate::quantise::WeightBits>>),
     states(impl Into<Option<snn_compile::FixedPoint>>),
+    products(Products),
     printer(Printer),
     other_data(Vec<String>),
 }
@@ -425,7 +433,7 @@ impl Compiled {
     pub(crate) fn new(program: Program, net: String, options: CompileOptions) -> Result<Compiled, Error> {
         let backend = match &options.other_backend {
             Some(other) => Box::new(other.clone()),
-            None => options.backend.backend(options.threads)?,
+            None => options.backend.backend(options.threads, options.products)?,
         };
         Ok(Compiled { program, net, options, backend, cache: Mutex::new(HashMap::new()), generating: Mutex::default() })
     }

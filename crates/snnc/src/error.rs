@@ -52,6 +52,11 @@ pub enum Error {
     /// The device cannot be used.
     #[error(transparent)]
     Device(#[from] snn_candle::DeviceError),
+    /// The processor cannot multiply numbers of 16 bits.
+    #[error(
+        "this processor has no products of bf16 (AVX512_BF16): compile without `bf16`, or for candle (`--backend candle --dtype bf16`), which is slower here"
+    )]
+    NoBf16,
     /// A pass of the compiler fails, for another reason than the program.
     #[error(transparent)]
     Pass(snn_compile::Error),

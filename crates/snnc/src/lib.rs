@@ -30,6 +30,7 @@ mod weights;
 use std::sync::Arc;
 
 pub use snn_candle::{DeviceError, DeviceName, Precision, devices};
+pub use snn_cpu::{ProductKernel, Products, has_bf16};
 
 pub use build::CBuild;
 pub use compiled::{Backends, CompileOptions, Compiled, OtherBackend, Prepared, Quantised, Run, Tape};

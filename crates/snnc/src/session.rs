@@ -399,7 +399,7 @@ impl Session {
             }
             _ => {
                 let backend: Backends = name.parse()?;
-                backend.backend(1)?;
+                backend.backend(1, snn_cpu::Products::default())?;
                 self.options.backend = backend;
             }
         }

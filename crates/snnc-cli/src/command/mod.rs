@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use say::{remark, remark_part, say, say_part};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use snnc::{Backends, CompileOptions, Dims, Error, Mode, Optimise, Precision, Program, Severity, Tensor};
+use snnc::{Backends, CompileOptions, Dims, Error, Mode, Optimise, Precision, ProductKernel, Products, Program, Severity, Tensor};
 
 /// A compiler for spiking neural networks.
 #[derive(Parser)]
@@ -191,9 +191,24 @@ struct BackendArguments {
     /// Where candle runs it: cpu, cuda, cuda:1, metal. `snnc devices` lists what is usable.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     device: snnc::DeviceName,
-    /// The type of contractions on a GPU; states are always f32.
+    /// The type of the operands of dense products; sums and states are always f32. Machine code knows f32, and bf16 where the processor does; candle all.
     #[arg(long, value_enum, default_value_t = PrecisionName::F32)]
     dtype: PrecisionName,
+    /// One kernel for all products and convolutions, instead of the fastest at the density of their operands.
+    #[arg(long, value_enum, value_name = "KERNEL")]
+    kernel: Option<KernelName>,
+    /// Add in the interpreter's order: its results, to the bit, and slower.
+    #[arg(long, conflicts_with_all = ["kernel", "fast_math"])]
+    exact: bool,
+}
+
+/// A kernel for products.
+#[derive(Clone, Copy, ValueEnum)]
+enum KernelName {
+    /// Add the weights of active inputs, at any density.
+    Rows,
+    /// All products, by `gemm`.
+    Dense,
 }
 
 impl BackendArguments {
@@ -208,10 +223,33 @@ impl BackendArguments {
             BackendName::Interpreter => Backends::Interpreter,
             BackendName::Candle => return Ok(Backends::Candle(self.device, precision)),
         };
-        if self.device != snnc::DeviceName::Cpu || precision != Precision::F32 {
-            return Err(Failure::Text("`--device` and `--dtype` are for `--backend candle`".into()));
+        if self.device != snnc::DeviceName::Cpu {
+            return Err(Failure::Text("`--device` is for `--backend candle`".into()));
+        }
+        let known = precision == Precision::F32 || precision == Precision::BF16 && backend == Backends::Cranelift;
+        if !known {
+            return Err(Failure::Text("`--dtype f16` is for `--backend candle`, and `bf16` for that and for `cranelift`".into()));
         }
         Ok(backend)
+    }
+
+    /// How machine code computes products.
+    fn products(&self) -> Result<Products, Failure> {
+        let is_machine_code = matches!(self.backend, BackendName::Cranelift);
+        let bf16 = is_machine_code && matches!(self.dtype, PrecisionName::Bf16);
+        if !is_machine_code && (self.kernel.is_some() || self.exact && matches!(self.backend, BackendName::Candle)) {
+            return Err(Failure::Text("`--kernel` and `--exact` are for `--backend cranelift`".into()));
+        }
+        if self.exact && bf16 {
+            return Err(Failure::Text("`--exact` computes in f32: leave out `--dtype bf16`".into()));
+        }
+        let kernel = match self.kernel {
+            _ if self.exact => ProductKernel::Exact,
+            None => ProductKernel::Fastest,
+            Some(KernelName::Rows) => ProductKernel::Rows,
+            Some(KernelName::Dense) => ProductKernel::Dense,
+        };
+        Ok(Products { kernel, bf16 })
     }
 }
 
@@ -305,6 +343,7 @@ impl NetArguments {
             .optimise(self.optimise.level())
             .verify(self.verify)
             .backend(self.backend.backend()?)
+            .products(self.backend.products()?)
             .threads(self.threads)
             .seed(self.seed)
             .memory_limit(self.memory())

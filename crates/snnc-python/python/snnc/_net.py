@@ -312,13 +312,14 @@ class Profile(list):
 def compile(
     text: str, weights=None, net: str | None = None, seed: int = 0, threads: int = 0, fast_math: bool = False, backend: str = "cranelift", device: str = "cpu",
     settings: dict | None = None, dims: dict | None = None, partial: bool = False, file: str = "program.snn",
-    weights_dtype: str | None = None, states: str | None = None,
+    weights_dtype: str | None = None, states: str | None = None, dtype: str = "f32", exact: bool = False,
 ) -> Net:
     """Compiles a program.
 
     `weights` is a path or a dict of arrays or tensors (a state_dict); `net` is which of its nets, the only one or `main` where it is not given;
     `settings` are settings of that net, `dims` sizes of dimensions that no input gives. `weights_dtype` ("i8" or "i16") rounds the weights of products and
-    convolutions to integers times a power of two for each output, and `states` ("Q7.8") keeps the states of neurons in fixed point. Raises `ProgramError` with the source line where the program is wrong.
+    convolutions to integers times a power of two for each output, and `states` ("Q7.8") keeps the states of neurons in fixed point.
+    `dtype` ("bf16", and "f16" with candle) is the type of the operands of dense products, and `exact` adds in the interpreter's order. Raises `ProgramError` with the source line where the program is wrong.
 
     >>> import numpy as np, snnc
     >>> net = snnc.compile("net main(x: f32[T, B, 2]) -> f32[T, B, 2] { x |> lif(tau = 2.0) |> delay(1) }")
@@ -326,7 +327,7 @@ def compile(
     [0.0, 1.0, 1.0]
     """
     options = dict(seed=seed, threads=threads, fast_math=fast_math, backend=backend, device=str(device), settings=dict(settings or {}), dims=dict(dims or {}), partial=partial,
-                   weights_dtype=weights_dtype, states=states)
+                   weights_dtype=weights_dtype, states=states, dtype=dtype, exact=exact)
     return Net(_native.Net(text, file, net, _as_weights(weights), options))
 
 
