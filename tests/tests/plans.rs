@@ -234,3 +234,42 @@ fn long_sequences_run_in_pieces() {
         }
     }
 }
+
+/// A norm whose centred and scaled inputs the way back needs.
+const NORMED: &str = "net loss(x: f32[T, B, 64], m: f32[256], s: f32[256], b: f32[256], w: f32[256, 64]) -> f32[] {
+    let h = (matmul(x, transpose(w)) - m) * s + b
+    sum(max(if_node(h, v_threshold = 3.0, surrogate = rect()), axis = 2) * 2.0)
+}";
+
+#[test]
+fn cheap_values_are_computed_again_on_the_way_back() {
+    let wrt = ["m", "s", "b"];
+    let lists = plan(NORMED, "loss", Some(&wrt), &[("T", 8), ("B", 32)]);
+    // Forward the spikes, the states and a mask of the pool are written; the way back reads the product, and the centred and scaled input nobody.
+    let elements = 8 * 32 * 256;
+    assert!(lists.lines().any(|l| l.contains("step kernel0") && l.contains(&format!("{} bytes", 2 * 4 * elements + elements))), "{lists}");
+    let mut d = Dice(11);
+    let data = ["m", "s", "b"].map(|n| (n.to_string(), whole_numbers(&mut d, &[256])));
+    let own = [("x".to_string(), spikes(&mut d, &[8, 32, 64])), ("w".to_string(), whole_numbers(&mut d, &[256, 64]))];
+    agrees(NORMED, "loss", Some(&wrt), &data.into_iter().chain(own).collect::<Vec<_>>(), &[]);
+}
+
+#[test]
+fn kernels_that_give_memory_back_come_first() {
+    // Each running sum is summed up before the next is made, though the text has all sums at the end.
+    let text = "net main(x: f32[N, 256], k: f32[256]) -> f32[] {
+    let (a, b, c, d) = (cumsum(x + 1.0, axis = 0), cumsum(x + 2.0, axis = 0), cumsum(x + 3.0, axis = 0), cumsum(x + 4.0, axis = 0))
+    sum(a) + sum(b) + sum(c) + sum(d)
+}";
+    let lists = plan(text, "main", None, &[("N", 256)]);
+    let kinds: Vec<bool> =
+        lists.lines().filter(|l| l.contains("cumsum:") || l.contains("sum: reduction")).map(|l| l.contains("cumsum:")).collect();
+    assert_eq!(kinds, [true, false].repeat(4), "{lists}");
+    agrees(
+        text,
+        "main",
+        None,
+        &[("x".to_string(), whole_numbers(&mut Dice(2), &[256, 256])), ("k".to_string(), Tensor::zeros(snnc::DType::F32, [256]))],
+        &[],
+    );
+}

@@ -212,7 +212,7 @@ pub const PASSES: [Pass; 15] = [
 /// The plan for threads, as the CPU runs it.
 fn plan(graph: &Graph) -> Result<String, CompileError> {
     snn_ir::backend::check_sizes(graph)?;
-    let graph = snn_plan::in_pieces(&graph.pruned());
+    let graph = snn_plan::prepared(graph)?;
     Ok(snn_plan::describe(&graph, &snn_plan::plan_for_threads(&graph)?, 0))
 }
 

@@ -68,7 +68,7 @@ impl Backend for Cranelift {
 
     fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>, CompileError> {
         check_sizes(graph)?;
-        let graph = snn_plan::in_pieces(&graph.pruned());
+        let graph = snn_plan::prepared(graph)?;
         let mut code = emit::Code::for_this_machine()?;
         let plan = snn_plan::plan_for_threads(&graph)?;
         generate(&graph, &plan, &mut code)?;
@@ -119,7 +119,7 @@ pub enum Listing {
 /// If code generation fails.
 pub fn listing(graph: &Graph, kind: Listing) -> Result<String, CompileError> {
     check_sizes(graph)?;
-    let graph = snn_plan::in_pieces(&graph.pruned());
+    let graph = snn_plan::prepared(graph)?;
     let mut code = emit::Code::for_this_machine()?;
     code.keep_text(kind);
     let plan = snn_plan::plan_for_threads(&graph)?;

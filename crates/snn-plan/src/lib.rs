@@ -22,12 +22,25 @@ pub mod partition;
 pub mod pieces;
 pub mod plan;
 pub mod product;
+pub mod recompute;
 pub mod reduction;
 pub mod ring;
 pub mod selection;
 pub mod step;
 mod verify;
 
+use snn_ir::{CompileError, Graph};
+
+/// The graph that is planned for a graph on the CPU: without what no root needs, with what is cheaper computed again than held, and long
+/// sequences in pieces. All sizes are known.
+///
+/// # Errors
+/// If a size is too large.
+pub fn prepared(graph: &Graph) -> Result<Graph, CompileError> {
+    Ok(in_pieces(&recomputed(&graph.pruned())?))
+}
+
 pub use pieces::in_pieces;
 pub use plan::{Kernel, LoopPlan, Plan, Task, describe, describe_task, layer_of, operations, plan, plan_for_threads};
+pub use recompute::recomputed;
 pub use verify::{PlanError, verify};

@@ -133,6 +133,7 @@ fn whole(graph: &Graph, divides: bool) -> Result<Plan, CompileError> {
     let mut counts = Counts::default();
     let mut plan = plan_from(graph, divides, &mut counts)?;
     plan.packed = counts.packed;
+    number_kernels(&mut plan, &mut 0);
     debug_assert_eq!(crate::verify(graph, &plan), Ok(()));
     Ok(plan)
 }
@@ -146,10 +147,20 @@ fn plan_from(graph: &Graph, divides: bool, counts: &mut Counts) -> Result<Plan, 
     p.schedule(&demanded, counts)
 }
 
-/// How many step kernels and packed weights there are so far.
+/// Numbers the step kernels in the order of the plan, those of loops where they stand: the order in which they are generated.
+fn number_kernels(plan: &mut Plan, count: &mut usize) {
+    for task in &mut plan.tasks {
+        if let Kernel::Step(kernel) = &mut task.kernel {
+            kernel.function = number(count);
+        } else if let Kernel::Loop(inner) = &mut task.kernel {
+            number_kernels(&mut inner.plan, count);
+        }
+    }
+}
+
+/// How many packed weights there are so far.
 #[derive(Default)]
 struct Counts {
-    steps: usize,
     packed: usize,
 }
 
@@ -248,6 +259,8 @@ impl Planner<'_> {
     }
 
     fn form_groups(&mut self) -> Result<(), CompileError> {
+        // Elementwise operations by their operands. What is computed again is meant for another kernel than the first time.
+        let mut known: HashMap<&[Value], Vec<NodeId>> = HashMap::new();
         for (id, node) in self.graph.nodes() {
             if !self.live[id.index()] || !self.fusable(id) {
                 continue;
@@ -262,7 +275,11 @@ impl Planner<'_> {
             let shared = node.operands.iter().filter(|v| self.graph.ty(**v).rank() > 0).filter_map(|v| self.readers.get(v).copied());
             let shared: Vec<usize> = shared.filter(|g| !candidates.contains(g)).collect();
             candidates.splice(0..0, shared);
-            let joined = candidates.into_iter().rev().find(|g| {
+            let alike = known.entry(&node.operands).or_default();
+            let twins: Vec<usize> =
+                alike.iter().filter(|n| self.graph.node(**n).op == node.op).filter_map(|n| self.group_of.get(n).copied()).collect();
+            alike.push(id);
+            let joined = candidates.into_iter().filter(|g| !twins.contains(g)).rev().find(|g| {
                 let group = &self.groups[*g];
                 let directions = group.reverse.is_none() || reverse.is_none() || group.reverse == reverse;
                 group.shape == shape && directions && self.can_join(id, *g, &shape)
@@ -451,7 +468,7 @@ impl Planner<'_> {
                     let group = &self.groups[g];
                     let stores: Vec<Value> =
                         group.members.iter().flat_map(|m| self.graph.results(*m)).filter(|v| demanded.contains(v)).collect();
-                    let kernel = build(self.graph, group, &stores, number(&mut counts.steps))?;
+                    let kernel = build(self.graph, group, &stores)?;
                     Task { node: *last, kernel: Kernel::Step(Box::new(kernel)), needs, gives: stores, frees: vec![], held: 0, computed: 0 }
                 }
                 Unit::Node(id) => {
@@ -462,9 +479,60 @@ impl Planner<'_> {
             };
             tasks.push(task);
         }
-        let mut plan = Plan { tasks, ..Plan::default() };
+        let mut plan = Plan { tasks: self.sooner(tasks), ..Plan::default() };
         self.lifetimes(&mut plan)?;
         Ok(plan)
+    }
+
+    /// The tasks in an order in which one that gives back at least as much memory as it takes, since it is the last to read something, comes as
+    /// soon as it can.
+    fn sooner(&self, tasks: Vec<Task>) -> Vec<Task> {
+        let given = |v: &Value| matches!(self.graph.op(*v), Op::Input { .. } | Op::Parameter { .. } | Op::Constant(_));
+        // A value in another shape shares the memory of its owner.
+        let mut owner: HashMap<Value, Value> = HashMap::new();
+        let mut producer: HashMap<Value, usize> = HashMap::new();
+        let mut readers: HashMap<Value, Vec<usize>> = HashMap::new();
+        let mut reads: Vec<Vec<Value>> = Vec::with_capacity(tasks.len());
+        for (i, task) in tasks.iter().enumerate() {
+            producer.extend(task.gives.iter().map(|v| (*v, i)));
+            let of = |v: &Value| owner.get(v).copied().unwrap_or(*v);
+            let mut own: Vec<Value> = task.needs.iter().filter(|v| !given(v)).map(of).collect();
+            own.sort_unstable();
+            own.dedup();
+            own.iter().for_each(|v| readers.entry(*v).or_default().push(i));
+            if let (Kernel::Alias, Some(v), Some(first)) = (&task.kernel, task.gives.first(), task.needs.first()) {
+                owner.insert(*v, of(first));
+            }
+            reads.push(own);
+        }
+        let roots: HashSet<Value> = self.graph.roots().map(|v| owner.get(&v).copied().unwrap_or(v)).collect();
+        let mut left: HashMap<Value, usize> =
+            readers.iter().map(|(v, readers)| (*v, readers.len() + usize::from(roots.contains(v) || !producer.contains_key(v)))).collect();
+        let bytes = |v: &Value| self.graph.ty(*v).byte_len();
+        let mut done = vec![false; tasks.len()];
+        let mut order = Vec::with_capacity(tasks.len());
+        for first in 0..tasks.len() {
+            let mut stack = vec![first];
+            while let Some(i) = stack.pop() {
+                if std::mem::replace(&mut done[i], true) {
+                    continue;
+                }
+                order.push(i);
+                reads[i].iter().for_each(|v| *left.entry(*v).or_default() -= 1);
+                let meets = tasks[i].gives.iter().chain(reads[i].iter().filter(|v| left[v] == 1)).filter_map(|v| readers.get(v)).flatten();
+                let shrinks = |j: &&usize| {
+                    let ready = || tasks[**j].needs.iter().all(|v| producer.get(v).is_none_or(|p| done[*p]));
+                    let freed: usize = reads[**j].iter().filter(|v| left[v] == 1).map(bytes).sum();
+                    let taken = || if matches!(tasks[**j].kernel, Kernel::Alias) { 0 } else { tasks[**j].gives.iter().map(bytes).sum() };
+                    !done[**j] && freed > 0 && freed >= taken() && ready()
+                };
+                let mut next: Vec<usize> = meets.filter(shrinks).copied().collect();
+                next.sort_unstable_by(|a, b| b.cmp(a));
+                stack.extend(next);
+            }
+        }
+        let mut tasks: Vec<Option<Task>> = tasks.into_iter().map(Some).collect();
+        order.into_iter().filter_map(|i| tasks[i].take()).collect()
     }
 
     /// The kernel of a node that is not fused, and what it reads beside the operands that are seen already.
@@ -477,7 +545,7 @@ impl Planner<'_> {
         {
             let shape = node.types[0].sizes()?;
             let value = Value { node: id, result: 0 };
-            let kernel = crate::step::copy(self.graph, value, &shape, number(&mut counts.steps))?;
+            let kernel = crate::step::copy(self.graph, value, &shape)?;
             let sources = kernel.loads.iter().map(|l| l.source).collect();
             return Ok((Kernel::Step(Box::new(kernel)), sources));
         }

@@ -111,7 +111,7 @@ impl Operand {
 }
 
 /// Makes the kernel of a group.
-pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value], function: usize) -> Result<StepKernel, CompileError> {
+pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value]) -> Result<StepKernel, CompileError> {
     let members: Vec<_> = group.members.to_vec();
     let is_member = |v: Value| members.binary_search(&v.node).is_ok();
     let has_scan = members.iter().any(|m| matches!(graph.node(*m).op, Op::Scan(_)));
@@ -197,7 +197,7 @@ pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value], function: us
     let name = last.name.clone().unwrap_or_else(|| snn_ir::text::op_name(&last.op));
     Ok(StepKernel {
         name,
-        function,
+        function: 0,
         program: Program::Nodes(program),
         loads,
         initial,
@@ -260,7 +260,7 @@ impl Walk {
 }
 
 /// A kernel that copies one value to a whole tensor: a repetition.
-pub(crate) fn copy(graph: &Graph, value: Value, shape: &[usize], function: usize) -> Result<StepKernel, CompileError> {
+pub(crate) fn copy(graph: &Graph, value: Value, shape: &[usize]) -> Result<StepKernel, CompileError> {
     let constant = immediate(graph, value);
     let a = if constant.is_some() { None } else { Some(access(graph, value, shape)?) };
     let timed = a.as_ref().is_some_and(|a| a.delay > 0);
@@ -268,7 +268,7 @@ pub(crate) fn copy(graph: &Graph, value: Value, shape: &[usize], function: usize
     let loads: Vec<Load> = a.iter().map(|a| walk.load(0, a, DType::F32)).collect();
     Ok(StepKernel {
         name: "repeat".into(),
-        function,
+        function: 0,
         program: Program::Repeat(constant.cloned()),
         loads,
         initial: vec![],
