@@ -418,8 +418,16 @@ fn candle_is_one_flag_away() {
     let (own, candle) = (run(&[]), run(&["--backend", "candle", "--device", "cpu"]));
     assert!(own.status.success() && candle.status.success(), "{}", text(&candle.stderr));
     assert_eq!(text(&own.stdout), text(&candle.stdout));
+    for more in [["--exact"].as_slice(), &["--kernel", "rows"], &["--kernel", "dense"], &["--backend", "interpreter", "--exact"]] {
+        assert_eq!(text(&own.stdout), text(&run(more).stdout), "{more:?}");
+    }
     for (more, said) in [
-        (vec!["--device", "metal"], "`--device` and `--dtype` are for `--backend candle`"),
+        (vec!["--device", "metal"], "`--device` is for `--backend candle`"),
+        (vec!["--dtype", "f16"], "`--dtype f16` is for `--backend candle`, and `bf16` for that and for `cranelift`"),
+        (vec!["--backend", "candle", "--exact"], "`--kernel` and `--exact` are for `--backend cranelift`"),
+        (vec!["--backend", "interpreter", "--kernel", "rows"], "`--kernel` and `--exact` are for `--backend cranelift`"),
+        (vec!["--kernel", "rows", "--exact"], "cannot be used with"),
+        (vec!["--dtype", "bf16", "--exact"], "`--exact` computes in f32: leave out `--dtype bf16`"),
         (vec!["--backend", "candle", "--dtype", "f16"], "products of 16 bits need a GPU"),
         (vec!["--backend", "candle", "--device", "gpu"], "`gpu` is not a device; there are cpu, cuda, cuda:N, metal and metal:N"),
         (vec!["--backend", "candle", "--device", "metal:7"], "metal"),

@@ -315,3 +315,22 @@ def test_the_examples_of_docstrings():
 
     found = doctest.testmod(_net)
     assert found.failed == 0 and found.attempted >= 10
+
+
+def test_products_exact_and_bf16():
+    text = "net main(x: f32[T, B, 64]) { layer fc = linear(64, 32) \n fc(x) }"
+    x = np.random.default_rng(0).standard_normal((4, 8, 64)).astype("f4")
+    plain = snnc.compile(text)
+    weights = plain.weights
+    exact = snnc.compile(text, weights, exact=True)(x)
+    assert np.array_equal(exact, snnc.compile(text, weights, backend="interpreter")(x))
+    assert np.allclose(exact, snnc.compile(text, weights)(x), atol=1e-5)
+    for wrong in ({"dtype": "f16"}, {"dtype": "f8"}, {"exact": True, "backend": "candle"}, {"exact": True, "dtype": "bf16"}):
+        with pytest.raises(ValueError):
+            snnc.compile(text, weights, **wrong)
+    try:
+        near = snnc.compile(text, weights, dtype="bf16")(x)
+    except Exception as error:
+        assert "AVX512_BF16" in str(error)
+    else:
+        assert 0 < np.abs(near - exact).max() < 0.05
