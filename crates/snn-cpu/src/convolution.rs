@@ -52,31 +52,14 @@ pub fn convolve(
     }
     match plan.direction {
         Direction::Forward => {
-            // What weights that are computed anew are packed into is given back.
-            let once: Vec<Kept>;
-            let packed = match plan.packed {
-                Some(first) => &packed[first..first + windows.groups],
-                None => {
-                    once = (0..windows.groups).map(|_| Kept::default()).collect();
-                    &once
-                }
-            };
-            let by_lines = lines::fits_forward(windows) && !a.is_empty() && !products.is_exact();
             let identity = identity();
-            let by_spikes = |packed: &[Kept], identity: &Identity, out: &mut [f32]| {
-                products.densest().is_some_and(|densest| BySpikes { windows, densest }.compute(a, b, packed, identity, out))
-            };
-            if ByIntegers(windows).compute(a, b, packed, &identity, out) {
-                return;
+            if let Some(first) = plan.packed {
+                return forward(windows, products, &packed[first..first + windows.groups], None, [a, b], &identity, out);
             }
-            if !(by_lines && lines::has_few_terms(windows)) && by_spikes(packed, &identity, out) {
-                return;
-            }
-            if by_lines {
-                lines::forward(windows, a, b, out);
-            } else {
-                Unrolled { windows, products }.forward(a, b, out);
-            }
+            // What weights that are computed anew are packed into is given back.
+            let once: Vec<Kept> = (0..windows.groups).map(|_| Kept::default()).collect();
+            forward(windows, products, &once, Some(buffers), [a, b], &identity, out);
+            once.into_iter().filter_map(Kept::into_panels).for_each(|panels| buffers.give(panels.into_memory()));
         }
         Direction::InputGradient => {
             if lines::fits_input_gradient(windows) {
@@ -95,6 +78,31 @@ pub fn convolve(
                 Unrolled { windows, products }.weight_gradient(a, &rows, out);
             }
         }
+    }
+}
+
+/// A convolution. `kept` has the packed weights of each group; those that are not there are packed, into memory of `buffers` if they are given back.
+fn forward(
+    windows: &Windows,
+    products: Products,
+    kept: &[Kept],
+    buffers: Option<&Buffers>,
+    [x, w]: [&[f32]; 2],
+    identity: &Identity,
+    out: &mut [f32],
+) {
+    let by_lines = lines::fits_forward(windows) && !x.is_empty() && !products.is_exact();
+    if ByIntegers(windows).compute(x, w, kept, identity, out) {
+        return;
+    }
+    let by_spikes = products.densest().filter(|_| !(by_lines && lines::has_few_terms(windows)));
+    if by_spikes.is_some_and(|densest| BySpikes { windows, densest, buffers }.compute(x, w, kept, identity, out)) {
+        return;
+    }
+    if by_lines {
+        lines::forward(windows, x, w, out);
+    } else {
+        Unrolled { windows, products }.forward(x, w, out);
     }
 }
 

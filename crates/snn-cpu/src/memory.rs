@@ -73,7 +73,7 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], threads: usi
         Direction::Forward => {
             let dense = if lines::fits_forward(w) { 0 } else { unrolled };
             let packed = if c.packed.is_some() { 0 } else { packed_bytes(w) };
-            Scratch { shared: 0, own: packed.saturating_add(dense.max(ByIntegers(w).scratch_bytes(first, threads))) }
+            Scratch { shared: packed, own: dense.max(ByIntegers(w).scratch_bytes(first, threads)) }
         }
         Direction::InputGradient if lines::fits_input_gradient(w) => Scratch::default(),
         Direction::InputGradient => Scratch { shared: 0, own: unrolled },
@@ -89,7 +89,10 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], threads: usi
 
 /// The bytes of the packed weights of a convolution.
 fn packed_bytes(w: &Windows) -> usize {
-    BySpikes { windows: w, densest: Densest::fastest() }.packed_floats().saturating_mul(FLOAT).max(ByIntegers(w).kept_bytes())
+    BySpikes { windows: w, densest: Densest::fastest(), buffers: None }
+        .packed_floats()
+        .saturating_mul(FLOAT)
+        .max(ByIntegers(w).kept_bytes())
 }
 
 /// The bytes of weights that are kept packed from run to run, where spikes meet them.

@@ -73,6 +73,12 @@ impl Kept {
         })
     }
 
+    /// The weights in panels, if they are there and nobody else has them.
+    pub fn into_panels(self) -> Option<Packed> {
+        let forms = self.0.into_inner().unwrap_or_else(PoisonError::into_inner)?;
+        Arc::try_unwrap(forms.panels??).ok()
+    }
+
     /// Weights as integers, where inputs of this density pay for it; made unless they are there. What is there already is used for a little less or more.
     pub fn integers(
         &self,

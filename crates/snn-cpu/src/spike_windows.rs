@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use snn_plan::buffers::Buffers;
 use snn_plan::convolution::Windows;
 
 use crate::panels::{Identity, Kept, LANES, Packed, sums_of, write_transposed};
@@ -53,6 +54,8 @@ pub struct BySpikes<'a> {
     pub windows: &'a Windows,
     /// Up to which densities.
     pub densest: Densest,
+    /// Where memory for packed weights comes from, if they are not kept.
+    pub buffers: Option<&'a Buffers>,
 }
 
 impl std::ops::Deref for BySpikes<'_> {
@@ -74,11 +77,12 @@ impl BySpikes<'_> {
         if out_channels < FEWEST_CHANNELS || out.len() * rows < SMALLEST || x.is_empty() || !are_few(x, self.input[1], self.densest) {
             return false;
         }
+        let memory = |n: usize| self.buffers.map_or_else(|| vec![0.0; n], |buffers| buffers.take(n));
         let pack = |g: usize| {
             let w = &w[g * out_channels * rows..(g + 1) * out_channels * rows];
             let w = Matrix { values: w, row: 1, column: rows };
             let per_word = runs.bits * runs.per_word;
-            kept[g].panels(identity.clone(), || Packed::new(w, [rows, out_channels], per_word, |n| vec![0.0; n]))
+            kept[g].panels(identity.clone(), || Packed::new(w, [rows, out_channels], per_word, memory))
         };
         let Some(packed) = (0..self.groups).map(pack).collect::<Option<Vec<_>>>() else { return false };
         let share = (out.len() / out_image).div_ceil(threads().max(1));
@@ -438,7 +442,7 @@ mod tests {
             let size = |a: usize| (input[a] + 2 * padding[a] - dilation[a] * (kernel[a] - 1) - 1) / stride[a] + 1;
             let output = [size(0), size(1)];
             let windows = Windows { groups, channels, out_channels, input, output, kernel, stride, padding, dilation };
-            let c = BySpikes { windows: &windows, densest: Densest::fastest() };
+            let c = BySpikes { windows: &windows, densest: Densest::fastest(), buffers: None };
             let mut next = crate::testing::numbers((channels * out_channels) as u64);
             let x: Vec<f32> = (0..images * channels * input[0] * input[1]).map(|_| f32::from(u8::from(next() < 0.3))).collect();
             let w: Vec<f32> = (0..out_channels * channels / groups * kernel[0] * kernel[1]).map(|_| next() - 0.5).collect();

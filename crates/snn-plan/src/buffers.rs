@@ -44,7 +44,7 @@ impl OutputBuffer {
 
 /// Buffers of floats that nobody holds.
 ///
-/// Together with what is held they never exceed [`Buffers::most`]: the oldest are given up when a new one is made.
+/// Together with what is held they never exceed [`Buffers::most`]: the newest are given up when another is made.
 #[derive(Debug)]
 pub struct Buffers {
     spare: Mutex<Spare>,
@@ -63,13 +63,14 @@ struct Spare {
 }
 
 impl Spare {
-    /// Gives up the oldest buffers until all bytes are at most `most`.
+    /// Gives up the newest buffers until all bytes are at most `most`. A run takes buffers in the same order as the one before: the oldest are wanted
+    /// first.
     fn shrink(&mut self, most: usize) -> Vec<Vec<f32>> {
         let mut dropped = Vec::new();
         while self.bytes > 0 && self.held.saturating_add(self.bytes) > most {
-            let Some(oldest) = self.buffers.keys().min_by_key(|(_, given)| *given).copied() else { break };
-            dropped.extend(self.buffers.remove(&oldest));
-            self.bytes -= size_of::<f32>() * oldest.0;
+            let Some(newest) = self.buffers.keys().max_by_key(|(_, given)| *given).copied() else { break };
+            dropped.extend(self.buffers.remove(&newest));
+            self.bytes -= size_of::<f32>() * newest.0;
         }
         dropped
     }
@@ -179,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_smallest_buffer_that_fits_is_taken_and_the_oldest_is_given_up() {
+    fn the_smallest_buffer_that_fits_is_taken() {
         let buffers = Buffers::new(4 * 16_000);
         for n in [4000, 2000, 3000] {
             buffers.give(Vec::with_capacity(n));
@@ -198,9 +199,9 @@ mod tests {
         for n in [5000, 6000, 7000] {
             buffers.give(Vec::with_capacity(n));
         }
-        // 18,000 floats are kept, so that one of 9,000 needs the oldest two to go.
+        // Of 18,000 floats that are given 11,000 are kept, so that one of 9,000 needs the newer to go.
         let taken = buffers.take(9000);
-        assert_eq!(buffers.take(5000).capacity(), 7000, "the newest is still there");
+        assert_eq!(buffers.take(4000).capacity(), 5000, "the oldest is still there");
         buffers.give(taken);
         buffers.begin(4 * 15_000);
         assert_eq!(buffers.take(5000).capacity(), 5000, "a task that begins with more held leaves nothing kept");
