@@ -228,7 +228,7 @@ impl<'a> MatrixMut<'a> {
 }
 
 /// Rows that one call of `gemm` multiplies on one thread: it copies all of them.
-const MULTIPLIED_ROWS: usize = 2048;
+const MULTIPLIED_ROWS: usize = 1024;
 
 /// `out[m, n] = a[m, k] b[k, n]`, or, where `add` is set, that is added.
 pub(crate) fn multiply(k: usize, a: Matrix<'_>, b: Matrix<'_>, out: &mut MatrixMut<'_>, add: bool, parallelism: Parallelism) {
