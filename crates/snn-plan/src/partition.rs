@@ -35,7 +35,7 @@ fn samples(ty: &Type, skipped: usize) -> Option<[usize; 2]> {
 }
 
 /// How many of so many samples a part has, if they can be divided.
-pub(crate) fn share(count: usize) -> Option<usize> {
+fn share(count: usize) -> Option<usize> {
     SHARE.rev().find(|n| *n < count && count.is_multiple_of(*n))
 }
 

@@ -12,7 +12,7 @@ use snn_ir::axes::{self, Axis};
 use snn_ir::build::Build;
 use snn_ir::{Dim, Graph, Loop, Node, NodeId, Op, Roles, Type, Value};
 
-use crate::partition::share;
+use crate::partition::partition_batch;
 
 /// Bytes that the largest kernel of a piece reads and writes, where each thread takes samples of its own: both sides stay in its L2 cache.
 const IN_CACHE: usize = 1 << 20;
@@ -29,8 +29,8 @@ pub fn in_pieces(graph: &Graph) -> Graph {
     let mut lengths: BTreeSet<usize> =
         graph.nodes().filter_map(|(_, node)| steps_of(&node.op, graph.ty(*node.operands.first()?))).collect();
     while let Some(steps) = lengths.pop_last() {
-        while let Some(chain) = Chain::find(&graph, steps) {
-            graph = chain.rewritten().pruned();
+        while let Some(new) = Chain::find(&graph, steps).and_then(Chain::in_pieces) {
+            graph = new.pruned();
         }
     }
     graph
@@ -77,8 +77,22 @@ impl<'a> Chain<'a> {
             chain.places.push(place);
         }
         chain.see_what_crosses();
-        chain.piece = chain.piece()?;
+        chain.outputs.first()?;
         Some(chain)
+    }
+
+    /// The graph with the loop, where that pays: for threads that take samples of their own, or else for such as divide each kernel.
+    fn in_pieces(mut self) -> Option<Graph> {
+        for divided in [true, false] {
+            let Some(piece) = self.piece(divided) else { continue };
+            self.piece = piece;
+            let (new, id) = self.rewritten();
+            let parts = if let Op::Loop(l) = &new.node(id).op { partition_batch(l, self.steps / piece) } else { None };
+            if !divided || parts.is_some() {
+                return Some(new);
+            }
+        }
+        None
     }
 
     fn place(&self, v: Value) -> Place {
@@ -174,8 +188,8 @@ impl<'a> Chain<'a> {
         matches!(self.graph.op(v), Op::Scan(s) if v.result as usize >= s.roles.outputs)
     }
 
-    /// How many steps a piece has, where pieces pay.
-    fn piece(&self) -> Option<usize> {
+    /// How many steps a piece has, where pieces pay; `divided` says that threads take samples of their own.
+    fn piece(&self, divided: bool) -> Option<usize> {
         let bytes = |v: &Value| self.graph.ty(*v).byte_len();
         let crossing: usize = self.sequences.iter().chain(&self.outputs).map(bytes).sum();
         let (mut between, mut all, mut largest) = (0, crossing, 0);
@@ -191,9 +205,8 @@ impl<'a> Chain<'a> {
             all += written;
             largest = largest.max(written + read);
         }
-        let samples = self.sequences.iter().chain(&self.outputs).next().and_then(|v| self.graph.ty(*v).sizes().ok()?.get(1).copied());
-        let cache = if samples.and_then(share).is_some() { IN_CACHE } else { IN_SHARED_CACHE };
-        if between < WORTH_IT * cache || between < crossing {
+        let (cache, copies) = if divided { (IN_CACHE, 1) } else { (IN_SHARED_CACHE, 2) };
+        if between < WORTH_IT * cache * copies || between < copies * crossing {
             return None;
         }
         let weights: usize = self.invariants.iter().map(bytes).sum();
@@ -204,19 +217,20 @@ impl<'a> Chain<'a> {
         (2 * piece <= self.steps).then(|| whole.unwrap_or(piece))
     }
 
-    fn rewritten(&self) -> Graph {
+    /// The graph with the loop, and which node that is.
+    fn rewritten(&self) -> (Graph, NodeId) {
         let mut new = Graph::new(self.graph.name.clone());
         new.parameters.clone_from(&self.graph.parameters);
         let mut known: HashMap<Value, Value> = HashMap::new();
         self.copy(&mut new, Place::Before, &mut known);
-        let last = self.add_loop(&mut new, &known);
+        let (id, last) = self.add_loop(&mut new, &known);
         known.extend(last);
         self.copy(&mut new, Place::After, &mut known);
         let of = |list: &[(String, Value)]| list.iter().map(|(name, v)| (name.clone(), known[v])).collect();
         new.inputs = self.graph.inputs.iter().map(|v| known[v]).collect();
         (new.outputs, new.updates) = (of(&self.graph.outputs), of(&self.graph.updates));
         debug_assert!(snn_ir::verify(&new).is_ok(), "pieces are well-typed: {:?}", snn_ir::verify(&new));
-        new
+        (new, id)
     }
 
     /// Copies the nodes of a place as they are.
@@ -236,7 +250,7 @@ impl<'a> Chain<'a> {
     }
 
     /// Adds the loop over whole pieces, and the steps that are left over, to the graph with what comes before them. Gives what stands for the outputs.
-    fn add_loop(&self, new: &mut Graph, known: &HashMap<Value, Value>) -> HashMap<Value, Value> {
+    fn add_loop(&self, new: &mut Graph, known: &HashMap<Value, Value>) -> (NodeId, HashMap<Value, Value>) {
         let (pieces, rest) = (self.steps / self.piece, self.steps % self.piece);
         let whole = pieces * self.piece;
         let mut body = Graph::new(format!("{} in pieces", self.graph.name));
@@ -296,7 +310,7 @@ impl<'a> Chain<'a> {
         for (v, state) in self.states().zip(last) {
             found.extend(v.map(|v| (v, state)));
         }
-        found
+        (id, found)
     }
 
     /// The nodes of the chain in order, with where they are.
