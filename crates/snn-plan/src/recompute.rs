@@ -35,10 +35,12 @@ pub fn recomputed(graph: &Graph) -> Result<Graph, CompileError> {
 
 /// Is it worth less than a number in memory?
 fn is_cheap(node: &Node) -> bool {
-    let cheap = match &node.op {
-        Op::Unary(u) => matches!(u, UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Floor | UnaryOp::Round | UnaryOp::Not | UnaryOp::Detach),
-        Op::Binary(b) => !matches!(b, BinaryOp::Pow | BinaryOp::Rem),
-        op => matches!(op, Op::Select | Op::Cast { .. } | Op::Spike { .. }),
+    let cheap = if let Op::Unary(u) = &node.op {
+        matches!(u, UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Floor | UnaryOp::Round | UnaryOp::Not | UnaryOp::Detach)
+    } else if let Op::Binary(b) = &node.op {
+        !matches!(b, BinaryOp::Pow | BinaryOp::Rem)
+    } else {
+        node.op.is_elementwise()
     };
     cheap && matches!(node.types[0].dtype, DType::F32 | DType::Bool) && node.types[0].rank() > 0
 }
