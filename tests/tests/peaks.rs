@@ -84,6 +84,12 @@ const PROGRAMS: &[Case] = &[
         true,
     ),
     (
+        "long",
+        "net main(x: f32[T, B, 64]) -> f32[T, B, 64] {\n    layer a = linear(64, 64)\n    layer b = linear(64, 64)\n    layer c = linear(64, 64)\n    x |> a |> lif |> b |> delay(3) |> lif |> c |> lif\n}",
+        &[("x", &[307, 16, 64])],
+        false,
+    ),
+    (
         "integers",
         "net main(x: f32[N, 64], i: i64[M]) -> (a: f32[M, 64], b: i64[N]) { (take(x, i % 64), argmax(x, axis = 1)) }",
         &[("x", &[4096, 64]), ("i", &[4096])],

@@ -233,19 +233,19 @@ const MULTIPLIED_ROWS: usize = 1024;
 /// `out[m, n] = a[m, k] b[k, n]`, or, where `add` is set, that is added.
 pub(crate) fn multiply(k: usize, a: Matrix<'_>, b: Matrix<'_>, out: &mut MatrixMut<'_>, add: bool, parallelism: Parallelism) {
     let (m, n) = (out.rows, out.columns);
-    if m > MULTIPLIED_ROWS && matches!(parallelism, Parallelism::None) {
-        for first in (0..m).step_by(MULTIPLIED_ROWS) {
-            let a = Matrix { values: &a.values[first * a.row..], ..a };
-            multiply(k, a, b, &mut out.row_block(first..m.min(first + MULTIPLIED_ROWS)), add, parallelism);
-        }
-        return;
-    }
     if m * n == 0 {
         return;
     }
     if k == 0 {
         if !add {
             out.for_each_row(|row| row.fill(0.0));
+        }
+        return;
+    }
+    if m > MULTIPLIED_ROWS && matches!(parallelism, Parallelism::None) {
+        for first in (0..m).step_by(MULTIPLIED_ROWS) {
+            let a = Matrix { values: &a.values[first * a.row..], ..a };
+            multiply(k, a, b, &mut out.row_block(first..m.min(first + MULTIPLIED_ROWS)), add, parallelism);
         }
         return;
     }

@@ -268,11 +268,12 @@ impl<'a> Chain<'a> {
             operands.push(Build(new).reshape(all, [&[Dim::from(pieces as i64)], &ty.shape[..]].concat()));
         }
         for v in &self.invariants {
-            // It goes by the parameter's name, so that profiles find the layer.
-            let parameter = if let Op::Parameter { name, .. } = self.graph.op(*v) { self.graph.parameter(name) } else { None };
-            let name = parameter.map_or_else(|| format!("in{}", body.inputs.len()), |p| p.name.clone());
-            body.parameters.extend(parameter.cloned());
-            inside.invariants.insert(*v, body.add_input(name, self.graph.ty(*v).clone()));
+            let input = body.add_input(format!("in{}", body.inputs.len()), self.graph.ty(*v).clone());
+            // Users call it as the parameter, so that profiles find the layer.
+            if let Op::Parameter { name, .. } = self.graph.op(*v) {
+                body.node_mut(input.node).name = Some(name.clone());
+            }
+            inside.invariants.insert(*v, input);
             operands.push(known[v]);
         }
         let first: Vec<Value> = self.first_states(new, known);

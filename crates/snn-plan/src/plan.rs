@@ -745,11 +745,9 @@ pub fn layer_of(graph: &Graph, task: &Task) -> Option<String> {
         let mut at = *v;
         loop {
             let node = graph.node(at.node);
-            let is_parameter = |name: &str| graph.parameter(name).is_some();
             // The body of a loop has parameters among its inputs.
-            if let Op::Parameter { name, .. } | Op::Input { name, .. } = &node.op
-                && is_parameter(name)
-            {
+            let name = if let Op::Parameter { name, .. } = &node.op { Some(name) } else { node.name.as_ref() };
+            if let (Op::Parameter { .. } | Op::Input { .. }, Some(name)) = (&node.op, name) {
                 return name.rsplit_once('.').map(|(layer, _)| layer.to_string());
             }
             if !matches!(node.op, Op::Transpose { .. } | Op::Reshape { .. } | Op::Broadcast { .. }) {
