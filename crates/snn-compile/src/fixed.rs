@@ -123,7 +123,8 @@ pub fn largest_states(graph: &Graph) -> Graph {
             let states = s.body.outputs[s.roles.outputs..].to_vec();
             names = states.iter().map(|(n, _)| format!("{layer}.{n}")).collect();
             let ty = new.ty(node.operands[0]).clone();
-            s.body.outputs.splice(s.roles.outputs..s.roles.outputs, states);
+            let outputs = states.into_iter().map(|(n, v)| (format!("each.{n}"), v));
+            s.body.outputs.splice(s.roles.outputs..s.roles.outputs, outputs);
             node.types.splice(s.roles.outputs..s.roles.outputs, names.iter().map(|_| Type::new(snn_ir::DType::F32, ty.shape.clone())));
             s.roles.outputs += names.len();
         }
