@@ -136,7 +136,10 @@ pub fn largest_states(graph: &Graph) -> Graph {
             let mut build = Build(new);
             let size = build.unary(UnaryOp::Abs, states);
             let axes = (0..build.0.ty(size).rank()).collect();
-            found.push((name, build.0.add(Op::Reduce { kind: snn_ir::Reduction::Max, axes }, &[size])));
+            // `lif.v`, `lif.v#2`, `lif.v#3`.
+            let others = (2..).map(|k| format!("{name}#{k}"));
+            let own = std::iter::once(name.clone()).chain(others).find(|n| found.iter().all(|(known, _)| known != n));
+            found.push((own.unwrap_or(name), build.0.add(Op::Reduce { kind: snn_ir::Reduction::Max, axes }, &[size])));
         }
         let results: Vec<Value> = new.results(id).collect();
         results.iter().enumerate().filter(|(i, _)| *i < first || *i >= first + added).map(|(_, v)| *v).collect()

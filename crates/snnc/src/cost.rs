@@ -188,8 +188,7 @@ impl Compiled {
     pub fn largest_states(&self, data: &[(String, Tensor)], weights: &[(String, Tensor)]) -> Result<Vec<(String, f32)>, Error> {
         let (graph, _, tensors) = self.written(data, weights)?;
         let results = self.compile_graph(&snn_compile::largest_states(&graph).pruned())?.run(&tensors, self.options().seed)?.outputs;
-        let mut names = vec![];
-        Ok(results.into_iter().map(|(name, t)| (own_name(&mut names, name), t.to_f32()[0])).collect())
+        Ok(results.into_iter().map(|(name, t)| (name, t.to_f32()[0])).collect())
     }
 
     /// What each layer of neurons gives on data, in order, `[T, ...]`, and then the outputs.
