@@ -52,10 +52,13 @@ impl Memory {
                 on_device.extend(&task.gives);
             }
             let twice: usize = copies.values().sum();
-            let (before, meanwhile) = (task.held.saturating_add(twice), self.meanwhile(graph, task, candle));
+            // What a kernel of the CPU takes, and how much of it is not among the buffers of the program.
+            let (all, own) = if self.own_kernels { snn_cpu_scratch(graph, task, self.threads) } else { (0, 0) };
+            let before = task.held.saturating_add(twice);
+            let meanwhile = if candle { self.meanwhile(graph, task, all) } else { all };
             let now = before.saturating_add(task.computed).saturating_add(meanwhile);
             most = most.max(now);
-            held.push(if candle { now } else { before.saturating_add(self.own_scratch(graph, task)) });
+            held.push(if candle { now } else { before.saturating_add(own) });
             for v in &task.frees {
                 copies.remove(v);
             }
@@ -84,18 +87,9 @@ impl Memory {
         }
     }
 
-    /// What a kernel of the CPU takes that is not among the buffers of the program.
-    fn own_scratch(self, graph: &Graph, task: &Task) -> usize {
-        if self.own_kernels { snn_cpu_scratch(graph, task, self.threads).1 } else { 0 }
-    }
-
-    /// What a task needs while it runs.
-    fn meanwhile(self, graph: &Graph, task: &Task, candle: bool) -> usize {
+    /// What a task of candle's needs while it runs, where a kernel of the CPU that is tried before takes `own`.
+    fn meanwhile(self, graph: &Graph, task: &Task, own: usize) -> usize {
         let node = graph.node(task.node);
-        let own = if self.own_kernels { snn_cpu_scratch(graph, task, self.threads).0 } else { 0 };
-        if !candle {
-            return own;
-        }
         let operands: usize = node.operands.iter().map(|v| graph.ty(*v).byte_len()).sum();
         match (&task.kernel, &node.op) {
             (Kernel::Loop(inner), Op::Loop(l)) => self.of_loop(graph, task, l, inner),

@@ -113,7 +113,7 @@ pub(crate) fn with_fixed_states(graph: &Graph, format: FixedPoint, trained: bool
 
 /// A graph whose outputs are the largest sizes of the states of its neurons, by layer and state.
 pub fn largest_states(graph: &Graph) -> Graph {
-    let mut found: Vec<(String, Value)> = Vec::new();
+    let (mut found, mut own_names) = (Vec::new(), Vec::new());
     let mut new = graph.rebuild(|new, _, mut node| {
         let mut names = Vec::new();
         if let Op::Scan(s) = &mut node.op {
@@ -136,10 +136,7 @@ pub fn largest_states(graph: &Graph) -> Graph {
             let mut build = Build(new);
             let size = build.unary(UnaryOp::Abs, states);
             let axes = (0..build.0.ty(size).rank()).collect();
-            // `lif.v`, `lif.v#2`, `lif.v#3`.
-            let others = (2..).map(|k| format!("{name}#{k}"));
-            let own = std::iter::once(name.clone()).chain(others).find(|n| found.iter().all(|(known, _)| known != n));
-            found.push((own.unwrap_or(name), build.0.add(Op::Reduce { kind: snn_ir::Reduction::Max, axes }, &[size])));
+            found.push((own_name(&mut own_names, name), build.0.add(Op::Reduce { kind: snn_ir::Reduction::Max, axes }, &[size])));
         }
         let results: Vec<Value> = new.results(id).collect();
         results.iter().enumerate().filter(|(i, _)| *i < first || *i >= first + added).map(|(_, v)| *v).collect()
@@ -147,6 +144,14 @@ pub fn largest_states(graph: &Graph) -> Graph {
     new.outputs = found;
     new.updates.clear();
     new
+}
+
+/// A name that none before has: `lif`, `lif#2`, `lif#3`.
+pub fn own_name(names: &mut Vec<String>, wanted: String) -> String {
+    let others = (2..).map(|k| format!("{wanted}#{k}"));
+    let name = std::iter::once(wanted.clone()).chain(others).find(|n| !names.contains(n)).unwrap_or(wanted);
+    names.push(name.clone());
+    name
 }
 
 #[cfg(test)]

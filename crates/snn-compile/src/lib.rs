@@ -13,7 +13,7 @@ use snn_front::Module;
 use snn_ir::{CompileError, DimError, Graph, VerifyErrors};
 use snn_syntax::Diagnostic;
 
-pub use fixed::{FixedPoint, largest_states};
+pub use fixed::{FixedPoint, largest_states, own_name};
 pub use inputs::{COTANGENT, OUTPUT, QUANTISED, drawn_name};
 
 /// What the optimiser may do.
@@ -212,8 +212,8 @@ pub const PASSES: [Pass; 15] = [
 /// The plan for threads, as the CPU runs it.
 fn plan(graph: &Graph) -> Result<String, CompileError> {
     snn_ir::backend::check_sizes(graph)?;
-    let graph = snn_plan::prepared(graph)?;
-    Ok(snn_plan::describe(&graph, &snn_plan::plan_for_threads(&graph)?, 0))
+    let (graph, plan) = snn_plan::prepared(graph)?;
+    Ok(snn_plan::describe(&graph, &plan, 0))
 }
 
 fn generate(graph: &Graph) -> Result<String, CompileError> {

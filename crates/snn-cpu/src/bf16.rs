@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::panels::LANES;
 use crate::products::{Matrix, MatrixMut};
-use crate::shared::{Shared, threads};
+use crate::shared::threads;
 use crate::simd::simd_dispatch;
 
 /// Numbers that an instruction multiplies for each sum.
@@ -141,35 +141,30 @@ pub fn multiply(k: usize, a: Matrix<'_>, b: Matrix<'_>, out: &mut MatrixMut<'_>,
     // Taken out meanwhile: a thread that waits for others may begin another product.
     let mut scratch = SCRATCH.take();
     panels_of(b, [k, n], &mut scratch.panels);
-    let (panels, row) = (&scratch.panels, out.row_distance());
-    let target = Shared(out.as_mut_ptr());
-    let task = |rows: &mut Vec<Pair>, band: usize| {
-        let first = band * BAND;
-        let height = BAND.min(m - first);
-        rows.resize(height * depths, [0; DEPTH]);
-        rows_of(a, k, first, rows);
+    let panels = &scratch.panels;
+    let task = |rows: &mut Vec<Pair>, (band, out): (usize, &mut [&mut [f32]])| {
+        rows.resize(out.len() * depths, [0; DEPTH]);
+        rows_of(a, k, band * BAND, rows);
         for (p, panel) in panels.chunks_exact(depths * WIDTH).enumerate() {
-            let width = WIDTH.min(n - p * WIDTH);
-            for (i, rows) in rows.chunks(ROWS * depths).enumerate() {
+            for (rows, out) in rows.chunks(ROWS * depths).zip(out.chunks_mut(ROWS)) {
                 let mut sums = [[0f32; WIDTH]; ROWS];
                 sums_of(rows, panel, &mut sums);
-                for (r, sums) in sums.iter().enumerate().take(rows.len() / depths) {
-                    // SAFETY: a row of the output in this panel, inside of the matrix; bands have rows of their own.
-                    let to = unsafe { std::slice::from_raw_parts_mut(target.get().add((first + i * ROWS + r) * row + p * WIDTH), width) };
+                for (row, sums) in out.iter_mut().zip(&sums) {
+                    let to = row[p * WIDTH..].iter_mut().zip(sums);
                     if add {
-                        to.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
+                        to.for_each(|(to, sum)| *to += sum);
                     } else {
-                        to.copy_from_slice(&sums[..width]);
+                        to.for_each(|(to, sum)| *to = *sum);
                     }
                 }
             }
         }
     };
-    let bands = m.div_ceil(BAND);
+    let mut rows = out.rows_mut();
     if divided && threads() > 1 && m * n * k > WORTH_A_THREAD {
-        (0..bands).into_par_iter().for_each_init(Vec::new, task);
+        rows.par_chunks_mut(BAND).enumerate().for_each_init(Vec::new, task);
     } else {
-        (0..bands).for_each(|band| task(&mut scratch.rows, band));
+        rows.chunks_mut(BAND).enumerate().for_each(|band| task(&mut scratch.rows, band));
     }
     SCRATCH.set(scratch);
 }

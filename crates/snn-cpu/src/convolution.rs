@@ -27,8 +27,6 @@ const POSITIONS: usize = 256;
 const SUMMED_POSITIONS: usize = 256;
 /// Columns of unrolled windows that one task sums over all positions.
 const UNROLLED_COLUMNS: usize = 160;
-/// Elements along a side of what is transposed at a time.
-const SQUARE: usize = 16;
 /// Fewer products than this are not worth a second thread.
 const WORTH_A_THREAD: usize = 1 << 18;
 
@@ -73,7 +71,8 @@ pub fn convolve(
                 return lines::weight_gradient(windows, a, b, out);
             }
             let mut rows = buffers.scratch(b.len());
-            gradient_rows(windows, b, &mut rows);
+            // The gradient of results as `[positions, channels]`.
+            crate::moves::transpose(b, [windows.out_channels, windows.out_plane()], &mut rows);
             if !weight_gradient_of_spikes(windows, buffers, products, [a, &rows], out) {
                 Unrolled { windows, products }.weight_gradient(a, &rows, out);
             }
@@ -104,22 +103,6 @@ fn forward(
     } else {
         Unrolled { windows, products }.forward(x, w, out);
     }
-}
-
-/// The gradient of results as `[positions, channels]`.
-fn gradient_rows(windows: &Windows, g: &[f32], rows: &mut [f32]) {
-    let (plane, channels) = (windows.out_plane(), windows.out_channels);
-    rows.par_chunks_mut(plane * channels).zip(g.par_chunks(plane * channels)).for_each(|(rows, image)| {
-        // Squares, so that both sides stay in the L1 cache.
-        for (q, rows) in rows.chunks_mut(SQUARE * channels).enumerate() {
-            for first in (0..channels).step_by(SQUARE) {
-                for (i, row) in rows.chunks_exact_mut(channels).enumerate() {
-                    let from = &image[first * plane + q * SQUARE + i..];
-                    row[first..].iter_mut().take(SQUARE).zip(from.iter().step_by(plane)).for_each(|(to, x)| *to = *x);
-                }
-            }
-        }
-    });
 }
 
 /// The gradient of weights from spike indices; `false` where much of the input is not zero, or a gradient is not finite.

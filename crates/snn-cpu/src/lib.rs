@@ -68,9 +68,8 @@ impl Backend for Cranelift {
 
     fn compile(&self, graph: &Graph) -> Result<Box<dyn Executable>, CompileError> {
         check_sizes(graph)?;
-        let graph = snn_plan::prepared(graph)?;
+        let (graph, plan) = snn_plan::prepared(graph)?;
         let mut code = emit::Code::for_this_machine()?;
-        let plan = snn_plan::plan_for_threads(&graph)?;
         generate(&graph, &plan, &mut code)?;
         let machine = code.finish(plan.packed)?;
         Ok(Box::new(run::Runnable::new(graph, plan, machine, self.pool.clone(), self.products)?))
@@ -119,10 +118,9 @@ pub enum Listing {
 /// If code generation fails.
 pub fn listing(graph: &Graph, kind: Listing) -> Result<String, CompileError> {
     check_sizes(graph)?;
-    let graph = snn_plan::prepared(graph)?;
+    let (graph, plan) = snn_plan::prepared(graph)?;
     let mut code = emit::Code::for_this_machine()?;
     code.keep_text(kind);
-    let plan = snn_plan::plan_for_threads(&graph)?;
     generate(&graph, &plan, &mut code)?;
     let mut text = snn_plan::describe(&graph, &plan, 0);
     text.push_str(&code.text());

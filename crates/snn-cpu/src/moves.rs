@@ -44,6 +44,17 @@ impl Block {
         self
     }
 
+    /// Where place `i` of the first axes, in row-major order, is in both tensors.
+    fn places(&self, axes: usize, mut i: usize) -> [usize; 2] {
+        let mut at = [self.from, self.to];
+        for (axis, size) in self.sizes[..axes].iter().enumerate().rev() {
+            at[0] += i % size * self.from_strides[axis];
+            at[1] += i % size * self.to_strides[axis];
+            i /= size;
+        }
+        at
+    }
+
     /// The axis along which the source is read in order, where it is another than the one along which the result is written in order.
     fn across(&self) -> Option<usize> {
         let last = self.sizes.len().checked_sub(1)?;
@@ -66,12 +77,8 @@ impl Block {
         let stripe = |i: usize| {
             let first = i % stripes * SQUARE;
             let height = SQUARE.min(rows - first);
-            let (mut rest, mut a, mut b) = (i / stripes, self.from + first, self.to + first * to_step);
-            for (axis, size) in self.sizes.iter().enumerate().rev() {
-                a += rest % size * self.from_strides[axis];
-                b += rest % size * self.to_strides[axis];
-                rest /= size;
-            }
+            let [a, b] = self.places(self.sizes.len(), i / stripes);
+            let (a, b) = (a + first, b + first * to_step);
             let target = target.get();
             for column in (0..columns).step_by(SQUARE) {
                 let width = SQUARE.min(columns - column);
@@ -129,12 +136,7 @@ impl Block {
         let count = outer.iter().product::<usize>();
         let (slabs, depth) = if count >= 256 { (count, size[0]) } else { (count * size[0], 1) };
         let slab = |i: usize| {
-            let (mut rest, mut a, mut b) = (if depth == 1 { i / size[0] } else { i }, block.from, block.to);
-            for (axis, size) in outer.iter().enumerate().rev() {
-                a += rest % size * block.from_strides[axis];
-                b += rest % size * block.to_strides[axis];
-                rest /= size;
-            }
+            let [a, b] = block.places(outer.len(), if depth == 1 { i / size[0] } else { i });
             let first = if depth == 1 { i % size[0] } else { 0 };
             let target = target.get();
             for (z, y) in (first..first + depth).flat_map(|z| (0..size[1]).map(move |y| (z, y))) {
@@ -270,20 +272,11 @@ pub fn delay(x: &[f32], steps: i64, row: usize, out: &mut [f32]) {
     out[by..].copy_from_slice(&x[..x.len() - by]);
 }
 
-/// `out[columns, rows]` from `x[rows, columns]`.
-pub fn transpose(x: &[f32], rows: usize, columns: usize, out: &mut [f32]) {
-    let side = 16;
-    // Squares, so that both sides stay in cache.
-    out.par_chunks_mut(side * rows).enumerate().for_each(|(i, out)| {
-        let width = out.len() / rows.max(1);
-        for first in (0..rows).step_by(side) {
-            for c in 0..width {
-                for r in first..(first + side).min(rows) {
-                    out[c * rows + r] = x[r * columns + i * side + c];
-                }
-            }
-        }
-    });
+/// `out[image, column, row]` from `x[image, row, column]`.
+pub fn transpose(x: &[f32], [rows, columns]: [usize; 2], out: &mut [f32]) {
+    let size = rows * columns;
+    let sizes = vec![x.len() / size.max(1), columns, rows];
+    Block { sizes, from: 0, from_strides: vec![size, 1, columns], to: 0, to_strides: vec![size, rows, 1] }.copy(x, out);
 }
 
 /// Are all values 0 or 1, so that the first 1 of a series is its first spike?

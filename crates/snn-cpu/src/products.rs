@@ -56,10 +56,15 @@ impl Product<'_> {
             return false;
         }
         // Packing an element costs about as much as twenty products.
-        let Some(densest) = self.products.densest() else { return false };
-        let pays = |s: &Spikes| densest == Densest::ANY || s.density() < densest.ones - 20.0 / m as f64;
-        let Some(spikes) = Spikes::find(lhs, k, densest).filter(pays) else { return false };
+        let pays = |s: &Spikes, densest: Densest| s.density() < densest.ones - 20.0 / m as f64;
+        let Some(spikes) = self.spikes(lhs, k, pays) else { return false };
         self.times(&spikes, lhs, Matrix { values: rhs, row: self.rhs.sum, column: self.rhs.free }, [k, n], false, out)
+    }
+
+    /// The spikes of a matrix, where it pays to add rows for them, or where that is asked for.
+    fn spikes(&self, x: &[f32], inputs: usize, pays: impl Fn(&Spikes, Densest) -> bool) -> Option<Spikes> {
+        let densest = self.products.densest()?;
+        Spikes::find(x, inputs, densest).filter(|spikes| densest == Densest::ANY || pays(spikes, densest))
     }
 
     /// Spikes times values that are packed for this product only; `false` where one is not finite.
@@ -80,7 +85,7 @@ impl Product<'_> {
                 return true;
             }
         }
-        let Some(spikes) = self.products.densest().and_then(|densest| Spikes::find(lhs, self.k, densest)) else { return false };
+        let Some(spikes) = self.spikes(lhs, self.k, |_, _| true) else { return false };
         let pack = || Packed::new(weights, sizes, WORD, |n| vec![0.0; n]);
         let Some(packed) = kept.panels(identity, pack) else { return false };
         product(&spikes, lhs, &packed, false, out);
@@ -98,13 +103,12 @@ impl Product<'_> {
         if !self.is_of_rows() {
             return false;
         }
-        let Some(densest) = self.products.densest() else { return false };
-        let pays = |s: &Spikes| densest == Densest::ANY || worth_adding(s, k);
+        let pays = |s: &Spikes, _| worth_adding(s, k);
         // Weights have the spikes' layer as the last axis more often than as the first.
-        if let Some(spikes) = Spikes::find(&rhs[..k * n], n, densest).filter(pays) {
+        if let Some(spikes) = self.spikes(&rhs[..k * n], n, pays) {
             return self.times(&spikes.transposed(n), rhs, Matrix { values: lhs, row: m, column: 1 }, [k, m], true, out);
         }
-        let Some(spikes) = Spikes::find(&lhs[..k * m], m, densest).filter(pays) else { return false };
+        let Some(spikes) = self.spikes(&lhs[..k * m], m, pays) else { return false };
         self.times(&spikes.transposed(m), lhs, Matrix { values: rhs, row: n, column: 1 }, [k, n], false, out)
     }
 
@@ -200,30 +204,10 @@ impl<'a> MatrixMut<'a> {
         [self.rows, self.columns]
     }
 
-    /// From a row to the next.
-    pub fn row_distance(&self) -> usize {
-        self.row
-    }
-
-    /// The first element.
-    pub fn as_mut_ptr(&mut self) -> *mut f32 {
-        self.values
-    }
-
     /// All rows.
     pub fn rows_mut(&mut self) -> Vec<&mut [f32]> {
         // SAFETY: rows of the matrix, which do not overlap, and are borrowed meanwhile.
         (0..self.rows).map(|i| unsafe { std::slice::from_raw_parts_mut(self.values.add(i * self.row), self.columns) }).collect()
-    }
-
-    fn row_mut(&mut self, i: usize) -> &mut [f32] {
-        assert!(i < self.rows);
-        // SAFETY: a row of the matrix, all of whose elements are its own.
-        unsafe { std::slice::from_raw_parts_mut(self.values.add(i * self.row), self.columns) }
-    }
-
-    fn for_each_row(&mut self, mut act: impl FnMut(&mut [f32])) {
-        (0..self.rows).for_each(|i| act(self.row_mut(i)));
     }
 }
 
@@ -238,7 +222,7 @@ pub(crate) fn multiply(k: usize, a: Matrix<'_>, b: Matrix<'_>, out: &mut MatrixM
     }
     if k == 0 {
         if !add {
-            out.for_each_row(|row| row.fill(0.0));
+            out.rows_mut().into_iter().for_each(|row| row.fill(0.0));
         }
         return;
     }
@@ -277,6 +261,6 @@ pub(crate) fn multiply(k: usize, a: Matrix<'_>, b: Matrix<'_>, out: &mut MatrixM
     }
     // A sum begins at +0, which one product of a zero and a negative number does not show.
     if k == 1 && !add {
-        out.for_each_row(|row| row.iter_mut().for_each(|x| *x += 0.0));
+        out.rows_mut().into_iter().flatten().for_each(|x| *x += 0.0);
     }
 }

@@ -189,9 +189,7 @@ impl BySpikes<'_> {
             for (y, line) in lines.chunks_exact_mut(words).enumerate() {
                 for from in (0..width).step_by(WORD) {
                     let bits = fetch(&scratch.plane, y * width + from) & ones(WORD.min(width - from));
-                    let to = self.padding[1] + from;
-                    line[to / WORD] |= bits << (to % WORD);
-                    line[to / WORD + 1] |= (bits >> 1) >> (WORD - 1 - to % WORD);
+                    put(line, self.padding[1] + from, bits);
                 }
             }
         }
@@ -257,9 +255,7 @@ fn shifted_planes(windows: &Windows, x: &[f32], images: usize, spikes: &mut Spik
         for i in 0..images {
             for (n, values) in x[(i * windows.channels + c) * plane..][..plane].chunks(WORD).enumerate() {
                 let found = looker.look(values);
-                let (word, shift) = ((i * plane + n * WORD) / WORD + margin, (i * plane + n * WORD) % WORD);
-                bits[word] |= found.mask << shift;
-                bits[word + 1] |= (found.mask >> 1) >> (WORD - 1 - shift);
+                put(bits, (margin + n) * WORD + i * plane, found.mask);
                 all = all.and(found);
             }
         }
@@ -281,17 +277,15 @@ fn shifted_planes(windows: &Windows, x: &[f32], images: usize, spikes: &mut Spik
     });
     let (group, own_words) = (spikes.group, spikes.words);
     spikes.bits.par_chunks_mut(own_words * group).enumerate().for_each(|(g, bits)| {
-        // Where the bits of each row begin, and by how much they are moved in a word.
+        // Where the bits of each row begin, and which places it has.
         let of_row = |r: usize| {
             let (channel, tap) = ((g * group + r) / taps, (g * group + r) % taps);
-            let at = (margin * WORD) as isize + distance(tap);
-            (channel * words + at as usize / WORD, at as usize % WORD, tap * own_words)
+            (((channel * words + margin) * WORD).wrapping_add_signed(distance(tap)), tap * own_words)
         };
         let rows: Vec<_> = (0..group.min(windows.channels * taps - g * group)).map(of_row).collect();
         for (w, bits) in bits.chunks_exact_mut(group).enumerate() {
-            for (to, (from, shift, mask)) in bits.iter_mut().zip(&rows) {
-                let moved = planes[from + w] >> shift | (planes[from + w + 1] << 1) << (WORD - 1 - shift);
-                *to = moved & inside[mask + w];
+            for (to, (from, places)) in bits.iter_mut().zip(&rows) {
+                *to = fetch(&planes, from + w * WORD) & inside[places + w];
             }
         }
     });
@@ -396,6 +390,14 @@ simd_dispatch! {
 fn fetch(words: &[u64], at: usize) -> u64 {
     let (word, shift) = (at / WORD, at % WORD);
     words[word] >> shift | (words[word + 1] << 1) << (WORD - 1 - shift)
+}
+
+/// Sets up to sixty-four bits from bit `at` on; there is a word after the last.
+#[inline(always)]
+fn put(words: &mut [u64], at: usize, bits: u64) {
+    let (word, shift) = (at / WORD, at % WORD);
+    words[word] |= bits << shift;
+    words[word + 1] |= (bits >> 1) >> (WORD - 1 - shift);
 }
 
 /// That many ones.

@@ -279,6 +279,13 @@ impl Graph {
         graph
     }
 
+    /// Takes the inputs, outputs and updates of another graph. `map` says what stands for their values here.
+    pub fn take_roots(&mut self, other: &Graph, map: &HashMap<Value, Value>) {
+        let of = |list: &[(String, Value)]| list.iter().map(|(name, v)| (name.clone(), map[v])).collect();
+        self.inputs = other.inputs.iter().map(|v| map[v]).collect();
+        (self.outputs, self.updates) = (of(&other.outputs), of(&other.updates));
+    }
+
     /// Copies the nodes of another graph to the end of this one. `map` says what stands for values of the other, its inputs
     /// above all; it learns the values of the copies.
     pub fn append(&mut self, other: &Graph, map: &mut HashMap<Value, Value>) {

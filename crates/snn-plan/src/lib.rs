@@ -17,12 +17,13 @@
 
 pub mod buffers;
 pub mod convolution;
+mod lifetimes;
 pub mod max_pool;
 pub mod partition;
-pub mod pieces;
+mod pieces;
 pub mod plan;
 pub mod product;
-pub mod recompute;
+mod recompute;
 pub mod reduction;
 pub mod ring;
 pub mod selection;
@@ -31,16 +32,18 @@ mod verify;
 
 use snn_ir::{CompileError, Graph};
 
-/// The graph that is planned for a graph on the CPU: without what no root needs, with what is cheaper computed again than held, and long
-/// sequences in pieces. All sizes are known.
+/// What a graph becomes on the CPU, with its plan for threads: without what no root needs, with what is cheaper computed again than held, and
+/// long sequences in pieces. All sizes are known.
 ///
 /// # Errors
 /// If a size is too large.
-pub fn prepared(graph: &Graph) -> Result<Graph, CompileError> {
-    Ok(in_pieces(&recomputed(&graph.pruned())?))
+pub fn prepared(graph: &Graph) -> Result<(Graph, Plan), CompileError> {
+    let (graph, plan) = recompute::recomputed(graph.pruned())?;
+    match pieces::in_pieces(&graph) {
+        Some(graph) => plan_for_threads(&graph).map(|plan| (graph, plan)),
+        None => Ok((graph, plan)),
+    }
 }
 
-pub use pieces::in_pieces;
 pub use plan::{Kernel, LoopPlan, Plan, Task, describe, describe_task, layer_of, operations, plan, plan_for_threads};
-pub use recompute::recomputed;
 pub use verify::{PlanError, verify};

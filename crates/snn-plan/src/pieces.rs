@@ -23,17 +23,17 @@ const WORTH_IT: usize = 4;
 /// Each piece reads the weights again: what it computes is at least so many times as large.
 const OVER_WEIGHTS: usize = 4;
 
-/// The graph with loops over pieces in place of long sequences, where that keeps them in cache. All sizes are known.
-pub fn in_pieces(graph: &Graph) -> Graph {
-    let mut graph = graph.clone();
+/// The graph with loops over pieces in place of long sequences, if that keeps any in cache. All sizes are known.
+pub(crate) fn in_pieces(graph: &Graph) -> Option<Graph> {
+    let mut changed: Option<Graph> = None;
     let mut lengths: BTreeSet<usize> =
         graph.nodes().filter_map(|(_, node)| steps_of(&node.op, graph.ty(*node.operands.first()?))).collect();
     while let Some(steps) = lengths.pop_last() {
-        while let Some(new) = Chain::find(&graph, steps).and_then(Chain::in_pieces) {
-            graph = new.pruned();
+        while let Some(new) = Chain::find(changed.as_ref().unwrap_or(graph), steps).and_then(Chain::in_pieces) {
+            changed = Some(new.pruned());
         }
     }
-    graph
+    changed
 }
 
 /// The steps of a neuron that runs forward.
@@ -112,7 +112,8 @@ impl<'a> Chain<'a> {
 
     /// Does step `t` of all sequences that it gives depend on the steps up to `t` of sequences only, and is it known how?
     fn fits(&self, node: &Node) -> bool {
-        let (outputs, reverse) = if let Op::Scan(s) = &node.op { (s.roles.outputs, s.reverse) } else { (node.types.len(), false) };
+        let outputs = Self::sequences_of(node);
+        let reverse = matches!(&node.op, Op::Scan(s) if s.reverse);
         // Of what else reads earlier steps, running sums among them, it is not known what it carries from piece to piece to the bit.
         let carries = matches!(node.op, Op::Scan(_) | Op::Delay { .. });
         let types: Vec<&Type> = node.operands.iter().map(|v| self.graph.ty(*v)).collect();
@@ -151,6 +152,11 @@ impl<'a> Chain<'a> {
         if let Op::Scan(s) = &node.op { s.roles.first_state() } else { node.operands.len() }
     }
 
+    /// How many results are sequences; the others are last states.
+    fn sequences_of(node: &Node) -> usize {
+        if let Op::Scan(s) = &node.op { s.roles.outputs } else { node.types.len() }
+    }
+
     fn see_what_crosses(&mut self) {
         let (mut sequences, mut invariants, mut outputs) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for (id, node) in self.graph.nodes() {
@@ -185,7 +191,7 @@ impl<'a> Chain<'a> {
 
     /// Is it one of the results that a scan gives after its last step?
     fn is_last_state(&self, v: Value) -> bool {
-        matches!(self.graph.op(v), Op::Scan(s) if v.result as usize >= s.roles.outputs)
+        v.result as usize >= Self::sequences_of(self.graph.node(v.node))
     }
 
     /// How many steps a piece has, where pieces pay; `divided` says that threads take samples of their own.
@@ -193,7 +199,7 @@ impl<'a> Chain<'a> {
         let bytes = |v: &Value| self.graph.ty(*v).byte_len();
         let crossing: usize = self.sequences.iter().chain(&self.outputs).map(bytes).sum();
         let (mut between, mut all, mut largest) = (0, crossing, 0);
-        for (id, node) in self.graph.nodes().filter(|(id, _)| self.places[id.index()] == Place::Inside) {
+        for (id, node) in self.inside() {
             // What is fused with others or only another form of them is not written.
             if node.op.is_elementwise() || matches!(node.op, Op::Reshape { .. } | Op::Broadcast { .. }) {
                 continue;
@@ -226,16 +232,14 @@ impl<'a> Chain<'a> {
         let (id, last) = self.add_loop(&mut new, &known);
         known.extend(last);
         self.copy(&mut new, Place::After, &mut known);
-        let of = |list: &[(String, Value)]| list.iter().map(|(name, v)| (name.clone(), known[v])).collect();
-        new.inputs = self.graph.inputs.iter().map(|v| known[v]).collect();
-        (new.outputs, new.updates) = (of(&self.graph.outputs), of(&self.graph.updates));
+        new.take_roots(self.graph, &known);
         debug_assert!(snn_ir::verify(&new).is_ok(), "pieces are well-typed: {:?}", snn_ir::verify(&new));
         (new, id)
     }
 
     /// Copies the nodes of a place as they are.
     fn copy(&self, new: &mut Graph, place: Place, known: &mut HashMap<Value, Value>) {
-        for (id, node) in self.graph.nodes().filter(|(id, _)| self.places[id.index()] == place) {
+        for (id, node) in self.nodes(place) {
             let operands = node.operands.iter().map(|v| known[v]).collect();
             let copy = new.push(Node { operands, ..node.clone() });
             known.extend(self.graph.results(id).zip(new.results(copy)));
@@ -287,8 +291,8 @@ impl<'a> Chain<'a> {
         }
         body.outputs.extend(next.iter().enumerate().map(|(i, v)| (format!("next{i}"), *v)));
         operands.extend(&first);
-        let (inputs, outputs) = ((self.sequences.len(), self.invariants.len()), sequences.len());
-        let roles = Roles { sequences: inputs.0, invariants: inputs.1, states: first.len(), outputs };
+        let outputs = sequences.len();
+        let roles = Roles { sequences: self.sequences.len(), invariants: self.invariants.len(), states: first.len(), outputs };
         let node = Op::Loop(Box::new(Loop { roles, reverse: false, steps: (pieces as i64).into(), body }));
         let Ok(id) = new.try_add(node, &operands) else { unreachable!("a loop over pieces is well-typed") };
         let results: Vec<Value> = new.results(id).collect();
@@ -314,9 +318,13 @@ impl<'a> Chain<'a> {
         (id, found)
     }
 
-    /// The nodes of the chain in order, with where they are.
+    /// The nodes of a place in order.
+    fn nodes(&self, place: Place) -> impl Iterator<Item = (NodeId, &'a Node)> {
+        self.graph.nodes().filter(move |(id, _)| self.places[id.index()] == place)
+    }
+
     fn inside(&self) -> impl Iterator<Item = (NodeId, &'a Node)> {
-        self.graph.nodes().filter(|(id, _)| self.places[id.index()] == Place::Inside)
+        self.nodes(Place::Inside)
     }
 
     /// The states in order: the result that is a scan's after its last step, or nothing for the steps that a delay keeps.
@@ -371,7 +379,7 @@ impl<'a> Chain<'a> {
                 continue;
             }
             operands.extend(states.by_ref().take(node.operands.len() - given));
-            let outputs = if let Op::Scan(s) = &node.op { s.roles.outputs } else { node.types.len() };
+            let outputs = Self::sequences_of(node);
             let types = node.types.iter().enumerate().map(|(i, ty)| if i < outputs { Self::type_of(ty, steps) } else { ty.clone() });
             let copy = target.push(Node { operands, ..node.clone() }.with_types(types.collect()));
             next.extend(target.results(copy).skip(outputs));

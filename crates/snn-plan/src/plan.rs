@@ -8,6 +8,7 @@ use snn_ir::{CompileError, Convolution, DType, Dims, Graph, Loop, Node, NodeId, 
 use snn_ir::lanes::{supports, supports_graph};
 
 use crate::convolution::{ConvolutionPlan, Direction};
+use crate::lifetimes;
 use crate::max_pool::MaxPoolGradient;
 use crate::partition::partition_batch;
 use crate::product::ProductPlan;
@@ -179,6 +180,11 @@ pub(crate) struct Access {
     pub strides: Vec<usize>,
     /// How many steps earlier.
     pub delay: i64,
+}
+
+/// Is it there before the first kernel?
+pub(crate) fn is_given(op: &Op) -> bool {
+    matches!(op, Op::Input { .. } | Op::Parameter { .. } | Op::Constant(_))
 }
 
 /// Is it read in place by step kernels?
@@ -412,10 +418,9 @@ impl Planner<'_> {
             Node(NodeId),
         }
         let unit_of = |id: NodeId| self.group_of.get(&id).map_or(Unit::Node(id), |g| Unit::Group(*g));
-        let given = |op: &Op| matches!(op, Op::Input { .. } | Op::Parameter { .. } | Op::Constant(_));
         let mut reads: BTreeMap<Unit, (NodeId, BTreeSet<Value>)> = BTreeMap::new();
         for (id, node) in self.graph.nodes() {
-            if !self.live[id.index()] || given(&node.op) {
+            if !self.live[id.index()] || is_given(&node.op) {
                 continue;
             }
             let unit = unit_of(id);
@@ -479,60 +484,7 @@ impl Planner<'_> {
             };
             tasks.push(task);
         }
-        let mut plan = Plan { tasks: self.sooner(tasks), ..Plan::default() };
-        self.lifetimes(&mut plan)?;
-        Ok(plan)
-    }
-
-    /// The tasks in an order in which one that gives back at least as much memory as it takes, since it is the last to read something, comes as
-    /// soon as it can.
-    fn sooner(&self, tasks: Vec<Task>) -> Vec<Task> {
-        let given = |v: &Value| matches!(self.graph.op(*v), Op::Input { .. } | Op::Parameter { .. } | Op::Constant(_));
-        // A value in another shape shares the memory of its owner.
-        let mut owner: HashMap<Value, Value> = HashMap::new();
-        let mut producer: HashMap<Value, usize> = HashMap::new();
-        let mut readers: HashMap<Value, Vec<usize>> = HashMap::new();
-        let mut reads: Vec<Vec<Value>> = Vec::with_capacity(tasks.len());
-        for (i, task) in tasks.iter().enumerate() {
-            producer.extend(task.gives.iter().map(|v| (*v, i)));
-            let of = |v: &Value| owner.get(v).copied().unwrap_or(*v);
-            let mut own: Vec<Value> = task.needs.iter().filter(|v| !given(v)).map(of).collect();
-            own.sort_unstable();
-            own.dedup();
-            own.iter().for_each(|v| readers.entry(*v).or_default().push(i));
-            if let (Kernel::Alias, Some(v), Some(first)) = (&task.kernel, task.gives.first(), task.needs.first()) {
-                owner.insert(*v, of(first));
-            }
-            reads.push(own);
-        }
-        let roots: HashSet<Value> = self.graph.roots().map(|v| owner.get(&v).copied().unwrap_or(v)).collect();
-        let mut left: HashMap<Value, usize> =
-            readers.iter().map(|(v, readers)| (*v, readers.len() + usize::from(roots.contains(v) || !producer.contains_key(v)))).collect();
-        let bytes = |v: &Value| self.graph.ty(*v).byte_len();
-        let mut done = vec![false; tasks.len()];
-        let mut order = Vec::with_capacity(tasks.len());
-        for first in 0..tasks.len() {
-            let mut stack = vec![first];
-            while let Some(i) = stack.pop() {
-                if std::mem::replace(&mut done[i], true) {
-                    continue;
-                }
-                order.push(i);
-                reads[i].iter().for_each(|v| *left.entry(*v).or_default() -= 1);
-                let meets = tasks[i].gives.iter().chain(reads[i].iter().filter(|v| left[v] == 1)).filter_map(|v| readers.get(v)).flatten();
-                let shrinks = |j: &&usize| {
-                    let ready = || tasks[**j].needs.iter().all(|v| producer.get(v).is_none_or(|p| done[*p]));
-                    let freed: usize = reads[**j].iter().filter(|v| left[v] == 1).map(bytes).sum();
-                    let taken = || if matches!(tasks[**j].kernel, Kernel::Alias) { 0 } else { tasks[**j].gives.iter().map(bytes).sum() };
-                    !done[**j] && freed > 0 && freed >= taken() && ready()
-                };
-                let mut next: Vec<usize> = meets.filter(shrinks).copied().collect();
-                next.sort_unstable_by(|a, b| b.cmp(a));
-                stack.extend(next);
-            }
-        }
-        let mut tasks: Vec<Option<Task>> = tasks.into_iter().map(Some).collect();
-        order.into_iter().filter_map(|i| tasks[i].take()).collect()
+        lifetimes::planned(self.graph, tasks)
     }
 
     /// The kernel of a node that is not fused, and what it reads beside the operands that are seen already.
@@ -597,78 +549,6 @@ impl Planner<'_> {
         }
         Ok(LoopPlan { body, plan, parts, runs, divided, rings })
     }
-
-    /// What each task is the last to read, and the most memory that is held at once.
-    fn lifetimes(&self, plan: &mut Plan) -> Result<(), CompileError> {
-        let mut last: HashMap<Value, usize> = HashMap::new();
-        // A value in another shape shares the memory of its owner, which lives as long as either is read.
-        let mut owner: HashMap<Value, Value> = HashMap::new();
-        let mut owner_last: HashMap<Value, usize> = HashMap::new();
-        for (i, task) in plan.tasks.iter().enumerate() {
-            if let (Kernel::Alias, Some(v), Some(of)) = (&task.kernel, task.gives.first(), task.needs.first()) {
-                owner.insert(*v, owner.get(of).copied().unwrap_or(*of));
-            }
-            for v in task.gives.iter().chain(&task.needs) {
-                last.insert(*v, i);
-                owner_last.insert(owner.get(v).copied().unwrap_or(*v), i);
-            }
-        }
-        let roots: HashSet<Value> = self.graph.roots().collect();
-        let bytes = |v: &Value| -> Result<usize, CompileError> {
-            let ty = self.graph.ty(*v);
-            let n = snn_ir::tensor::element_count(&ty.sizes()?).and_then(|n| n.checked_mul(ty.dtype.bytes()));
-            n.filter(|n| *n <= isize::MAX as usize).ok_or(CompileError::TooLarge)
-        };
-        let given = |v: &Value| matches!(self.graph.op(*v), Op::Input { .. } | Op::Parameter { .. } | Op::Constant(_));
-        let kept: HashSet<Value> = roots.iter().map(|v| owner.get(v).copied().unwrap_or(*v)).collect();
-        let mut ending: Vec<Vec<Value>> = vec![Vec::new(); plan.tasks.len()];
-        for (v, i) in owner_last.iter().filter(|(v, _)| !kept.contains(v) && !given(v)) {
-            ending[*i].push(*v);
-        }
-        let mut held = 0usize;
-        for (i, task) in plan.tasks.iter_mut().enumerate() {
-            task.held = held;
-            if !matches!(task.kernel, Kernel::Alias) {
-                for v in &task.gives {
-                    task.computed = task.computed.checked_add(bytes(v)?).ok_or(CompileError::TooLarge)?;
-                }
-            }
-            held = held.checked_add(task.computed).ok_or(CompileError::TooLarge)?;
-            let mut ended: Vec<Value> =
-                task.gives.iter().chain(&task.needs).filter(|v| last[*v] == i && !roots.contains(v) && !given(v)).copied().collect();
-            ended.sort();
-            ended.dedup();
-            for v in &ending[i] {
-                held = held.saturating_sub(bytes(v)?);
-            }
-            task.frees = ended;
-        }
-        plan.peak = plan.memory(self.graph, &|_, _| 0);
-        Ok(())
-    }
-}
-
-impl Plan {
-    /// The most bytes that are held at one time beside inputs and parameters, where a kernel takes `scratch` bytes beside what it
-    /// reads and writes.
-    pub fn memory(&self, graph: &Graph, scratch: &dyn Fn(&Graph, &Task) -> usize) -> usize {
-        let task = |task: &Task| {
-            let inside = if let Kernel::Loop(inner) = &task.kernel {
-                stepped(graph, task, inner).saturating_add(inner.plan.memory(&inner.body, scratch)).saturating_mul(inner.parts)
-            } else {
-                0
-            };
-            task.held.saturating_add(task.computed).saturating_add(inside).saturating_add(scratch(graph, task))
-        };
-        self.tasks.iter().map(task).max().unwrap_or(0)
-    }
-}
-
-/// The bytes of a step of a part that a loop holds beside the values of its plan: slices of its sequences, and states, old and new.
-fn stepped(graph: &Graph, task: &Task, inner: &LoopPlan) -> usize {
-    let Op::Loop(l) = graph.op(Value { node: task.node, result: 0 }) else { return 0 };
-    let inputs = inner.body.inputs.iter().enumerate().filter(|(i, _)| *i < l.roles.sequences || *i >= l.roles.first_state());
-    inputs.map(|(_, v)| inner.body.ty(*v).byte_len()).sum()
 }
 
 /// Is it a convolution, or a gradient of one?

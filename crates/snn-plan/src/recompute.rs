@@ -10,27 +10,29 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use snn_ir::describe::Class;
 use snn_ir::{BinaryOp, CompileError, DType, Graph, Node, NodeId, Op, UnaryOp, Value};
 
-use crate::plan::plan_for_threads;
+use crate::plan::{Plan, plan_for_threads};
 
 /// Smaller values stay in the caches.
 const SMALLEST: usize = 1 << 16;
 /// Operations that are done again for one value at most.
 const MOST: usize = 12;
 
-/// The graph in which late users of cheap values compute them themselves, where that holds and moves fewer bytes. All sizes are known.
+/// The graph in which late users of cheap values compute them themselves, where that moves fewer bytes, with its plan. All sizes are known.
 ///
 /// # Errors
-/// If a size is not known or too large.
-pub fn recomputed(graph: &Graph) -> Result<Graph, CompileError> {
-    let chosen = Candidates::of(graph).chosen();
+/// If a size is too large.
+pub(crate) fn recomputed(graph: Graph) -> Result<(Graph, Plan), CompileError> {
+    let plan = plan_for_threads(&graph)?;
+    let candidates = Candidates::of(&graph);
+    let chosen = candidates.chosen();
     if chosen.is_empty() {
-        return Ok(graph.clone());
+        return Ok((graph, plan));
     }
-    let new = chosen.rewritten(graph);
-    let (before, after) = (plan_for_threads(graph)?, plan_for_threads(&new)?);
-    let written = |plan: &crate::Plan| plan.tasks.iter().map(|t| t.computed).sum::<usize>();
-    let better = after.peak <= before.peak && written(&after) < written(&before);
-    Ok(if better { new } else { graph.clone() })
+    let new = candidates.rewritten(&chosen);
+    let after = plan_for_threads(&new)?;
+    let written = |plan: &Plan| plan.tasks.iter().map(|t| t.computed).sum::<usize>();
+    let better = after.peak <= plan.peak && written(&after) < written(&plan);
+    Ok(if better { (new, after) } else { (graph, plan) })
 }
 
 /// Is it worth less than a number in memory?
@@ -92,20 +94,20 @@ impl<'a> Candidates<'a> {
         self.fused[id.index()] && is_cheap(self.graph.node(id))
     }
 
-    /// The stages of users that are too late to be in one kernel with it.
-    fn late(&self, id: NodeId) -> BTreeSet<usize> {
+    /// The stage of the last user, if that is too late to be in one kernel with it.
+    fn late(&self, id: NodeId) -> Option<usize> {
         let stage = |id: NodeId| self.stages[id.index()];
-        self.users[id.index()].iter().map(|u| stage(*u)).filter(|s| *s > stage(id)).collect()
+        self.users[id.index()].iter().map(|u| stage(*u)).max().filter(|last| *last > stage(id))
     }
 
-    /// What is read to compute a value again; `None` where that are too many operations.
+    /// What is read to compute a fused value again; `None` where that are too many operations.
     fn sources(&self, id: NodeId) -> Option<BTreeSet<NodeId>> {
         let (mut sources, mut seen, mut stack) = (BTreeSet::new(), BTreeSet::new(), vec![id]);
         while let Some(id) = stack.pop() {
             if !seen.insert(id) {
                 continue;
             }
-            if seen.len() > 4 * MOST {
+            if seen.len() > MOST {
                 return None;
             }
             for v in &self.graph.node(id).operands {
@@ -117,16 +119,14 @@ impl<'a> Candidates<'a> {
                 }
             }
         }
-        let operations = seen.iter().filter(|id| self.is_fused(**id)).count();
-        (operations <= MOST).then_some(sources)
+        Some(sources)
     }
 
     /// The values that are worth it: together they are at least as large as what must be held for them instead.
-    fn chosen(&self) -> Chosen {
+    fn chosen(&self) -> BTreeSet<NodeId> {
         let mut wanted: Vec<(NodeId, BTreeSet<NodeId>)> = Vec::new();
         for (id, _) in self.graph.nodes() {
-            let late = self.late(id);
-            let Some(last) = late.last().copied() else { continue };
+            let Some(last) = self.late(id) else { continue };
             if !self.is_fused(id) || self.bytes(id) < SMALLEST {
                 continue;
             }
@@ -150,25 +150,12 @@ impl<'a> Candidates<'a> {
         }
         let all = |ids: &mut dyn Iterator<Item = &NodeId>| ids.map(|id| self.bytes(*id)).sum::<usize>();
         let worth = |(sources, values): &(BTreeSet<NodeId>, Vec<NodeId>)| all(&mut sources.iter()) <= all(&mut values.iter());
-        let values: BTreeSet<NodeId> = groups.into_iter().filter(worth).flat_map(|(_, values)| values).collect();
-        let fused = (0..self.graph.len() as u32).map(|i| self.is_fused(NodeId(i))).collect();
-        Chosen { values, stages: self.stages.clone(), fused }
-    }
-}
-
-/// What is computed again.
-struct Chosen {
-    values: BTreeSet<NodeId>,
-    stages: Vec<usize>,
-    fused: Vec<bool>,
-}
-
-impl Chosen {
-    fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        groups.into_iter().filter(worth).flat_map(|(_, values)| values).collect()
     }
 
-    fn rewritten(&self, graph: &Graph) -> Graph {
+    /// The graph with copies of some values for their late users.
+    fn rewritten(&self, values: &BTreeSet<NodeId>) -> Graph {
+        let graph = self.graph;
         // Copies, by what they are of and the stage that they are for.
         let mut copies: BTreeMap<(NodeId, usize), Value> = BTreeMap::new();
         let mut known: HashMap<Value, Value> = HashMap::new();
@@ -177,26 +164,21 @@ impl Chosen {
         for (id, node) in graph.nodes() {
             let stage = self.stages[id.index()];
             let mut node = Node { operands: node.operands.iter().map(|v| known[v]).collect(), ..node.clone() };
-            if node.op.is_elementwise() || matches!(node.op, Op::Scan(_)) {
-                for (own, old) in node.operands.iter_mut().zip(&graph.node(id).operands) {
-                    if self.values.contains(&old.node) && self.stages[old.node.index()] < stage {
-                        *own = self.copy(graph, &mut new, old.node, stage, &known, &mut copies);
-                    }
+            for (own, old) in node.operands.iter_mut().zip(&graph.node(id).operands) {
+                if values.contains(&old.node) && self.stages[old.node.index()] < stage {
+                    *own = self.copy(&mut new, old.node, stage, &known, &mut copies);
                 }
             }
             let copy = new.push(node);
             known.extend(graph.results(id).zip(new.results(copy)));
         }
-        let of = |list: &[(String, Value)]| list.iter().map(|(name, v)| (name.clone(), known[v])).collect();
-        new.inputs = graph.inputs.iter().map(|v| known[v]).collect();
-        (new.outputs, new.updates) = (of(&graph.outputs), of(&graph.updates));
+        new.take_roots(graph, &known);
         debug_assert!(snn_ir::verify(&new).is_ok(), "what is computed again is well-typed: {:?}", snn_ir::verify(&new));
         new.pruned()
     }
 
     fn copy(
         &self,
-        graph: &Graph,
         new: &mut Graph,
         id: NodeId,
         stage: usize,
@@ -206,12 +188,9 @@ impl Chosen {
         if let Some(copy) = copies.get(&(id, stage)) {
             return *copy;
         }
-        let node = graph.node(id);
-        let operands = node
-            .operands
-            .iter()
-            .map(|v| if self.fused[v.node.index()] { self.copy(graph, new, v.node, stage, known, copies) } else { known[v] });
-        let operands = operands.collect();
+        let node = self.graph.node(id);
+        let mut operand = |v: &Value| if self.is_fused(v.node) { self.copy(new, v.node, stage, known, copies) } else { known[v] };
+        let operands = node.operands.iter().map(&mut operand).collect();
         let copy = Value { node: new.push(Node { operands, ..node.clone() }), result: 0 };
         copies.insert((id, stage), copy);
         copy

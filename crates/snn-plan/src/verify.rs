@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use snn_ir::{Graph, Op, Value};
+use snn_ir::{Graph, Value};
 
-use crate::plan::{Kernel, Plan};
+use crate::plan::{Kernel, Plan, is_given};
 
 /// A rule that a plan breaks: a defect of the planner.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +24,7 @@ pub struct PlanError {
 /// # Errors
 /// The first rule that is broken.
 pub fn verify(graph: &Graph, plan: &Plan) -> Result<(), PlanError> {
-    let given = |v: &Value| matches!(graph.op(*v), Op::Input { .. } | Op::Parameter { .. } | Op::Constant(_));
+    let given = |v: &Value| is_given(graph.op(*v));
     let mut there: HashSet<Value> = HashSet::new();
     let mut computed: HashSet<Value> = HashSet::new();
     for (i, task) in plan.tasks.iter().enumerate() {

@@ -171,14 +171,6 @@ impl Compiled {
     }
 }
 
-/// A name that none before has: `lif`, `lif#2`, `lif#3`.
-fn own_name(names: &mut Vec<String>, wanted: String) -> String {
-    let others = (2..).map(|k| format!("{wanted}#{k}"));
-    let name = std::iter::once(wanted.clone()).chain(others).find(|n| !names.contains(n)).unwrap_or(wanted);
-    names.push(name.clone());
-    name
-}
-
 impl Compiled {
     /// The largest size that each state of a neuron comes to in a run on data, by layer and state: what a format of fixed point must hold.
     /// Neurons of recurrent layers are left out.
@@ -211,7 +203,7 @@ impl Compiled {
         let neurons =
             probes.list.into_iter().filter_map(|p| if let Probe::Neuron { layer, ty, .. } = p { Some((layer, ty)) } else { None });
         for ((layer, ty), (_, t)) in neurons.zip(&results) {
-            let name = own_name(&mut names, layer);
+            let name = snn_compile::own_name(&mut names, layer);
             let shape = ty.sizes().map_err(snn_ir::RuntimeError::from)?;
             all.push((name, t.reshaped(shape)));
         }
