@@ -1,6 +1,7 @@
 //! The gradient of a max pool: in each window the first element that is the pool's result gets what the result got.
 
 use rayon::prelude::*;
+use snn_ir::PoolAxis;
 use snn_ir::tensor::row_major_strides;
 use snn_plan::max_pool::MaxPoolGradient;
 
@@ -26,16 +27,29 @@ impl MaxPoolBackward<'_> {
         if out.is_empty() {
             return;
         }
-        let Some([height, width]) = self.tile() else { return self.general(x, y, gradient, out) };
+        let Some([height, width]) = self.tile() else {
+            return match self.pool.axes.as_slice() {
+                [columns] => self.planes([&ONE_ROW, columns], x, y, gradient, out),
+                [rows, columns] => self.planes([rows, columns], x, y, gradient, out),
+                _ => self.general(x, y, gradient, out),
+            };
+        };
         let columns = self.space[1];
         let (band, few) = (height * columns, columns / width);
+        if [height, width] == [2, 2] {
+            let some = (PAIRS / columns).max(1);
+            let one = |notes: &mut Notes, (i, out): (usize, &mut [f32])| {
+                let (x, bands) = (&x[i * some * band..][..out.len()], out.len() / band);
+                let [y, gradient] = [y, gradient].map(|v| &v[i * some * few..][..bands * few]);
+                squares(x, y, gradient, out, few, notes);
+            };
+            let least = WORTH_A_THREAD.div_ceil(some * band);
+            return out.par_chunks_mut(some * band).enumerate().with_min_len(least).for_each_init(Notes::default, one);
+        }
         // A band is the rows of one row of tiles.
         let one = |(i, out): (usize, &mut [f32])| {
             let x = &x[i * band..(i + 1) * band];
             let (y, gradient) = (&y[i * few..(i + 1) * few], &gradient[i * few..(i + 1) * few]);
-            if [height, width] == [2, 2] {
-                return squares(x, y, gradient, out);
-            }
             for (t, (y, gradient)) in y.iter().zip(gradient).enumerate() {
                 let mut wanted = true;
                 for row in 0..height {
@@ -43,7 +57,7 @@ impl MaxPoolBackward<'_> {
                     for (out, x) in out[at..at + width].iter_mut().zip(&x[at..at + width]) {
                         let hit = wanted & ((x == y) | x.is_nan());
                         wanted &= !hit;
-                        *out = if hit { *gradient } else { 0.0 };
+                        *out = if hit { 0.0 + *gradient } else { 0.0 };
                     }
                 }
             }
@@ -51,7 +65,20 @@ impl MaxPoolBackward<'_> {
         out.par_chunks_mut(band).enumerate().with_min_len(WORTH_A_THREAD.div_ceil(band)).for_each(one);
     }
 
-    /// Windows that overlap, or have padding: plane by plane, in the order of windows.
+    /// Windows over at most two axes that overlap, or have padding.
+    fn planes(&self, axes: [&PoolAxis; 2], x: &[f32], y: &[f32], gradient: &[f32], out: &mut [f32]) {
+        let two = |sizes: &[usize]| if let [columns] = sizes { [1, *columns] } else { [sizes[0], sizes[1]] };
+        let (space, windows) = (two(&self.space), two(&self.windows));
+        let (plane, few) = (space[0] * space[1], windows[0] * windows[1]);
+        let one = |scratch: &mut Rows, (p, out): (usize, &mut [f32])| {
+            let [y, gradient] = [y, gradient].map(|v| &v[p * few..(p + 1) * few]);
+            overlapping(axes, space, windows[1], [&x[p * plane..(p + 1) * plane], y, gradient], out, scratch);
+        };
+        let least = WORTH_A_THREAD.div_ceil(plane);
+        out.par_chunks_mut(plane).enumerate().with_min_len(least).for_each_init(Rows::default, one);
+    }
+
+    /// Windows over more axes: plane by plane, in the order of windows.
     fn general(&self, x: &[f32], y: &[f32], gradient: &[f32], out: &mut [f32]) {
         let (plane, few) = (self.space.iter().product::<usize>(), self.windows.iter().product::<usize>());
         let axes = self.pool.axes.len();
@@ -95,44 +122,235 @@ fn first(inside: &[Vec<Vec<usize>>], at: &[usize], axis: usize, base: usize, is:
     positions.into_iter().find_map(|p| first(inside, at, axis + 1, p, is))
 }
 
-/// Tiles that are looked at side by side.
-const LANES: usize = 16;
-
-simd_dispatch! {
-    /// A row of tiles of two by two, as those of most pools are.
-    fn squares(x: &[f32], y: &[f32], gradient: &[f32], out: &mut [f32]) {
-        let (upper, lower) = x.split_at(x.len() / 2);
-        let (out_upper, out_lower) = out.split_at_mut(x.len() / 2);
-        let whole = y.len() / LANES * LANES;
-        let pairs = |row| -> &[[f32; 2 * LANES]] { <[f32]>::as_chunks(row).0 };
-        let sources = pairs(upper).iter().zip(pairs(lower)).zip(y.as_chunks::<LANES>().0.iter().zip(gradient.as_chunks::<LANES>().0));
-        let targets = out_upper.as_chunks_mut::<{ 2 * LANES }>().0.iter_mut().zip(out_lower.as_chunks_mut::<{ 2 * LANES }>().0);
-        for (((a, b), (y, gradient)), (to_a, to_b)) in sources.zip(targets) {
-            (*to_a, *to_b) = tiles(a, b, y, gradient);
-        }
-        for i in whole..y.len() {
-            let x = [upper[2 * i], upper[2 * i + 1], lower[2 * i], lower[2 * i + 1]];
-            let first = x.iter().position(|x| *x == y[i] || x.is_nan());
-            let value = |k: usize| if first == Some(k) { gradient[i] } else { 0.0 };
-            (out_upper[2 * i], out_upper[2 * i + 1]) = (value(0), value(1));
-            (out_lower[2 * i], out_lower[2 * i + 1]) = (value(2), value(3));
+/// The bytes that a thread takes for the gradient of a pool.
+pub fn bytes(plan: &MaxPoolGradient) -> usize {
+    let plane: usize = plan.space.iter().product();
+    match (plan.tile(), plan.space.last()) {
+        (Some([2, 2]), Some(columns)) => size_of::<[u64; 2]>() * PAIRS.max(2 * columns),
+        (Some(_), _) | (None, None) => 0,
+        (None, Some(_)) => {
+            let taps: usize = plan.pool.axes.iter().map(|a| a.size as usize).product();
+            let row = plan.windows.last().copied().unwrap_or(0);
+            size_of::<f32>().saturating_mul((taps + 1).saturating_mul(row).saturating_add(plane.saturating_mul(2)))
         }
     }
 }
 
-/// What the tiles of two rows get: positions of one kind are put side by side, so that arrays that are made whole are registers.
-#[inline(always)]
-fn tiles(a: &[f32; 2 * LANES], b: &[f32; 2 * LANES], y: &[f32; LANES], gradient: &[f32; LANES]) -> ([f32; 2 * LANES], [f32; 2 * LANES]) {
-    use std::array::from_fn;
-    let of = |row: &[f32; 2 * LANES], k: usize| -> [f32; LANES] { from_fn(|i| row[2 * i + k]) };
-    let hit = |x: [f32; LANES]| -> [u32; LANES] { from_fn(|i| u32::from((x[i] == y[i]) | x[i].is_nan())) };
-    let (h0, h1, h2, h3) = (hit(of(a, 0)), hit(of(a, 1)), hit(of(b, 0)), hit(of(b, 1)));
-    let free1: [u32; LANES] = from_fn(|i| 1 - h0[i]);
-    let free2: [u32; LANES] = from_fn(|i| free1[i] & (1 - h1[i]));
-    let free3: [u32; LANES] = from_fn(|i| free2[i] & (1 - h2[i]));
-    let value = |h: [u32; LANES], free: [u32; LANES]| -> [f32; LANES] { from_fn(|i| if h[i] & free[i] != 0 { gradient[i] } else { 0.0 }) };
-    let (v0, v1, v2, v3) = (value(h0, [1; LANES]), value(h1, free1), value(h2, free2), value(h3, free3));
-    let joined =
-        |even: [f32; LANES], odd: [f32; LANES]| -> [f32; 2 * LANES] { from_fn(|i| if i % 2 == 0 { even[i / 2] } else { odd[i / 2] }) };
-    (joined(v0, v1), joined(v2, v3))
+/// The axis of rows where there is only one.
+const ONE_ROW: PoolAxis = PoolAxis { size: 1, stride: 1, dilation: 1, padding: 0 };
+
+/// What a thread notes of a plane. The columns of a row that are a stride apart lie side by side.
+#[derive(Default)]
+struct Rows {
+    x: Vec<f32>,
+    out: Vec<f32>,
+    /// For each element of a window, where it is the first that is the result, along a row of windows.
+    hits: Vec<u32>,
+    /// Which windows have none yet.
+    open: Vec<u32>,
+}
+
+/// Along a row of windows, one of their elements: it is in windows `first..end`, and in the first of these at `at`; those of the next follow.
+#[derive(Clone, Copy)]
+struct Run {
+    first: usize,
+    end: usize,
+    at: usize,
+}
+
+impl Run {
+    /// Element `k` of the windows of an axis.
+    fn new(axis: &PoolAxis, k: i64, space: usize, windows: usize) -> Run {
+        let (offset, stride) = (k * axis.dilation - axis.padding, axis.stride);
+        let (phase, shift) = (offset.rem_euclid(stride), offset.div_euclid(stride));
+        // How many columns there are of a phase, and of those before it.
+        let length = |phase: i64| (space as i64 - phase + stride - 1).div_euclid(stride).max(0);
+        let before: i64 = (0..phase).map(length).sum();
+        let first = (-shift).clamp(0, windows as i64);
+        let end = (length(phase) - shift).clamp(first, windows as i64);
+        Run { first: first as usize, end: end as usize, at: (before + shift + first).max(0) as usize }
+    }
+
+    fn len(self) -> usize {
+        self.end - self.first
+    }
+}
+
+simd_dispatch! {
+    /// One plane: in each row of windows first where the results come from, then what these places get, in the order of windows.
+    fn overlapping(axes: [&PoolAxis; 2], space: [usize; 2], windows: usize, sources: [&[f32]; 3], out: &mut [f32], scratch: &mut Rows) {
+        let ([rows, columns], [height, width], [x, y, gradient]) = (axes, space, sources);
+        let stride = columns.stride as usize;
+        scratch.x.clear();
+        for row in x.chunks_exact(width) {
+            (0..stride.min(width)).for_each(|phase| scratch.x.extend(row[phase..].iter().step_by(stride)));
+        }
+        scratch.out.clear();
+        scratch.out.resize(x.len(), 0.0);
+        let size = columns.size as usize;
+        scratch.hits.resize(rows.size as usize * size * windows, 0);
+        let runs: Vec<Run> = (0..columns.size).map(|k| Run::new(columns, k, width, windows)).collect();
+        for (i, (y, gradient)) in y.chunks_exact(windows).zip(gradient.chunks_exact(windows)).enumerate() {
+            scratch.open.clear();
+            scratch.open.resize(windows, u32::MAX);
+            let lines = || (0..rows.size as usize).filter_map(|k| rows.place(i, k, height).map(|row| (k * size * windows, row * width)));
+            for (noted, line) in lines() {
+                for (run, hits) in runs.iter().zip(scratch.hits[noted..].chunks_exact_mut(windows)) {
+                    let range = run.first..run.end;
+                    let all = hits[range.clone()].iter_mut().zip(&mut scratch.open[range.clone()]).zip(&scratch.x[line + run.at..][..run.len()]);
+                    for (((hit, open), x), y) in all.zip(&y[range]) {
+                        *hit = *open & u32::from((x == y) | x.is_nan()).wrapping_neg();
+                        *open &= !*hit;
+                    }
+                }
+            }
+            // An element is in later windows the further left it is in them.
+            for (noted, line) in lines() {
+                for (run, hits) in runs.iter().zip(scratch.hits[noted..].chunks_exact(windows)).rev() {
+                    let range = run.first..run.end;
+                    for ((to, hit), gradient) in scratch.out[line + run.at..][..run.len()].iter_mut().zip(&hits[range.clone()]).zip(&gradient[range]) {
+                        *to += f32::from_bits(gradient.to_bits() & hit);
+                    }
+                }
+            }
+        }
+        for (to, from) in out.chunks_exact_mut(width).zip(scratch.out.chunks_exact(width)) {
+            let mut from = from.iter();
+            for phase in 0..stride.min(width) {
+                to[phase..].iter_mut().step_by(stride).zip(&mut from).for_each(|(to, from)| *to = *from);
+            }
+        }
+    }
+}
+
+/// Pairs of columns that are looked at together, at least: what is noted of them stays in the L1 cache.
+const PAIRS: usize = 512;
+
+/// What is noted of some rows of tiles: numbers for the left and the right element of a pair of columns, in one word.
+#[derive(Default)]
+struct Notes {
+    best: Vec<f32>,
+    gradients: Vec<u64>,
+    hits: Vec<u64>,
+}
+
+/// Tiles of two by two, as those of most pools are: `width` in a row, some rows. Each pass is one operation on all pairs.
+fn squares(x: &[f32], y: &[f32], gradient: &[f32], out: &mut [f32], width: usize, notes: &mut Notes) {
+    let pairs = x.len() / 2;
+    notes.best.resize(pairs, 0.0);
+    notes.gradients.resize(pairs, 0);
+    notes.hits.resize(pairs, 0);
+    written_squares(x, y, gradient, out, width, notes);
+}
+
+simd_dispatch! {
+    fn written_squares(x: &[f32], y: &[f32], gradient: &[f32], out: &mut [f32], width: usize, notes: &mut Notes) {
+        let Notes { best, gradients, hits } = notes;
+        let both = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        // Both rows of a tile see its result and its gradient.
+        for (best, y) in best.chunks_exact_mut(2 * width).zip(y.chunks_exact(width)) {
+            let (upper, lower) = best.split_at_mut(width);
+            upper.copy_from_slice(y);
+            lower.copy_from_slice(y);
+        }
+        for (to, gradient) in gradients.chunks_exact_mut(2 * width).zip(gradient.chunks_exact(width)) {
+            let (upper, lower) = to.split_at_mut(width);
+            upper.iter_mut().zip(gradient).for_each(|(to, g)| *to = both(g.to_bits(), g.to_bits()));
+            lower.copy_from_slice(upper);
+        }
+        let rows = x.as_chunks::<2>().0;
+        for ((hits, x), best) in hits.iter_mut().zip(rows).zip(&*best) {
+            let [low, high] = x.map(|x| u32::from((x == *best) | x.is_nan()).wrapping_neg());
+            *hits = both(low, high);
+        }
+        // The upper row comes before the lower, and in a row the left one first.
+        for hits in hits.chunks_exact_mut(2 * width) {
+            let (upper, lower) = hits.split_at_mut(width);
+            lower.iter_mut().zip(upper).for_each(|(hits, above)| *hits &= !(*above | *above >> 32 | *above << 32));
+        }
+        for ((to, hits), gradient) in out.as_chunks_mut::<2>().0.iter_mut().zip(hits).zip(gradients) {
+            let word = *gradient & *hits & !(*hits << 32);
+            // A sum that begins with 0 is never -0.
+            *to = [word as u32, (word >> 32) as u32].map(|bits| 0.0 + f32::from_bits(bits));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use snn_ir::interpret::{Randomness, evaluate};
+    use snn_ir::math::{Lanes, Scalar};
+    use snn_ir::{DType, MaxPool, Op, Tensor, Type};
+
+    /// The largest element of each window; a NaN is larger than all.
+    fn pooled(plan: &MaxPoolGradient, x: &[f32], planes: usize) -> Vec<f32> {
+        let own = row_major_strides(&plan.space);
+        let (plane, few) = (plan.space.iter().product::<usize>(), plan.windows.iter().product::<usize>());
+        let taps: usize = plan.pool.axes.iter().map(|a| a.size as usize).product();
+        let of_window = row_major_strides(&plan.windows);
+        let of_tap = row_major_strides(&plan.pool.axes.iter().map(|a| a.size as usize).collect::<Vec<_>>());
+        let window = |i: usize| {
+            let place = |tap: usize| {
+                let along = |(d, a): (usize, &PoolAxis)| {
+                    a.place(i % few / of_window[d] % plan.windows[d], tap / of_tap[d] % a.size as usize, plan.space[d])
+                        .map(|at| at * own[d])
+                };
+                plan.pool.axes.iter().enumerate().map(along).sum::<Option<usize>>().map(|at| x[i / few * plane + at])
+            };
+            (0..taps).filter_map(place).fold(f32::NEG_INFINITY, |a, b| Scalar.max(a, b))
+        };
+        (0..planes * few).map(window).collect()
+    }
+
+    #[test]
+    fn gradients_are_those_of_the_interpreter_to_the_bit() {
+        // Planes, sizes, and for each axis size, stride, dilation and padding of a window.
+        type Case = (usize, &'static [usize], &'static [[i64; 4]]);
+        let cases: [Case; 12] = [
+            (3, &[6, 8], &[[2, 2, 1, 0], [2, 2, 1, 0]]),
+            (50, &[4, 28], &[[2, 2, 1, 0], [2, 2, 1, 0]]),
+            (2, &[2, 1100], &[[2, 2, 1, 0], [2, 2, 1, 0]]),
+            (2, &[6, 9], &[[2, 2, 1, 0], [3, 3, 1, 0]]),
+            (4, &[32, 32], &[[3, 2, 1, 1], [3, 2, 1, 1]]),
+            (5, &[7, 10], &[[3, 1, 1, 0], [2, 1, 1, 0]]),
+            (2, &[9, 11], &[[2, 1, 3, 1], [3, 2, 2, 1]]),
+            (2, &[5, 3], &[[2, 4, 1, 0], [2, 5, 1, 1]]),
+            (3, &[13], &[[4, 2, 1, 2]]),
+            (3, &[12], &[[2, 2, 1, 0]]),
+            (2, &[3, 5, 6], &[[2, 1, 1, 1], [2, 2, 1, 0], [3, 1, 1, 1]]),
+            (1, &[4, 4], &[[1, 1, 1, 0], [1, 3, 1, 0]]),
+        ];
+        let mut next = crate::testing::numbers(7);
+        for (planes, space, axes) in cases {
+            let axis = |a: &[i64; 4]| PoolAxis { size: a[0], stride: a[1], dilation: a[2], padding: a[3] };
+            let pool = MaxPool { axes: axes.iter().map(axis).collect() };
+            let windows: Vec<usize> = axes
+                .iter()
+                .zip(space)
+                .map(|([size, stride, dilation, padding], n)| ((*n as i64 + 2 * padding - dilation * (size - 1) - 1) / stride + 1) as usize)
+                .collect();
+            let of = |sizes: &[usize]| [&[planes], sizes].concat();
+            let count = |sizes: &[usize]| of(sizes).iter().product::<usize>();
+            // Few values, so that there are many ties.
+            let values = [0.0, 1.0, -0.0, 2.0, f32::NAN, f32::NEG_INFINITY, 1.0, 0.0];
+            let x: Vec<f32> = (0..count(space)).map(|_| values[(next() * 7.99) as usize]).collect();
+            let nothing = snn_ir::Value { node: snn_ir::NodeId(0), result: 0 };
+            let plan = MaxPoolGradient { x: nothing, y: nothing, gradient: nothing, pool: pool.clone(), space: space.to_vec(), windows };
+            let y = pooled(&plan, &x, planes);
+            let windows = &plan.windows;
+            let g: Vec<f32> = (0..count(windows)).map(|_| if next() < 0.1 { -0.0 } else { next() - 0.5 }).collect();
+            let tensors = [Tensor::f32(of(space), x.clone()), Tensor::f32(of(windows), y.clone()), Tensor::f32(of(windows), g.clone())];
+            let ty = Type::new(DType::F32, of(space).iter().map(|n| (*n as i64).into()).collect::<Vec<_>>());
+            let op = Op::MaxPoolGradient(pool);
+            let want = evaluate(&op, &tensors.each_ref(), &[ty], &mut Randomness::Counter { seed: 0 }).unwrap().remove(0);
+            for found in crate::simd::of_every_width(|| {
+                let mut out = vec![f32::NAN; x.len()];
+                MaxPoolBackward(&plan).execute(&x, &y, &g, &mut out);
+                Tensor::f32(want.shape().to_vec(), out)
+            }) {
+                assert!(found.same_bits(&want), "{planes} {space:?} {axes:?}");
+            }
+        }
+    }
 }

@@ -9,9 +9,11 @@ use crate::convolution::unrolled_floats;
 use crate::integer_windows::ByIntegers;
 use crate::integers::{Integers, scratch_bytes};
 use crate::lines;
+use crate::max_pool;
 use crate::panels::Packed;
 use crate::spike_windows::BySpikes;
 use crate::spikes::{Densest, Spikes, WORD};
+use crate::step;
 
 const FLOAT: usize = size_of::<f32>();
 
@@ -41,7 +43,9 @@ pub fn scratch(graph: &Graph, task: &Task, threads: usize) -> Scratch {
             of_convolution(c, [floats(operands[0]), floats(operands[1])], threads)
         }
         Kernel::Selection(_) => Scratch { shared: 0, own: threads.saturating_mul(task.computed) },
-        Kernel::Step(_) | Kernel::Alias | Kernel::Reduction(_) | Kernel::MaxPoolGradient(_) => Scratch::default(),
+        Kernel::Step(s) => Scratch { shared: 0, own: step::bytes(s, threads) },
+        Kernel::MaxPoolGradient(g) => Scratch { shared: 0, own: threads.saturating_mul(max_pool::bytes(g)) },
+        Kernel::Alias | Kernel::Reduction(_) => Scratch::default(),
         Kernel::Delay(_) | Kernel::Ring(_) | Kernel::Move | Kernel::Loop(_) => Scratch::default(),
         Kernel::Reference | Kernel::FirstSpike(_) => Scratch::default(),
     }

@@ -293,7 +293,7 @@ simd_dispatch! {
 }
 
 /// The sum of a row in f64, eight elements side by side: integers are exact, others within a rounding of f64.
-fn sum_of(row: &[f32]) -> f64 {
+pub fn sum_of(row: &[f32]) -> f64 {
     let mut sums = [0f64; 8];
     add_blocks(row.as_chunks::<8>().0, &mut sums);
     sums.iter().sum::<f64>() + row.as_chunks::<8>().1.iter().map(|x| f64::from(*x)).sum::<f64>()

@@ -7,11 +7,14 @@ use snn_plan::buffers::{InputSlice, OutputBuffer};
 use snn_plan::step::{Initial, Load, StepKernel};
 
 use crate::emit::{KernelFunction, Machine};
+use crate::reductions::sum_of;
 use crate::shared::Shared;
 
 /// Elements of a run that are handled at once, at least and at most: states of this length stay in the L2 cache, and rows are
 /// long enough for the processor to see that they are read in order.
 const TILE: [usize; 2] = [1024, 8192];
+/// Into how many tiles at least a row is divided whose elements are summed.
+const PARTS_OF_SUMS: usize = 8;
 /// Fewer elements than this are not worth a second thread.
 const WORTH_A_THREAD: usize = 1 << 15;
 /// More pointers than this and the table goes on the heap.
@@ -50,6 +53,7 @@ impl Step<'_> {
         let kernel = machine.kernels[self.function];
         let mut results: Vec<(Value, OutputBuffer)> = self.stores.iter().map(|(v, t)| (*v, output(*v, *t))).collect();
         results.extend(self.finals.iter().map(|(_, v)| (*v, output(*v, DType::F32))));
+        let mut sums: Vec<(Value, OutputBuffer)> = self.sums.iter().map(|s| (s.result, output(s.result, DType::F32))).collect();
         let outputs: Vec<Shared<u8>> = results
             .iter_mut()
             .map(|(_, r)| match r {
@@ -69,33 +73,59 @@ impl Step<'_> {
         let row = self.elements();
         let outer: usize = self.outer.iter().product();
         let threads = crate::shared::threads();
-        let size = (row / (threads * 4)).next_multiple_of(64).clamp(TILE[0], TILE[1]);
+        let size = tile(self, threads);
         let tiles = self.run.div_ceil(size);
         let count = outer * tiles;
-        if row == 0 {
-            return results;
-        }
-        let one = |range: std::ops::Range<usize>| {
-            let mut scratch = Scratch::new(self, size.min(self.run));
-            for task in range {
-                if snn_ir::interrupt::is_wanted() {
-                    return;
+        let mut partial = vec![0.0; count * self.sums.len()];
+        if row > 0 {
+            let per = if threads > 1 && row * self.steps >= WORTH_A_THREAD { count.div_ceil(threads * 4) } else { count };
+            let some = |first: usize, count: usize, mut partial: &mut [f64]| {
+                let mut scratch = Scratch::new(self, size.min(self.run));
+                for task in first..first + count {
+                    if snn_ir::interrupt::is_wanted() {
+                        return;
+                    }
+                    let own = partial.split_off_mut(..self.sums.len()).unwrap_or_default();
+                    // SAFETY: tasks are different tiles of the element space; see `tile`.
+                    unsafe { self.tile(kernel, task / tiles, task % tiles, row, &sources, &starts, &outputs, own, &mut scratch) };
                 }
-                // SAFETY: tasks are different tiles of the element space; see `tile`.
-                unsafe { self.tile(kernel, task / tiles, task % tiles, row, &sources, &starts, &outputs, &mut scratch) };
+            };
+            if per == count {
+                some(0, count, &mut partial);
+            } else {
+                let parts = |i: usize| (i * per, per.min(count - i * per));
+                let mut rest = &mut partial[..];
+                let split = |i: usize| {
+                    let (first, count) = parts(i);
+                    (first, count, rest.split_off_mut(..count * self.sums.len()).unwrap_or_default())
+                };
+                let parts: Vec<(usize, usize, &mut [f64])> = (0..count.div_ceil(per)).map(split).collect();
+                parts.into_par_iter().for_each(|(first, count, partial)| some(first, count, partial));
             }
-        };
-        let work = row * self.steps;
-        if threads > 1 && work >= WORTH_A_THREAD && count > 1 {
-            let per = count.div_ceil(threads * 4);
-            (0..count.div_ceil(per)).into_par_iter().for_each(|i| one(i * per..((i + 1) * per).min(count)));
-        } else {
-            one(0..count);
         }
+        for (k, (sum, (_, result))) in self.sums.iter().zip(&mut sums).enumerate() {
+            let OutputBuffer::Floats(result) = result else { continue };
+            let mut all = vec![0.0; result.len()];
+            for (tile, partial) in partial.chunks_exact(self.sums.len()).enumerate() {
+                all[self.place(&sum.outer, tile / tiles)] += partial[k];
+            }
+            result.iter_mut().zip(all).for_each(|(to, sum)| *to = sum as f32);
+        }
+        results.extend(sums);
         results
     }
 
-    /// All time steps of one tile.
+    /// How far place `i` of the outer axes is from the first, at these distances along them.
+    fn place(&self, strides: &[usize], mut i: usize) -> usize {
+        let mut at = 0;
+        for (size, stride) in self.outer.iter().zip(strides).rev() {
+            at += i % size * stride;
+            i /= size;
+        }
+        at
+    }
+
+    /// All time steps of one tile; `sums` gets the sums of its elements.
     ///
     /// # Safety
     /// Sources and outputs must be the tensors that this kernel was planned for, of the planned sizes, and no other thread
@@ -110,21 +140,13 @@ impl Step<'_> {
         sources: &[Shared<u8>],
         starts: &[Option<Shared<u8>>],
         outputs: &[Shared<u8>],
+        sums: &mut [f64],
         scratch: &mut Scratch,
     ) {
         let size = scratch.tile;
         let first = tile * size;
         let n = size.min(self.run - first);
-        // The position of the tile along each outer axis.
-        let mut rest = outer;
-        for (size, at) in self.outer.iter().zip(&mut scratch.position).rev() {
-            *at = rest % size;
-            rest /= size;
-        }
-        let offset = |l: &Load| {
-            let outer: usize = l.outer.iter().zip(&scratch.position).map(|(s, at)| s * at).sum();
-            outer + if l.uniform { 0 } else { first }
-        };
+        let offset = |l: &Load| self.place(&l.outer, outer) + if l.uniform { 0 } else { first };
         let own = outer * self.run + first;
         for (k, (initial, start)) in self.initial.iter().zip(starts).enumerate() {
             let state = &mut scratch.states[k * size..k * size + n];
@@ -151,6 +173,9 @@ impl Step<'_> {
         for k in 0..states {
             scratch.pointers[loads + k] = scratch.states[k * size..].as_mut_ptr().cast();
         }
+        for k in 0..self.summed.len() {
+            scratch.pointers[loads + states + self.stores.len() + k] = scratch.summed[k * size..].as_mut_ptr().cast();
+        }
         for step in 0..self.steps {
             let t = if self.reverse { self.steps - 1 - step } else { step };
             for (i, l) in self.loads.iter().enumerate() {
@@ -168,6 +193,11 @@ impl Step<'_> {
             }
             // SAFETY: every pointer of the table reaches `n` elements of the type that the kernel was generated for.
             unsafe { kernel(scratch.pointers.as_ptr(), n as i64) };
+            for (sum, total) in self.sums.iter().zip(sums.iter_mut()) {
+                // SAFETY: the kernel has written `n` floats there, and nobody changes them before its next step.
+                let row = unsafe { std::slice::from_raw_parts(scratch.pointers[loads + states + sum.row].cast::<f32>(), n) };
+                *total += sum_of(row);
+            }
         }
         for ((state, _), p) in self.finals.iter().zip(&outputs[self.stores.len()..]) {
             let from = &scratch.states[state * size..state * size + n];
@@ -175,6 +205,22 @@ impl Step<'_> {
             unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), p.0.cast::<f32>().add(own), n) };
         }
     }
+}
+
+/// Elements of a tile, of so many threads.
+fn tile(kernel: &StepKernel, threads: usize) -> usize {
+    // Tiles that depended on the number of threads would change the order of sums.
+    let parts = if kernel.sums.is_empty() { threads * 4 } else { PARTS_OF_SUMS };
+    (kernel.elements() / parts).next_multiple_of(64).clamp(TILE[0], TILE[1])
+}
+
+/// The bytes that a kernel takes beside what it reads and writes: rows of a tile for each thread, and the sums of each tile.
+pub fn bytes(kernel: &StepKernel, threads: usize) -> usize {
+    let tile = tile(kernel, threads);
+    let tiles = kernel.outer.iter().product::<usize>().saturating_mul(kernel.run.div_ceil(tile));
+    let rows = kernel.initial.len() + kernel.summed.len() + usize::from(kernel.loads.iter().any(|l| l.delay > 0));
+    let own = threads.saturating_mul(rows).saturating_mul(tile.min(kernel.run)).saturating_mul(size_of::<f32>());
+    own.saturating_add(tiles.saturating_mul(kernel.sums.len()).saturating_mul(size_of::<f64>()))
 }
 
 /// Memory of one thread.
@@ -185,20 +231,21 @@ struct Scratch {
     zeros: Vec<f32>,
     pointers: Vec<*mut u8>,
     offsets: Vec<usize>,
-    position: Vec<usize>,
+    /// One step of values that are only summed.
+    summed: Vec<f32>,
 }
 
 impl Scratch {
     fn new(kernel: &StepKernel, tile: usize) -> Scratch {
         let has_delay = kernel.loads.iter().any(|l| l.delay > 0);
-        let count = kernel.loads.len() + kernel.initial.len() + kernel.stores.len();
+        let count = kernel.loads.len() + kernel.initial.len() + kernel.stores.len() + kernel.summed.len();
         Scratch {
             tile,
             states: vec![0.0; kernel.initial.len() * tile],
             zeros: vec![0.0; if has_delay { tile } else { 0 }],
             pointers: vec![std::ptr::null_mut(); count.max(MOST_POINTERS)],
             offsets: Vec::with_capacity(count),
-            position: vec![0; kernel.outer.len()],
+            summed: vec![0.0; kernel.summed.len() * tile],
         }
     }
 }

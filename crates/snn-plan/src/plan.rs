@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use snn_ir::tensor::row_major_strides;
-use snn_ir::{CompileError, Convolution, DType, Dims, Graph, Loop, Node, NodeId, Op, Value};
+use snn_ir::{CompileError, Convolution, DType, Dims, Graph, Loop, Node, NodeId, Op, Reduction, Value};
 
 use snn_ir::lanes::{supports, supports_graph};
 
@@ -101,6 +101,8 @@ pub(crate) struct Group {
     pub members: Vec<NodeId>,
     pub shape: Vec<usize>,
     pub reverse: Option<bool>,
+    /// Sums of members, which are added as these are computed.
+    pub sums: Vec<NodeId>,
 }
 
 struct Planner<'a> {
@@ -144,6 +146,7 @@ fn plan_from(graph: &Graph, divides: bool, counts: &mut Counts) -> Result<Plan, 
     let live = graph.live_nodes();
     let mut p = Planner { graph, live, divides, groups: vec![], group_of: HashMap::new(), readers: HashMap::new() };
     p.form_groups()?;
+    p.attach_sums();
     let demanded = p.demanded();
     p.schedule(&demanded, counts)
 }
@@ -304,6 +307,27 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// Gives sums of what a kernel computes to that kernel, so that what is only summed is never written.
+    fn attach_sums(&mut self) {
+        // Only the CPU's kernels run tile by tile.
+        if !self.divides {
+            return;
+        }
+        for (id, node) in self.graph.nodes() {
+            let is_sum = matches!(node.op, Op::Reduce { kind: Reduction::Sum, .. }) && node.types[0].dtype == DType::F32;
+            if !is_sum || !self.live[id.index()] {
+                continue;
+            }
+            let summed = node.operands[0];
+            if let Some(g) = self.group_of.get(&summed.node).copied()
+                && crate::step::can_sum(self.graph, &self.groups[g], id)
+            {
+                self.groups[g].sums.push(id);
+                self.group_of.insert(id, g);
+            }
+        }
+    }
+
     /// May a node join a group without a value being needed before it is there?
     fn can_join(&self, id: NodeId, g: usize, shape: &[usize]) -> bool {
         let first = self.groups[g].members[0];
@@ -381,6 +405,9 @@ impl Planner<'_> {
                 continue;
             }
             if let Some(g) = self.group_of.get(&id) {
+                if self.groups[*g].sums.contains(&id) {
+                    continue;
+                }
                 let shape = &self.groups[*g].shape;
                 for (i, v) in node.operands.iter().enumerate() {
                     let source = self.step_source(&node.op, i, *v, shape);
@@ -433,6 +460,9 @@ impl Planner<'_> {
             }
             let Unit::Group(g) = unit else { continue };
             let entry = reads.entry(unit).or_insert((id, BTreeSet::new()));
+            if self.groups[g].sums.contains(&id) {
+                continue;
+            }
             entry.0 = id;
             for (i, v) in node.operands.iter().enumerate() {
                 if let Some(source) = self.step_source(&node.op, i, *v, &self.groups[g].shape)
@@ -471,10 +501,11 @@ impl Planner<'_> {
             let task = match unit {
                 Unit::Group(g) => {
                     let group = &self.groups[g];
-                    let stores: Vec<Value> =
+                    let mut gives: Vec<Value> =
                         group.members.iter().flat_map(|m| self.graph.results(*m)).filter(|v| demanded.contains(v)).collect();
-                    let kernel = build(self.graph, group, &stores)?;
-                    Task { node: *last, kernel: Kernel::Step(Box::new(kernel)), needs, gives: stores, frees: vec![], held: 0, computed: 0 }
+                    let kernel = build(self.graph, group, &gives)?;
+                    gives.extend(kernel.sums.iter().map(|s| s.result));
+                    Task { node: *last, kernel: Kernel::Step(Box::new(kernel)), needs, gives, frees: vec![], held: 0, computed: 0 }
                 }
                 Unit::Node(id) => {
                     let (kernel, extra) = self.single(id, counts)?;
@@ -568,7 +599,7 @@ fn convolution(op: &Op) -> Option<(Direction, &Convolution)> {
 pub fn operations(graph: &Graph, task: &Task) -> usize {
     let elements = |v: Value| graph.ty(v).sizes().map_or(0, |s| s.iter().product::<usize>());
     match &task.kernel {
-        Kernel::Step(s) => s.scalar_operations(graph) * s.elements() * s.steps,
+        Kernel::Step(s) => (s.scalar_operations(graph) + s.sums.len()) * s.elements() * s.steps,
         Kernel::Product(p) => 2 * p.k * elements(Value { node: task.node, result: 0 }),
         Kernel::Convolution(c) => {
             let result = Value { node: task.node, result: 0 };
@@ -597,7 +628,10 @@ pub fn describe_task(graph: &Graph, task: &Task) -> String {
     let node = graph.node(task.node);
     let name = node.name.clone().unwrap_or_else(|| snn_ir::text::op_name(&node.op));
     let what = match &task.kernel {
-        Kernel::Step(s) => format!("step kernel{} ({} operations)", s.function, s.operations),
+        Kernel::Step(s) => {
+            let sums = if s.sums.is_empty() { String::new() } else { format!(", {} summed", s.sums.len()) };
+            format!("step kernel{} ({} operations{sums})", s.function, s.operations)
+        }
         Kernel::Alias => "alias".into(),
         Kernel::Product(p) => format!("product {} x {} x {}", p.m, p.n, p.k),
         Kernel::Convolution(c) => match c.direction {

@@ -46,6 +46,17 @@ pub enum Initial {
     Load(Load),
 }
 
+/// A sum of what a kernel computes, over all elements of its runs and all of its time steps. It is accumulated in f64, tile by tile.
+#[derive(Clone, Debug)]
+pub struct Sum {
+    /// What is summed: its place among the stores, and behind these among [`StepKernel::summed`].
+    pub row: usize,
+    /// The sum.
+    pub result: Value,
+    /// The distance in it along each outer axis.
+    pub outer: Vec<usize>,
+}
+
 /// A step function with how it walks over memory: over the outer axes and a run of elements, each through all time steps.
 #[derive(Clone, Debug)]
 pub struct StepKernel {
@@ -59,6 +70,10 @@ pub struct StepKernel {
     pub initial: Vec<Initial>,
     /// Values that it writes at each step, with their types.
     pub stores: Vec<(Value, DType)>,
+    /// Values, all f32, that are computed for their sums only.
+    pub summed: Vec<Value>,
+    /// What is summed.
+    pub sums: Vec<Sum>,
     /// The states whose last value is written, and where.
     pub finals: Vec<(usize, Value)>,
     /// How many time steps there are.
@@ -181,7 +196,8 @@ pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value]) -> Result<St
     let has_delay = accesses.iter().any(|(a, _)| a.delay > 0);
     let timed = !shape.is_empty() && (has_scan || has_delay);
 
-    let all: Vec<&Access> = accesses.iter().chain(&state_loads).map(|(a, _)| a).collect();
+    let of_sums: Vec<Access> = group.sums.iter().map(|id| sum_access(graph, *id, shape)).collect::<Result<_, _>>()?;
+    let all: Vec<&Access> = accesses.iter().chain(&state_loads).map(|(a, _)| a).chain(&of_sums).collect();
     let walk = Walk::new(shape, timed, &all);
     let load = |i: usize, a: &Access, dtype: DType| walk.load(i, a, dtype);
     let loads: Vec<Load> = accesses.iter().enumerate().map(|(i, (a, t))| load(i, a, *t)).collect();
@@ -193,6 +209,18 @@ pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value]) -> Result<St
         })
         .collect();
 
+    let mut summed: Vec<Value> = Vec::new();
+    let mut sums = Vec::with_capacity(of_sums.len());
+    for (k, (id, access)) in group.sums.iter().zip(&of_sums).enumerate() {
+        let v = graph.node(*id).operands[0];
+        let row = rows.iter().chain(&summed).position(|known| *known == v).unwrap_or_else(|| {
+            summed.push(v);
+            rows.len() + summed.len() - 1
+        });
+        let outer = walk.load(accesses.len() + state_loads.len() + k, access, DType::F32).outer;
+        sums.push(Sum { row, result: access.source, outer });
+    }
+
     let last = graph.node(members[members.len() - 1]);
     let name = last.name.clone().unwrap_or_else(|| snn_ir::text::op_name(&last.op));
     Ok(StepKernel {
@@ -202,6 +230,8 @@ pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value]) -> Result<St
         loads,
         initial,
         stores: rows.iter().map(|v| (*v, graph.ty(*v).dtype)).collect(),
+        summed,
+        sums,
         finals,
         steps: if timed { shape[0] } else { 1 },
         reverse: group.reverse.unwrap_or(false),
@@ -209,6 +239,55 @@ pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value]) -> Result<St
         run: walk.run,
         operations: members.len(),
     })
+}
+
+/// Runs that sums make no shorter than this are long enough.
+const SHORTEST_RUN: usize = 256;
+
+/// How a kernel over `shape` walks over the result of a sum of one of its values.
+fn sum_access(graph: &Graph, id: NodeId, shape: &[usize]) -> Result<Access, CompileError> {
+    let node = graph.node(id);
+    let reduced: &[usize] = if let Op::Reduce { axes, .. } = &node.op { axes } else { &[] };
+    let mut own = row_major_strides(&node.types[0].sizes()?).into_iter();
+    let strides = (0..shape.len()).map(|axis| if reduced.contains(&axis) { 0 } else { own.next().unwrap_or(0) }).collect();
+    Ok(Access { source: Value { node: id, result: 0 }, strides, delay: 0 })
+}
+
+/// Can the kernel of a group add a sum of one of its values as it computes this? That is so where whole runs and all time steps are summed,
+/// and runs do not become short for it.
+pub(crate) fn can_sum(graph: &Graph, group: &Group, id: NodeId) -> bool {
+    let summed = graph.node(id).operands[0];
+    let shape = &group.shape;
+    let same = graph.ty(summed).sizes().is_ok_and(|sizes| sizes == *shape) && !shape.contains(&0);
+    // The last value of a state is no row.
+    let is_row = !matches!(&graph.node(summed.node).op, Op::Scan(s) if summed.result as usize >= s.roles.outputs);
+    let timed = group.members.iter().any(|m| matches!(graph.node(*m).op, Op::Scan(_)));
+    let Ok(own) = sum_access(graph, id, shape) else { return false };
+    if !same || !is_row || graph.ty(summed).dtype != DType::F32 || (timed && own.strides[0] != 0) {
+        return false;
+    }
+    let mut others: Vec<Access> = Vec::new();
+    for m in &group.members {
+        let node = graph.node(*m);
+        let sequences = if let Op::Scan(s) = &node.op { s.roles.sequences } else { node.operands.len() };
+        for (i, v) in node.operands.iter().enumerate() {
+            let read = if i < sequences { access(graph, *v, shape) } else { access(graph, *v, &shape[1..]) };
+            let Ok(mut read) = read else { return false };
+            // A delay makes a kernel one of time steps.
+            if read.delay > 0 && own.strides[0] != 0 {
+                return false;
+            }
+            if i >= sequences {
+                read.strides.insert(0, 0);
+            }
+            others.push(read);
+        }
+    }
+    let mut all: Vec<&Access> = others.iter().collect();
+    let before = Walk::new(shape, timed, &all);
+    all.push(&own);
+    let after = Walk::new(shape, timed, &all);
+    after.inner[others.len()] == 0 && after.run >= before.run.min(SHORTEST_RUN)
 }
 
 /// How a kernel walks over its elements: axes that all operands walk alike are one, and the last one is a run.
@@ -273,6 +352,8 @@ pub(crate) fn copy(graph: &Graph, value: Value, shape: &[usize]) -> Result<StepK
         loads,
         initial: vec![],
         stores: vec![(value, DType::F32)],
+        summed: vec![],
+        sums: vec![],
         finals: vec![],
         steps: if timed { shape[0] } else { 1 },
         reverse: false,
@@ -309,7 +390,7 @@ impl StepKernel {
         Shape {
             loads: self.loads.iter().map(|l| (l.dtype, l.uniform)).collect(),
             states: self.initial.len(),
-            stores: self.stores.iter().map(|(_, dtype)| *dtype).collect(),
+            stores: self.stores.iter().map(|(_, dtype)| *dtype).chain(self.summed.iter().map(|_| DType::F32)).collect(),
         }
     }
 
@@ -347,6 +428,6 @@ impl StepKernel {
             let lane = lanes::operation(l, &node.op, &inputs, node.types[0].dtype, &constants);
             values.insert(Value { node: member.node, result: 0 }, lane);
         }
-        (next, self.stores.iter().filter_map(|(v, _)| values.get(v).copied()).collect())
+        (next, self.stores.iter().map(|(v, _)| v).chain(&self.summed).filter_map(|v| values.get(v).copied()).collect())
     }
 }
