@@ -115,22 +115,33 @@ fn reduce<L: Lanes>(l: &mut L, mut a: L::F, k: L::F, parts: &[f32]) -> L::F {
     a
 }
 
-/// `2^k` for `-126 <= k <= 127`.
-fn power_of_two<L: Lanes>(l: &mut L, k: L::I) -> L::F {
-    let bias = l.int(127);
-    let biased = l.int_add(k, bias);
-    let bits = l.shift_left(biased, 23);
-    l.bits_to_float(bits)
+/// `x`, or `low` where it is lower; NaN stays. For a `low` that is not zero.
+fn at_least<L: Lanes>(l: &mut L, x: L::F, low: f32) -> L::F {
+    let low = l.float(low);
+    let lower = l.lt(x, low);
+    l.select(lower, low, x)
 }
+
+/// `x`, or `high` where it is higher; NaN stays. For a `high` that is not zero.
+fn at_most<L: Lanes>(l: &mut L, x: L::F, high: f32) -> L::F {
+    let high = l.float(high);
+    let higher = l.lt(high, x);
+    l.select(higher, high, x)
+}
+
+/// A number whose neighbours are 1 away, as are those of its sums with small integers: 1.5 times 2^23, plus twice the bias of an exponent.
+const WHOLE: f32 = 12_582_912.0 + 254.0;
 
 /// `e^x`.
 pub fn exp<L: Lanes>(l: &mut L, x: L::F) -> L::F {
-    let (low, high) = (l.float(-104.0), l.float(89.0));
-    let x = l.max(x, low);
-    let x = l.min(x, high);
+    let x = at_least(l, x, -104.0);
+    let x = at_most(l, x, 89.0);
     let scale = l.float(LOG2_E);
-    let k = l.mul(x, scale);
-    let k = l.round(k);
+    let scaled = l.mul(x, scale);
+    // The sum has no bits for a fraction: it is rounded to an integer, and its lowest bits are `k` plus twice the bias of an exponent.
+    let whole = l.float(WHOLE);
+    let shifted = l.add(scaled, whole);
+    let k = l.sub(shifted, whole);
     let r = reduce(l, x, k, &[0.693_359_4, -2.121_944_4e-4]);
     let p = polynomial(l, r, &[1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5]);
     let rr = l.mul(r, r);
@@ -138,11 +149,13 @@ pub fn exp<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let y = l.add(y, r);
     let one = l.float(1.0);
     let y = l.add(y, one);
-    // Two steps, so that results below the normal range are reached.
-    let k = l.to_int(k);
-    let half = l.shift_right(k, 1);
-    let rest = l.int_sub(k, half);
-    let (a, b) = (power_of_two(l, half), power_of_two(l, rest));
+    // Two steps, so that results below the normal range are reached: 2^k is the product of two numbers with the exponents `half` and `rest`.
+    let (bits, mask) = (l.bits(shifted), l.int(0x1ff));
+    let biased = l.int_and(bits, mask);
+    let half = l.shift_right(biased, 1);
+    let rest = l.int_sub(biased, half);
+    let (half, rest) = (l.shift_left(half, 23), l.shift_left(rest, 23));
+    let (a, b) = (l.bits_to_float(half), l.bits_to_float(rest));
     let y = l.mul(y, a);
     l.mul(y, b)
 }
@@ -297,8 +310,7 @@ pub fn erf<L: Lanes>(l: &mut L, x: L::F) -> L::F {
         polynomial(l, z, &[8.304_784e-5, -8.127_657e-4, 5.199_752_7e-3, -2.685_890_7e-2, 1.128_368_75e-1, -3.761_263_2e-1, 1.283_791_7e-1]);
     let p = l.mul(p, x);
     let small = l.add(p, x);
-    let four = l.float(4.0);
-    let b = l.min(a, four);
+    let b = at_most(l, a, 4.0);
     let q = polynomial(
         l,
         b,
