@@ -24,6 +24,7 @@
 
 pub mod axes;
 pub mod backend;
+pub mod binary;
 pub mod build;
 pub mod describe;
 pub mod dim;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use egg::{Analysis, DidMerge, EGraph, Id};
 use snn_ir::interpret::{Randomness, evaluate};
-use snn_ir::{BinaryOp, Class, DType, Data, Dim, Op, Tensor, Type, UnaryOp, infer};
+use snn_ir::{BinaryOp, DType, Data, Dim, Op, Tensor, Type, UnaryOp, binary, infer};
 
 use crate::enode::{Attributes, ENode, Name, has_attributes, plain_op};
 
@@ -247,7 +247,7 @@ fn derive(terms: &mut Terms, op: &Op, operands: &[Id], types: Vec<Type>) -> Fact
         }
     }
     facts.fill = fill(&facts, op, operands, terms);
-    facts.binary[0] = binary(&facts, op, operands, terms);
+    facts.binary[0] = is_binary(&facts, op, operands, terms);
     let is_known = facts.binary[0] || facts.constant.as_ref().is_some_and(finite) || facts.fill.as_ref().is_some_and(finite);
     let moves = matches!(op, Op::Transpose { .. } | Op::Reshape { .. } | Op::Broadcast { .. } | Op::Slice { .. });
     facts.finite = if let (Op::Parameter { name, .. }, true) = (op, terms.analysis.assume_finite) {
@@ -275,7 +275,7 @@ fn derive(terms: &mut Terms, op: &Op, operands: &[Id], types: Vec<Type>) -> Fact
     } else if let Op::Scan(s) = op {
         let (known, _) = operands.split_at(s.roles.sequences);
         let known: Vec<bool> = known.iter().map(|v| of(v).is_binary()).collect();
-        facts.binary = scan_binary(s, &known);
+        facts.binary = binary::scan(s, &known);
     }
     if facts.types[0].dtype == DType::I64 {
         facts.affine = combined_affine(terms, op, operands);
@@ -330,61 +330,42 @@ fn same_everywhere(t: &Tensor) -> bool {
     }
 }
 
-/// Is every element `+0` or `1`?
-fn binary(facts: &Facts, op: &Op, operands: &[Id], terms: &Terms) -> bool {
-    if facts.types[0].dtype != DType::F32 {
-        return false;
-    }
-    let known = |v: &Id| terms[*v].data.is_binary();
-    let zero_or_one = |x: &f32| x.to_bits() == 0 || *x == 1.0;
-    if let Some(t) = facts.constant.as_ref().or(facts.fill.as_ref()) {
-        return t.as_f32().iter().all(zero_or_one);
-    }
-    let moves = matches!(op.class(), Class::Movement) && !matches!(op, Op::Pad { .. } | Op::Gather { .. } | Op::ScatterAdd { .. });
-    let keeps = matches!(op, Op::Unary(UnaryOp::Detach | UnaryOp::Abs | UnaryOp::Floor | UnaryOp::Round))
-        || matches!(op, Op::Binary(BinaryOp::Mul | BinaryOp::Max | BinaryOp::Min) | Op::Delay { .. });
-    if let Op::Input { name, .. } = op {
-        terms.analysis.binary_inputs.contains(name)
-    } else if let Op::Cast { .. } = op {
-        terms[operands[0]].data.ty().dtype == DType::Bool
-    } else if let Op::Reduce { kind, .. } = op {
-        *kind != snn_ir::Reduction::Sum && known(&operands[0])
-    } else if let Op::Gather { .. } = op {
-        known(&operands[0])
-    } else if let Op::Pad { value, .. } = op {
-        zero_or_one(value) && known(&operands[0])
-    } else if let Op::Binary(BinaryOp::Sub) = op {
-        terms[operands[0]].data.is_fill(1.0) && known(&operands[1])
-    } else if let Op::Select = op {
-        known(&operands[1]) && known(&operands[2])
-    } else {
-        matches!(op, Op::Spike { .. } | Op::RedundantOneHot { .. }) || ((moves || keeps) && operands.iter().all(known))
+/// What is known about the operands of a term.
+struct Operands<'a> {
+    terms: &'a Terms,
+    operands: &'a [Id],
+}
+
+impl Operands<'_> {
+    fn of(&self, i: usize) -> Option<&Facts> {
+        self.operands.get(i).map(|v| &self.terms[*v].data)
     }
 }
 
-/// Which results of a scan are binary, from the sequences that are.
-fn scan_binary(s: &snn_ir::Scan, sequences: &[bool]) -> Vec<bool> {
-    let mut known = vec![false; s.body.len()];
-    for (v, b) in s.body.inputs.iter().zip(sequences) {
-        known[v.node.index()] = *b;
+impl binary::Known for Operands<'_> {
+    fn is_binary(&self, i: usize) -> bool {
+        self.of(i).is_some_and(Facts::is_binary)
     }
-    for (id, node) in s.body.nodes() {
-        let of = |i: usize| known[node.operands[i].node.index()];
-        known[id.index()] |= if let Op::Constant(t) = &node.op {
-            t.dtype() == DType::F32 && t.as_f32().iter().all(|x| x.to_bits() == 0 || *x == 1.0)
-        } else if let Op::Unary(UnaryOp::Detach) = &node.op {
-            of(0)
-        } else if let Op::Binary(BinaryOp::Mul | BinaryOp::Max | BinaryOp::Min) = &node.op {
-            of(0) && of(1)
-        } else if let Op::Binary(BinaryOp::Sub) = &node.op {
-            s.body.constant_f32(node.operands[0]) == Some(1.0) && of(1)
-        } else if let Op::Cast { .. } = &node.op {
-            s.body.ty(node.operands[0]).dtype == DType::Bool && node.types[0].dtype == DType::F32
-        } else {
-            matches!(node.op, Op::Spike { .. })
-        };
+
+    fn is_one(&self, i: usize) -> bool {
+        self.of(i).is_some_and(|f| f.is_fill(1.0))
     }
-    s.body.outputs.iter().map(|(_, v)| known[v.node.index()]).collect()
+
+    fn dtype(&self, i: usize) -> DType {
+        self.of(i).map_or(DType::F32, |f| f.ty().dtype)
+    }
+}
+
+/// Is every element `+0` or `1`?
+fn is_binary(facts: &Facts, op: &Op, operands: &[Id], terms: &Terms) -> bool {
+    let dtype = facts.types[0].dtype;
+    if let (Some(t), DType::F32) = (facts.constant.as_ref().or(facts.fill.as_ref()), dtype) {
+        return t.as_f32().iter().all(|x| binary::is_zero_or_one(*x));
+    }
+    if let (Op::Input { name, .. }, DType::F32) = (op, dtype) {
+        return terms.analysis.binary_inputs.contains(name);
+    }
+    binary::is_binary(op, dtype, operands.len(), &Operands { terms, operands })
 }
 
 /// What an integer is as a function of another: `class = source * factor + offset`.
