@@ -4,9 +4,9 @@ use egg::Id;
 use snn_ir::{Contraction, Dim, Op};
 
 use super::{built, each};
-use crate::rule::{Context, Rule};
+use crate::rule::{Context, Find, Replace, Rule, Set};
 
-pub(super) const RULES: [Rule; 14] = [
+pub(super) const RULES: [Rule; 16] = [
     built("reshape-same", "(reshape ?s ?x)", same, "the shape is that of the operand"),
     built("reshape-reshape", "(reshape ?s (reshape ?r ?x))", reshape_reshape, "the order of the elements never changes"),
     built("transpose-same", "(permute ?p ?x)", transpose_same, "no axis moves"),
@@ -19,6 +19,14 @@ pub(super) const RULES: [Rule; 14] = [
         broadcast_inserted,
         "axes of size 1 that a reshape inserts are grown or kept by the broadcast itself",
     ),
+    Rule {
+        name: "elementwise-inserted",
+        set: Set::Exact,
+        why: "axes of size 1 that a reshape inserts may as well be inserted after an operation on each element",
+        find: Find::Elementwise,
+        replace: Replace::Build(elementwise_inserted),
+    },
+    each("reduce-inserted", &["sum", "max", "min"], reduce_inserted, "axes of size 1 that a reshape inserts add nothing"),
     built("slice-whole", "(slice ?s ?x)", slice_whole, "every element is taken"),
     built("slice-slice", "(slice ?s (slice ?r ?x))", slice_slice, "(r + q (s + p i)) = (r + q s) + (q p) i"),
     each("slice-concat", &["slice"], slice_concat, "the slice lies inside one part"),
@@ -71,20 +79,78 @@ fn broadcast_broadcast(c: &mut Context<'_>) -> Option<Id> {
     Some(c.add(Op::Broadcast { axes: inner.iter().map(|a| outer[*a]).collect(), shape: ty.shape }, &[x]))
 }
 
-fn broadcast_inserted(c: &mut Context<'_>) -> Option<Id> {
-    let (Some(Op::Broadcast { axes, .. }), Some(Op::Reshape { shape: wide })) = (c.op("?s"), c.op("?r")) else { return None };
-    let (x, ty, source) = (c.id("?x"), c.own_type(), c.ty("?x"));
-    let mut left = source.shape.iter().peekable();
-    let mut kept = Vec::new();
-    for (axis, size) in axes.iter().zip(&wide) {
+/// Where the axes of a shape are in a wider one that has some more of size 1.
+fn places_in(narrow: &[Dim], wide: &[Dim]) -> Option<Vec<usize>> {
+    let mut left = narrow.iter().peekable();
+    let mut places = Vec::new();
+    for (axis, size) in wide.iter().enumerate() {
         if left.peek() == Some(&size) {
             left.next();
-            kept.push(*axis);
+            places.push(axis);
         } else if !size.is_one() {
             return None;
         }
     }
-    (left.peek().is_none() && kept.len() < axes.len()).then(|| c.add(Op::Broadcast { axes: kept, shape: ty.shape }, &[x]))
+    (left.peek().is_none() && places.len() < wide.len()).then_some(places)
+}
+
+fn broadcast_inserted(c: &mut Context<'_>) -> Option<Id> {
+    let (Some(Op::Broadcast { axes, .. }), Some(Op::Reshape { shape: wide })) = (c.op("?s"), c.op("?r")) else { return None };
+    let (x, ty, source) = (c.id("?x"), c.own_type(), c.ty("?x"));
+    let kept = places_in(&source.shape, &wide)?.into_iter().map(|i| axes[i]).collect();
+    Some(c.add(Op::Broadcast { axes: kept, shape: ty.shape }, &[x]))
+}
+
+/// What a class is without axes of size 1, where it is a reshape that inserts them; and where the others are.
+fn without_inserted(c: &Context<'_>, id: Id) -> Option<(Id, Vec<usize>)> {
+    let wide = c.terms[id].data.ty().shape.clone();
+    c.find(id, |op, operands| {
+        let Op::Reshape { .. } = op else { return None };
+        let places = places_in(&c.terms[operands[0]].data.ty().shape, &wide)?;
+        Some((operands[0], places))
+    })
+}
+
+fn elementwise_inserted(c: &mut Context<'_>) -> Option<Id> {
+    let (op, operands) = c.operation()?;
+    let ty = c.own_type();
+    let places = operands.iter().find_map(|id| without_inserted(c, *id)).map(|(_, places)| places)?;
+    let shape: Vec<Dim> = places.iter().map(|axis| ty.shape[*axis].clone()).collect();
+    let mut narrow = Vec::with_capacity(operands.len());
+    for id in operands {
+        if let Some((source, _)) = without_inserted(c, id).filter(|(_, own)| *own == places) {
+            narrow.push(source);
+            continue;
+        }
+        // What is repeated is repeated along fewer axes; a value of its own would only be reshaped once more.
+        let (source, axes) =
+            c.find(id, |op, operands| if let Op::Broadcast { axes, .. } = op { Some((operands[0], axes)) } else { None })?;
+        let kept: Vec<(usize, usize)> =
+            axes.iter().enumerate().filter_map(|(i, axis)| Some((i, places.iter().position(|p| p == axis)?))).collect();
+        let own = c.terms[source].data.ty().shape.clone();
+        let source = if kept.len() == axes.len() {
+            source
+        } else {
+            c.add(Op::Reshape { shape: kept.iter().map(|(i, _)| own[*i].clone()).collect() }, &[source])
+        };
+        narrow.push(c.add(Op::Broadcast { axes: kept.into_iter().map(|(_, axis)| axis).collect(), shape: shape.clone() }, &[source]));
+    }
+    let result = c.add(op, &narrow);
+    Some(c.add(Op::Reshape { shape: ty.shape }, &[result]))
+}
+
+fn reduce_inserted(c: &mut Context<'_>) -> Option<Id> {
+    let (Op::Reduce { kind, axes }, operands) = c.operation()? else { return None };
+    let (source, places) = without_inserted(c, operands[0])?;
+    let left: Vec<usize> = places.iter().enumerate().filter(|(_, axis)| axes.contains(axis)).map(|(i, _)| i).collect();
+    // A sum of one is not always the same: it has no -0.
+    if left.is_empty() {
+        return None;
+    }
+    let ty = c.own_type();
+    let result = c.add(Op::Reduce { kind, axes: left }, &[source]);
+    let same = c.terms[result].data.ty() == &ty;
+    Some(if same { result } else { c.add(Op::Reshape { shape: ty.shape }, &[result]) })
 }
 
 fn slice(c: &Context<'_>, var: &str) -> Option<(usize, Dim, i64)> {
