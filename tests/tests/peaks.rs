@@ -194,9 +194,9 @@ fn runs_take_what_they_claim() {
     let mut wrong = Vec::new();
     let mut check = |name: &str, gradient: bool, backend: Backends, (measured, claimed): (f64, f64)| {
         println!("{name}, {backend:?}, gradient {gradient}: {:.2} MB are claimed, {:.2} MB are taken", claimed / 1e6, measured / 1e6);
-        // What is claimed for spikes and weights packed for them is not taken where there are none.
+        // What is claimed for spikes and weights packed for them is not taken where there are none, and floats for dense products not where there are.
         let exact = matches!(backend, Backends::Cranelift);
-        if measured > 1.1 * claimed + WORKSPACES || exact && claimed > 1.35 * measured + 1e6 {
+        if measured > 1.1 * claimed + WORKSPACES || exact && claimed > 1.45 * measured + 1e6 {
             wrong.push(format!("{name}, {backend:?}, gradient {gradient}: {claimed} bytes are claimed, {measured} are taken"));
         }
     };

@@ -245,13 +245,89 @@ const NORMED: &str = "net loss(x: f32[T, B, 64], m: f32[256], s: f32[256], b: f3
 fn cheap_values_are_computed_again_on_the_way_back() {
     let wrt = ["m", "s", "b"];
     let lists = plan(NORMED, "loss", Some(&wrt), &[("T", 8), ("B", 32)]);
-    // Forward the spikes, the states and a mask of the pool are written; the way back reads the product, and the centred and scaled input nobody.
+    // Forward the spikes and a mask of the pool are written. The way back reads the product, and the centred and scaled input and the states nobody.
     let elements = 8 * 32 * 256;
-    assert!(lists.lines().any(|l| l.contains("step kernel0") && l.contains(&format!("{} bytes", 2 * 4 * elements + elements))), "{lists}");
+    assert!(lists.lines().any(|l| l.contains("step kernel0") && l.contains(&format!("{} bytes", 4 * elements + elements))), "{lists}");
+    assert!(lists.lines().any(|l| l.contains("before as kernel")), "{lists}");
     let mut d = Dice(11);
     let data = ["m", "s", "b"].map(|n| (n.to_string(), whole_numbers(&mut d, &[256])));
     let own = [("x".to_string(), spikes(&mut d, &[8, 32, 64])), ("w".to_string(), whole_numbers(&mut d, &[256, 64]))];
     agrees(NORMED, "loss", Some(&wrt), &data.into_iter().chain(own).collect::<Vec<_>>(), &[]);
+}
+
+/// What reads spikes, and whether all of it can read booleans.
+const READERS: [(&str, bool); 11] = [
+    ("conv(s)", true),
+    ("conv(max_pool2d(s, 2))", true),
+    ("conv(max_pool2d(s, 3, stride = 2))", true),
+    ("conv(max_pool2d(s, 3, stride = 2, padding = 1))", false),
+    ("conv(reshape(s, [T * B, 16, 16, 16]))", true),
+    ("conv(s[1:] * 2.0 - x[1:])", true),
+    ("conv(concat([s[1:], delay(s, 1)[1:]], axis = 1))", false),
+    ("conv(concat([s[1:], s[:-1]], axis = 1))", true),
+    ("matmul(permute(s, [0, 1, 3, 4, 2]), w)", true),
+    ("matmul(flatten(s, start = 2)[:, :, :16], w)", true),
+    ("conv(s) + avg_pool2d(s, 1)[:, :, :8]", false),
+];
+
+#[test]
+fn spikes_are_kept_as_booleans() {
+    let mut d = Dice(17);
+    let (steps, samples) = (4i64, 8i64);
+    let shape = [4, 8, 16, 16, 16];
+    let x = ("x".to_string(), Tensor::f32(shape, whole_numbers(&mut d, &shape).as_f32().iter().map(|x| x * 0.5).collect::<Vec<f32>>()));
+    let w = ("w".to_string(), whole_numbers(&mut d, &[16, 8]));
+    let conv = [("conv.weight".to_string(), whole_numbers(&mut d, &[8, 16, 3, 3]))];
+    for (reader, all) in READERS {
+        let uses = reader.contains("conv(");
+        let layer = if uses { "    layer conv = conv2d(16, 8, 3, padding = 1, bias = false)\n" } else { "" };
+        let head = |net: &str, result: &str| format!("net {net}(x: f32[T, B, 16, 16, 16], w: f32[16, 8]) {result}{{\n{layer}");
+        let body = format!("    let s = if_node(x, v_threshold = 3.0, surrogate = rect())\n    let y = {reader}\n");
+        let text = format!("{}{body}    y\n}}\n{}{body}    sum(y * y)\n}}", head("main", ""), head("loss", "-> f32[] "));
+        let lists = plan(&text, "main", None, &[("T", steps), ("B", samples)]);
+        // The neuron's kernel writes a byte for each spike, or a float.
+        let elements: usize = shape.iter().product();
+        let written = format!("{} bytes", if all { elements } else { 4 * elements });
+        assert!(lists.lines().any(|l| l.contains("if_node: step kernel") && l.contains(&written)), "{written}\n{text}\n{lists}");
+        let own = if uses { &conv[..] } else { &[] };
+        agrees(&text, "main", None, &[x.clone(), w.clone()], own);
+        let wrt = if uses { ["x", "conv.weight"] } else { ["x", "w"] };
+        agrees(&text, "loss", Some(&wrt), &[x.clone(), w.clone()], own);
+    }
+}
+
+#[test]
+fn results_are_written_where_operands_were() {
+    // The sums of the product become spikes in the same memory, and these the result.
+    let text = "net main(x: f32[T, B, 64], w: f32[64, 256]) -> f32[T, B, 256] {
+    if_node(matmul(x, w), v_threshold = 3.0) * 2.0
+}";
+    let lists = plan(text, "main", None, &[("T", 8), ("B", 32)]);
+    assert!(lists.contains(&format!("{} bytes at most", 4 * 8 * 32 * 256)), "{lists}");
+    let mut d = Dice(23);
+    let data = [("x".to_string(), spikes(&mut d, &[8, 32, 64])), ("w".to_string(), whole_numbers(&mut d, &[64, 256]))];
+    agrees(text, "main", None, &data, &[]);
+    // A result that is read again, as it is or by another name, keeps its memory.
+    let text = "net main(x: f32[T, B, 64], w: f32[64, 256]) -> (a: f32[T, B, 256], b: f32[T, B * 256]) {
+    let y = matmul(x, w)
+    (if_node(y, v_threshold = 3.0) * 2.0, reshape(y, [T, B * 256]))
+}";
+    agrees(text, "main", None, &data, &[]);
+}
+
+#[test]
+fn sums_of_what_a_kernel_computes_are_added_there() {
+    // A batch norm's gradients for its parameters, and a loss: of [T, B, C, H, W] over all but C, and over everything.
+    let text = "net loss(x: f32[T, B, 8, 16, 20], k: f32[8]) -> f32[] {
+    sum(if_node(x * reshape(k, [8, 1, 1]), v_threshold = 3.0, surrogate = rect()) * x)
+}";
+    let wrt = ["k"];
+    let lists = plan(text, "loss", Some(&wrt), &[("T", 4), ("B", 6)]);
+    assert!(lists.matches("1 summed").count() == 2 && !lists.contains("reduction sum"), "{lists}");
+    let mut d = Dice(29);
+    let shape = [4, 6, 8, 16, 20];
+    let data = [("x".to_string(), whole_numbers(&mut d, &shape)), ("k".to_string(), whole_numbers(&mut d, &[8]))];
+    agrees(text, "loss", Some(&wrt), &data, &[]);
 }
 
 #[test]

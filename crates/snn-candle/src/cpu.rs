@@ -8,7 +8,7 @@ use snn_cpu::reductions::Reduce;
 use snn_cpu::step::Step;
 use snn_cpu::{Identity, Kept, Machine, Products};
 use snn_ir::{DType, Data, Graph, RuntimeError, Tensor, Value};
-use snn_plan::buffers::{InputSlice, OutputBuffer};
+use snn_plan::buffers::InputSlice;
 use snn_plan::step::StepKernel;
 use snn_plan::{Kernel, Task};
 
@@ -28,9 +28,9 @@ impl Run<'_> {
         let readings = kernel.sources().map(|v| Ok((v, values.0[&v].reading()?))).collect::<candle_core::Result<Vec<_>>>()?;
         let slices = readings.iter().map(|(v, r)| Ok((*v, r.elements()?))).collect::<candle_core::Result<Vec<_>>>()?;
         let of = |v: Value| slices.iter().find(|(w, _)| *w == v).map_or(InputSlice::Floats(&[]), |(_, e)| *e);
-        let results = Step(kernel).execute(machine, of, |v, dtype| {
+        let results = Step(kernel).execute(machine, of, &[], |v, dtype| {
             let n = sizes(graph, v).iter().product();
-            if dtype == DType::F32 { OutputBuffer::Floats(self.runnable.buffers.take(n)) } else { OutputBuffer::Bytes(vec![0; n]) }
+            self.runnable.buffers.output(dtype, n)
         });
         Ok(results.into_iter().map(|(v, buffer)| (v, Slot::host(buffer.tensor(sizes(graph, v))))).collect())
     }
@@ -97,10 +97,10 @@ impl Run<'_> {
         let packed = self.runnable.kernels.machine().map_or(&[] as &[Kept], Machine::packed);
         let done = match &task.kernel {
             Kernel::Product(plan) => {
-                Product { plan, packed, buffers, products: Products::default() }.execute_spikes(a, b, identity, &mut out)
+                Product { plan, packed, buffers, products: Products::default() }.execute_spikes(a.into(), b.into(), identity, &mut out)
             }
             Kernel::Convolution(c) => {
-                convolve(c, packed, buffers, [a, b], identity, Products::default(), &mut out);
+                convolve(c, packed, buffers, (a.into(), b), identity, Products::default(), &mut out);
                 true
             }
             Kernel::Delay(steps) => {

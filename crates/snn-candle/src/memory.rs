@@ -53,7 +53,7 @@ impl Memory {
             }
             let twice: usize = copies.values().sum();
             // What a kernel of the CPU takes, and how much of it is not among the buffers of the program.
-            let (all, own) = if self.own_kernels { snn_cpu_scratch(graph, task, self.threads) } else { (0, 0) };
+            let (all, own) = if self.own_kernels { snn_cpu_scratch(graph, plan, task, self.threads) } else { (0, 0) };
             let before = task.held.saturating_add(twice);
             let meanwhile = if candle { self.meanwhile(graph, task, all) } else { all };
             let now = before.saturating_add(task.computed).saturating_add(meanwhile);
@@ -126,8 +126,8 @@ fn snn_cpu_kept(plan: &Plan) -> usize {
 
 /// What a kernel of the CPU takes, and how much of it is not among the buffers of the program.
 #[cfg(feature = "cpu")]
-fn snn_cpu_scratch(graph: &Graph, task: &Task, threads: usize) -> (usize, usize) {
-    let scratch = snn_cpu::memory::scratch(graph, task, threads);
+fn snn_cpu_scratch(graph: &Graph, plan: &Plan, task: &Task, threads: usize) -> (usize, usize) {
+    let scratch = snn_cpu::memory::scratch(graph, plan, task, threads);
     (scratch.all(), scratch.own)
 }
 
@@ -137,7 +137,7 @@ fn snn_cpu_kept(_: &Plan) -> usize {
 }
 
 #[cfg(not(feature = "cpu"))]
-fn snn_cpu_scratch(_: &Graph, _: &Task, _: usize) -> (usize, usize) {
+fn snn_cpu_scratch(_: &Graph, _: &Plan, _: &Task, _: usize) -> (usize, usize) {
     (0, 0)
 }
 

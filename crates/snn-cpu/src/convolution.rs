@@ -18,7 +18,7 @@ use crate::panels::{Identity, Kept, Packed, product};
 use crate::products::{Matrix, MatrixMut};
 use crate::shared::threads;
 use crate::spike_windows::{BySpikes, spikes_of_windows};
-use crate::spikes::WORD;
+use crate::spikes::{Elements, WORD};
 use crate::ways::Products;
 
 /// Positions of the result that are computed together: their unrolled windows stay in the L2 cache for up to a thousand rows.
@@ -36,12 +36,13 @@ pub fn convolve(
     plan: &ConvolutionPlan,
     packed: &[Kept],
     buffers: &Buffers,
-    [a, b]: [&[f32]; 2],
+    (a, b): (Elements<'_>, &[f32]),
     identity: impl FnOnce() -> Identity,
     products: Products,
     out: &mut [f32],
 ) {
     let windows = &plan.windows;
+    let mut held = None;
     if out.is_empty() {
         return;
     }
@@ -52,14 +53,15 @@ pub fn convolve(
         Direction::Forward => {
             let identity = identity();
             if let Some(first) = plan.packed {
-                return forward(windows, products, &packed[first..first + windows.groups], None, [a, b], &identity, out);
+                return forward(windows, products, &packed[first..first + windows.groups], None, buffers, (a, b), &identity, out);
             }
             // What weights that are computed anew are packed into is given back.
             let once: Vec<Kept> = (0..windows.groups).map(|_| Kept::default()).collect();
-            forward(windows, products, &once, Some(buffers), [a, b], &identity, out);
+            forward(windows, products, &once, Some(buffers), buffers, (a, b), &identity, out);
             once.into_iter().filter_map(Kept::into_panels).for_each(|panels| buffers.give(panels.into_memory()));
         }
         Direction::InputGradient => {
+            let a = a.floats(buffers, &mut held);
             if lines::fits_input_gradient(windows) {
                 lines::input_gradient(windows, a, b, out);
             } else {
@@ -68,25 +70,27 @@ pub fn convolve(
         }
         Direction::WeightGradient => {
             if lines::fits_weight_gradient(windows) && !products.is_exact() {
-                return lines::weight_gradient(windows, a, b, out);
+                return lines::weight_gradient(windows, a.floats(buffers, &mut held), b, out);
             }
             let mut rows = buffers.scratch(b.len());
             // The gradient of results as `[positions, channels]`.
             crate::moves::transpose(b, [windows.out_channels, windows.out_plane()], &mut rows);
-            if !weight_gradient_of_spikes(windows, buffers, products, [a, &rows], out) {
-                Unrolled { windows, products }.weight_gradient(a, &rows, out);
+            if !weight_gradient_of_spikes(windows, buffers, products, (a, &rows), out) {
+                Unrolled { windows, products }.weight_gradient(a.floats(buffers, &mut held), &rows, out);
             }
         }
     }
 }
 
-/// A convolution. `kept` has the packed weights of each group; those that are not there are packed, into memory of `buffers` if they are given back.
+/// A convolution. `kept` has the packed weights of each group; those that are not there are packed, into memory of `packing` if they are given back.
+#[allow(clippy::too_many_arguments)]
 fn forward(
     windows: &Windows,
     products: Products,
     kept: &[Kept],
-    buffers: Option<&Buffers>,
-    [x, w]: [&[f32]; 2],
+    packing: Option<&Buffers>,
+    buffers: &Buffers,
+    (x, w): (Elements<'_>, &[f32]),
     identity: &Identity,
     out: &mut [f32],
 ) {
@@ -95,9 +99,11 @@ fn forward(
         return;
     }
     let by_spikes = products.densest().filter(|_| !(by_lines && lines::has_few_terms(windows)));
-    if by_spikes.is_some_and(|densest| BySpikes { windows, densest, buffers }.compute(x, w, kept, identity, out)) {
+    if by_spikes.is_some_and(|densest| BySpikes { windows, densest, buffers: packing }.compute(x, w, kept, identity, out)) {
         return;
     }
+    let mut held = None;
+    let x = x.floats(buffers, &mut held);
     if by_lines {
         lines::forward(windows, x, w, out);
     } else {
@@ -106,7 +112,13 @@ fn forward(
 }
 
 /// The gradient of weights from spike indices; `false` where much of the input is not zero, or a gradient is not finite.
-fn weight_gradient_of_spikes(windows: &Windows, buffers: &Buffers, products: Products, [x, g_rows]: [&[f32]; 2], out: &mut [f32]) -> bool {
+fn weight_gradient_of_spikes(
+    windows: &Windows,
+    buffers: &Buffers,
+    products: Products,
+    (x, g_rows): (Elements<'_>, &[f32]),
+    out: &mut [f32],
+) -> bool {
     let outs = windows.out_channels;
     let positions = g_rows.len() / outs;
     if windows.groups != 1 || outs < 8 || g_rows.len() < 1 << 12 {
@@ -538,12 +550,17 @@ mod tests {
                     let kept: Vec<Kept> = (0..groups).map(|_| Kept::default()).collect();
                     let plan = ConvolutionPlan { direction, windows: windows.clone(), packed: (density < 1.0).then_some(0) };
                     let [a, b] = operands.map(Tensor::as_f32);
-                    let run = || {
+                    let of = |a: Elements<'_>| {
                         let mut out = vec![f32::NAN; shape.iter().product()];
-                        convolve(&plan, &kept, &Buffers::new(0), [a, b], || Identity::Named("w".into()), Products::default(), &mut out);
+                        convolve(&plan, &kept, &Buffers::new(0), (a, b), || Identity::Named("w".into()), Products::default(), &mut out);
                         out
                     };
+                    let run = || of(a.into());
                     let found = run();
+                    if a.iter().all(|x| *x == 0.0 || *x == 1.0) {
+                        let booleans: Vec<u8> = a.iter().map(|x| *x as u8).collect();
+                        assert_eq!(of(Elements::Spikes(&booleans)), found, "booleans, {direction:?} of {case:?}");
+                    }
                     close(&found, want[0].as_f32(), &format!("{direction:?} of {case:?}, density {density}"));
                     for threads in [1, 3] {
                         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -12,7 +12,7 @@ use snn_plan::convolution::Windows;
 use crate::integers::{BAND, DEPTH, Integers, WIDTH, WORTH_A_THREAD, are_fast, narrow};
 use crate::panels::{Identity, Kept};
 use crate::shared::{Shared, threads};
-use crate::spikes::sampled_density;
+use crate::spikes::{Elements, sampled_density};
 
 /// Fewer output channels than this leave too much of a panel empty.
 const FEWEST_CHANNELS: usize = 16;
@@ -64,7 +64,7 @@ impl ByIntegers<'_> {
     }
 
     /// Computes the convolution; `false` where weights or inputs are not such integers, or so few inputs are active that their weights are added faster.
-    pub fn compute(&self, x: &[f32], w: &[f32], kept: &[Kept], identity: &Identity, out: &mut [f32]) -> bool {
+    pub fn compute(&self, x: Elements<'_>, w: &[f32], kept: &[Kept], identity: &Identity, out: &mut [f32]) -> bool {
         if !self.fits() || x.is_empty() {
             return false;
         }
@@ -98,15 +98,15 @@ impl ByIntegers<'_> {
     }
 
     /// The images `[line][element][channel]` as bytes between zeros, and the largest element.
-    fn bytes_of(&self, x: &[f32]) -> (Vec<u8>, u32) {
+    fn bytes_of(&self, x: Elements<'_>) -> (Vec<u8>, u32) {
         let ([height, width], [lines, line]) = (self.padded(), self.input);
         let (image, padded) = (self.channels * self.plane(), self.channels * height * width);
         let mut bytes = vec![0u8; x.len() / image * padded];
-        let one = |row: &mut Vec<u8>, (to, image): (&mut [u8], &[f32])| {
+        let one = |row: &mut Vec<u8>, (i, to): (usize, &mut [u8])| {
             row.resize(line, 0);
             let mut most = 0;
-            for (c, plane) in image.chunks_exact(self.plane()).enumerate() {
-                for (y, values) in plane.chunks_exact(line).enumerate().take(lines) {
+            for (c, plane) in x.range(i * image..(i + 1) * image).chunks(self.plane()).enumerate() {
+                for (y, values) in plane.chunks(line).enumerate().take(lines) {
                     narrow(values, row, &mut most);
                     let y = y + self.padding[0];
                     // What no window meets is not needed.
@@ -119,7 +119,7 @@ impl ByIntegers<'_> {
             }
             most
         };
-        let most = bytes.par_chunks_mut(padded).zip(x.par_chunks(image)).map_init(Vec::new, one).reduce(|| 0, u32::max);
+        let most = bytes.par_chunks_mut(padded).enumerate().map_init(Vec::new, one).reduce(|| 0, u32::max);
         (bytes, most)
     }
 
@@ -222,7 +222,7 @@ mod tests {
             let results = crate::simd::of_every_width(|| {
                 let kept: Vec<Kept> = (0..groups).map(|_| Kept::default()).collect();
                 let mut out = vec![f32::NAN; want.len()];
-                let done = ByIntegers(&windows).compute(x.as_f32(), w.as_f32(), &kept, &Identity::Named("w".into()), &mut out);
+                let done = ByIntegers(&windows).compute(x.as_f32().into(), w.as_f32(), &kept, &Identity::Named("w".into()), &mut out);
                 done.then(|| Tensor::f32(y_shape, out))
             });
             // Without vectors of bytes there is nothing to gain, and nothing is done.
@@ -231,7 +231,7 @@ mod tests {
             let kept: Vec<Kept> = (0..groups).map(|_| Kept::default()).collect();
             let half: Vec<f32> = x.as_f32().iter().map(|x| x + 0.5).collect();
             let mut out = vec![0.0; want.len()];
-            assert!(!ByIntegers(&windows).compute(&half, w.as_f32(), &kept, &Identity::Named("w".into()), &mut out));
+            assert!(!ByIntegers(&windows).compute(half[..].into(), w.as_f32(), &kept, &Identity::Named("w".into()), &mut out));
         }
     }
 }

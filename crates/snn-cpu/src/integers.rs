@@ -11,6 +11,7 @@ use crate::panels::LANES;
 use crate::products::Matrix;
 use crate::shared::threads;
 use crate::simd::simd_dispatch;
+use crate::spikes::Elements;
 
 /// The largest input: two products of it and a weight fit in 16 bits, which AVX2 adds them in.
 pub const LARGEST: u32 = 128;
@@ -125,9 +126,19 @@ impl Integers {
     }
 }
 
+/// Numbers as bytes, and the largest of them; a number that is no byte makes that larger than [`LARGEST`].
+pub fn narrow(from: Elements<'_>, to: &mut [u8], most: &mut u32) {
+    match from {
+        Elements::Floats(from) => narrow_floats(from, to, most),
+        Elements::Spikes(from) => {
+            to[..from.len()].copy_from_slice(from);
+            *most = (*most).max(1);
+        }
+    }
+}
+
 simd_dispatch! {
-    /// Numbers as bytes, and the largest of them; a number that is no byte makes that larger than [`LARGEST`].
-    pub fn narrow(from: &[f32], to: &mut [u8], most: &mut u32) {
+    fn narrow_floats(from: &[f32], to: &mut [u8], most: &mut u32) {
         let mut own = *most;
         for (to, x) in to.iter_mut().zip(from) {
             let whole = *x as i32;
@@ -161,7 +172,7 @@ pub fn pay_at(density: f64) -> bool {
 }
 
 /// `out[rows, columns]` of `x[rows, inputs]`; `false` where an input is none of the integers that are meant, or a sum may be too large.
-pub fn product(x: &[f32], w: &Integers, out: &mut [f32]) -> bool {
+pub fn product(x: Elements<'_>, w: &Integers, out: &mut [f32]) -> bool {
     let rows = x.len() / w.inputs;
     assert_eq!(out.len(), rows * w.columns, "the output has a place for every sum");
     if out.is_empty() {
@@ -169,10 +180,12 @@ pub fn product(x: &[f32], w: &Integers, out: &mut [f32]) -> bool {
     }
     let stride = w.depths() * DEPTH;
     let band = rows.div_ceil(2 * threads().max(1)).next_multiple_of(ROWS).min(BAND);
-    let task = |bytes: &mut Vec<u8>, (x, out): (&[f32], &mut [f32])| {
+    let (per, own) = (band * w.inputs, band * w.columns);
+    let task = |bytes: &mut Vec<u8>, (i, out): (usize, &mut [f32])| {
+        let x = x.range(i * per..x.len().min((i + 1) * per));
         bytes.resize(x.len() / w.inputs * stride, 0);
         let mut most = 0;
-        for (row, x) in bytes.chunks_exact_mut(stride).zip(x.chunks_exact(w.inputs)) {
+        for (row, x) in bytes.chunks_exact_mut(stride).zip(x.chunks(w.inputs)) {
             narrow(x, row, &mut most);
         }
         if !w.is_exact(most) {
@@ -187,12 +200,11 @@ pub fn product(x: &[f32], w: &Integers, out: &mut [f32]) -> bool {
         }
         true
     };
-    let (per, own) = (band * w.inputs, band * w.columns);
     if threads() > 1 && rows * w.inputs * w.columns > WORTH_A_THREAD {
-        x.par_chunks(per).zip(out.par_chunks_mut(own)).map_init(Vec::new, task).all(|done| done)
+        out.par_chunks_mut(own).enumerate().map_init(Vec::new, task).all(|done| done)
     } else {
         let mut bytes = Vec::new();
-        x.chunks(per).zip(out.chunks_mut(own)).all(|part| task(&mut bytes, part))
+        out.chunks_mut(own).enumerate().all(|part| task(&mut bytes, part))
     }
 }
 
@@ -353,7 +365,11 @@ mod tests {
             let want: Vec<u32> = (0..rows * columns).map(|i| sum(i).to_bits()).collect();
             let results = crate::simd::of_every_width(|| {
                 let mut out = vec![f32::NAN; rows * columns];
-                assert!(product(&x, &packed, &mut out));
+                assert!(product(x[..].into(), &packed, &mut out));
+                if most == 1.0 {
+                    let (booleans, mut same): (Vec<u8>, _) = (x.iter().map(|x| *x as u8).collect(), vec![f32::NAN; rows * columns]);
+                    assert!(product(Elements::Spikes(&booleans), &packed, &mut same) && same == out);
+                }
                 out.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
             });
             for got in results {
@@ -372,9 +388,9 @@ mod tests {
         assert!(integers(&[f32::from_bits(3), f32::from_bits(127)], [2, 1]).is_some());
         let packed = integers(&[127.0; 2000], [2000, 1]).unwrap();
         let mut out = [0.0];
-        assert!(product(&[1.0; 2000], &packed, &mut out) && out == [254_000.0]);
+        assert!(product([1.0; 2000][..].into(), &packed, &mut out) && out == [254_000.0]);
         for x in [0.5, -1.0, 129.0, f32::NAN, f32::INFINITY, 128.0] {
-            assert!(!product(&[x; 2000], &packed, &mut out), "{x}");
+            assert!(!product([x; 2000][..].into(), &packed, &mut out), "{x}");
         }
     }
 }

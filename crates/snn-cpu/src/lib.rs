@@ -85,7 +85,9 @@ pub use ways::{ProductKernel, Products};
 fn generate(graph: &Graph, plan: &Plan, code: &mut emit::Code) -> Result<(), CompileError> {
     for task in &plan.tasks {
         if let Kernel::Step(k) = &task.kernel {
-            code.kernel(&k.name, &k.shape(), &|e, loads, states| k.step(graph, e, loads, states))?;
+            for k in k.before.as_deref().into_iter().chain([&**k]) {
+                code.kernel(&k.name, &k.shape(), &|e, loads, states| k.step(graph, e, loads, states))?;
+            }
         } else if let Kernel::Loop(l) = &task.kernel {
             generate(&l.body, &l.plan, code)?;
         }

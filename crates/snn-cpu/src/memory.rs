@@ -33,14 +33,19 @@ impl Scratch {
     }
 }
 
-/// What a kernel takes on so many threads.
-pub fn scratch(graph: &Graph, task: &Task, threads: usize) -> Scratch {
+/// What a kernel of a plan takes on so many threads.
+pub fn scratch(graph: &Graph, plan: &Plan, task: &Task, threads: usize) -> Scratch {
     let floats = |v: Value| graph.ty(v).sizes().map_or(0, |s| s.iter().product::<usize>());
+    // Booleans become floats for dense products.
+    let converted = |Scratch { shared, own }: Scratch| {
+        let spikes = task.needs.iter().filter(|v| plan.spikes.contains(v)).map(|v| floats(*v).saturating_mul(FLOAT));
+        Scratch { shared: spikes.fold(shared, usize::saturating_add), own }
+    };
     match &task.kernel {
-        Kernel::Product(p) => of_product(p, floats(p.lhs.source), floats(p.rhs.source), threads),
+        Kernel::Product(p) => converted(of_product(p, floats(p.lhs.source), floats(p.rhs.source), threads)),
         Kernel::Convolution(c) => {
             let operands = &graph.node(task.node).operands;
-            of_convolution(c, [floats(operands[0]), floats(operands[1])], threads)
+            converted(of_convolution(c, [floats(operands[0]), floats(operands[1])], threads))
         }
         Kernel::Selection(_) => Scratch { shared: 0, own: threads.saturating_mul(task.computed) },
         Kernel::Step(s) => Scratch { shared: 0, own: step::bytes(s, threads) },
@@ -52,9 +57,9 @@ pub fn scratch(graph: &Graph, task: &Task, threads: usize) -> Scratch {
 }
 
 /// What is held when a task begins, and what it will hold that is in no buffer of the program.
-pub fn held(graph: &Graph, task: &Task, threads: usize) -> usize {
+pub fn held(graph: &Graph, plan: &Plan, task: &Task, threads: usize) -> usize {
     let interpreted = if let Kernel::Reference | Kernel::FirstSpike(_) = task.kernel { task.computed } else { 0 };
-    task.held.saturating_add(interpreted).saturating_add(scratch(graph, task, threads).own)
+    task.held.saturating_add(interpreted).saturating_add(scratch(graph, plan, task, threads).own)
 }
 
 fn of_product(p: &ProductPlan, lhs: usize, rhs: usize, threads: usize) -> Scratch {

@@ -14,7 +14,7 @@ use crate::integers::{self, Integers};
 use crate::products::Matrix;
 use crate::shared::{Shared, threads};
 use crate::simd::simd_dispatch;
-use crate::spikes::{Spikes, WORD};
+use crate::spikes::{Elements, Spikes, WORD};
 
 /// Floats that are added at a time: registers of every width divide it.
 pub const LANES: usize = 16;
@@ -180,14 +180,14 @@ impl Packed {
 }
 
 /// Spikes times weights: `out[rows, columns]`, or, `transposed`, `out[columns, rows]`. `x` is the tensor that the spikes were found in.
-pub fn product(spikes: &Spikes, x: &[f32], w: &Packed, transposed: bool, out: &mut [f32]) {
+pub fn product(spikes: &Spikes, x: Elements<'_>, w: &Packed, transposed: bool, out: &mut [f32]) {
     assert_eq!(out.len(), spikes.rows * w.columns, "the output has a place for every sum");
     let panels = w.columns.div_ceil(w.width());
     let groups = spikes.rows.div_ceil(spikes.group);
     let target = Shared(out.as_mut_ptr());
     let task = |sums: &mut Vec<[f32; LANES]>, t: usize| {
         let (p, g) = (t / groups, t % groups);
-        sums_of(spikes, x, g, w, p, sums);
+        sums_of(spikes, x.values(), g, w, p, sums);
         let (first_row, first_column) = (g * spikes.group, p * w.width());
         let rows = spikes.group.min(spikes.rows - first_row);
         let (row, column) = if transposed { (1, spikes.rows) } else { (w.columns, 1) };
@@ -374,15 +374,15 @@ mod tests {
             for (rows, inputs, columns) in [(1, 40, 10), (5, 300, 96), (3, 2500, 200), (7, 1024, 97), (130, 64, 33), (257, 65, 17)] {
                 let (x, w, want) = example(rows, inputs, columns, density, ones);
                 let weights = packed(&w, [inputs, columns], 1, inputs).unwrap();
-                let spikes = Spikes::find(&x, inputs, Densest::fastest()).unwrap();
+                let spikes = Spikes::find(x[..].into(), inputs, Densest::fastest()).unwrap();
                 let mut out = vec![f32::NAN; rows * columns];
-                product(&spikes, &x, &weights, false, &mut out);
+                product(&spikes, x[..].into(), &weights, false, &mut out);
                 let same = out.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same, "{rows} {inputs} {columns} {density}");
                 // The same weights the other way round, and the result too.
                 let w: Vec<f32> = (0..w.len()).map(|i| w[i % columns * inputs + i / columns]).collect();
                 let weights = packed(&w, [inputs, columns], columns, 1).unwrap();
-                product(&spikes, &x, &weights, true, &mut out);
+                product(&spikes, x[..].into(), &weights, true, &mut out);
                 let same = out.iter().enumerate().all(|(i, a)| a.to_bits() == want[i % rows * columns + i / rows].to_bits());
                 assert!(same, "{rows} {inputs} {columns} {density}, transposed");
             }
@@ -393,7 +393,7 @@ mod tests {
     fn every_width_of_vectors_gives_the_same() {
         for lanes in 1..=WIDEST / LANES {
             let (x, w, _) = example(9, 128, lanes * LANES, 0.3, lanes % 2 == 0);
-            let spikes = Spikes::find(&x, 128, Densest::fastest()).unwrap();
+            let spikes = Spikes::find(x[..].into(), 128, Densest::fastest()).unwrap();
             let weights = packed(&w, [128, lanes * LANES], 1, 128).unwrap();
             assert_eq!(weights.lanes, lanes);
             let sums = crate::simd::of_every_width(|| {

@@ -9,7 +9,7 @@ use snn_plan::product::{ProductPlan, Side};
 
 use crate::integers::{self, Integers};
 use crate::panels::{Identity, Kept, Packed, product};
-use crate::spikes::{Densest, Spikes, WORD, sampled_density};
+use crate::spikes::{Densest, Elements, Spikes, WORD, sampled_density};
 use crate::ways::Products;
 
 /// A product that is computed.
@@ -40,7 +40,7 @@ fn worth_adding(spikes: &Spikes, k: usize) -> bool {
 
 impl Product<'_> {
     /// Computes the product by spike indices, if either operand holds few of them and the other is finite.
-    pub fn execute_spikes(&self, lhs: &[f32], rhs: &[f32], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
+    pub fn execute_spikes(&self, lhs: Elements<'_>, rhs: Elements<'_>, identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
         self.m > 0
             && (self.spikes_times_weights(lhs, rhs, identity, out)
                 || self.spikes_of_rows(lhs, rhs, out)
@@ -49,9 +49,10 @@ impl Product<'_> {
 
     /// Rows of few spikes with values that are new at each run, as delayed weights and one-hot rows of a graph are: packing them
     /// must pay too.
-    fn few_times_values(&self, lhs: &[f32], rhs: &[f32], out: &mut [f32]) -> bool {
+    fn few_times_values(&self, lhs: Elements<'_>, rhs: Elements<'_>, out: &mut [f32]) -> bool {
         let (m, n, k) = (self.m, self.n, self.k);
         let rows = self.batch.is_empty() && self.plan.packed.is_none() && self.lhs.sum == 1 && self.lhs.free == k && m * k == lhs.len();
+        let Elements::Floats(rhs) = rhs else { return false };
         if !rows || n < 16 || m < 64 || k < 64 {
             return false;
         }
@@ -62,23 +63,24 @@ impl Product<'_> {
     }
 
     /// The spikes of a matrix, where it pays to add rows for them, or where that is asked for.
-    fn spikes(&self, x: &[f32], inputs: usize, pays: impl Fn(&Spikes, Densest) -> bool) -> Option<Spikes> {
+    fn spikes(&self, x: Elements<'_>, inputs: usize, pays: impl Fn(&Spikes, Densest) -> bool) -> Option<Spikes> {
         let densest = self.products.densest()?;
         Spikes::find(x, inputs, densest).filter(|spikes| densest == Densest::ANY || pays(spikes, densest))
     }
 
     /// Spikes times values that are packed for this product only; `false` where one is not finite.
-    fn times(&self, spikes: &Spikes, x: &[f32], values: Matrix<'_>, sizes: [usize; 2], transposed: bool, out: &mut [f32]) -> bool {
+    fn times(&self, spikes: &Spikes, x: Elements<'_>, values: Matrix<'_>, sizes: [usize; 2], transposed: bool, out: &mut [f32]) -> bool {
         let Some(packed) = Packed::new(values, sizes, WORD, |n| self.buffers.take(n)) else { return false };
         product(spikes, x, &packed, transposed, out);
         self.buffers.give(packed.into_memory());
         true
     }
 
-    fn spikes_times_weights(&self, lhs: &[f32], weights: &[f32], identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
+    fn spikes_times_weights(&self, lhs: Elements<'_>, weights: Elements<'_>, identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
+        let Elements::Floats(weights) = weights else { return false };
         let Some(kept) = self.plan.packed.and_then(|i| self.packed.get(i)) else { return false };
         let weights = Matrix { values: weights, row: self.rhs.sum, column: self.rhs.free };
-        let (lhs, sizes, identity) = (&lhs[..self.m * self.k], [self.k, self.n], identity());
+        let (lhs, sizes, identity) = (lhs.range(0..self.m * self.k), [self.k, self.n], identity());
         if integers::are_fast() {
             let integers = kept.integers(identity.clone(), || sampled_density(lhs, self.k), || Integers::new(weights, sizes));
             if integers.is_some_and(|w| integers::product(lhs, &w, out)) {
@@ -98,17 +100,20 @@ impl Product<'_> {
         self.batch.is_empty() && whole(&self.lhs, self.m) && whole(&self.rhs, self.n) && self.m.min(self.n) >= 16 && self.k >= 16
     }
 
-    fn spikes_of_rows(&self, lhs: &[f32], rhs: &[f32], out: &mut [f32]) -> bool {
+    fn spikes_of_rows(&self, lhs: Elements<'_>, rhs: Elements<'_>, out: &mut [f32]) -> bool {
         let (m, n, k) = (self.m, self.n, self.k);
         if !self.is_of_rows() {
             return false;
         }
         let pays = |s: &Spikes, _| worth_adding(s, k);
         // Weights have the spikes' layer as the last axis more often than as the first.
-        if let Some(spikes) = self.spikes(&rhs[..k * n], n, pays) {
+        if let Elements::Floats(lhs) = lhs
+            && let Some(spikes) = self.spikes(rhs.range(0..k * n), n, pays)
+        {
             return self.times(&spikes.transposed(n), rhs, Matrix { values: lhs, row: m, column: 1 }, [k, m], true, out);
         }
-        let Some(spikes) = self.spikes(&lhs[..k * m], m, pays) else { return false };
+        let Elements::Floats(rhs) = rhs else { return false };
+        let Some(spikes) = self.spikes(lhs.range(0..k * m), m, pays) else { return false };
         self.times(&spikes.transposed(m), lhs, Matrix { values: rhs, row: n, column: 1 }, [k, n], false, out)
     }
 

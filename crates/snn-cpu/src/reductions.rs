@@ -50,10 +50,8 @@ impl Reduce<'_> {
                     Reduction::Min => Some(smallest_of_squares as Squares),
                     Reduction::Sum => None,
                 };
-                let squares = *size == [2, 2] && *stride == [2, 2] && [0, 1].iter().all(|a| input[*a] == 2 * output[*a]);
-                if let (Some(choose), true, 1..=PAIRS) = (choose, squares, 2 * output[1]) {
+                if let (Some(choose), Some(some)) = (choose, self.squares()) {
                     // All rows of all planes follow each other.
-                    let some = (PAIRS / (2 * output[1])) * output[1];
                     let work = |(out, x): (&mut [f32], &[f32])| choose(x, out, output[1]);
                     out.par_chunks_mut(some).zip(x.par_chunks(4 * some)).with_min_len((1 << 13) / some + 1).for_each(work);
                     return;
@@ -62,6 +60,30 @@ impl Reduce<'_> {
                 out.par_chunks_mut(out_plane).zip(x.par_chunks(plane)).with_min_len((1 << 13) / plane.max(1) + 1).for_each(work);
             }
         }
+    }
+
+    /// A max pool of booleans: is any of a window 1?
+    pub fn any(&self, x: &[u8], out: &mut [u8]) {
+        let ReductionShape::Windows { input, output, size, stride } = &self.shape else {
+            unreachable!("only pools are planned of booleans")
+        };
+        let (plane, out_plane) = (input[0] * input[1], output[0] * output[1]);
+        if out_plane == 0 {
+            return;
+        }
+        if let Some(some) = self.squares() {
+            let work = |(out, x): (&mut [u8], &[u8])| any_of_squares(x, out, output[1]);
+            return out.par_chunks_mut(some).zip(x.par_chunks(4 * some)).with_min_len((1 << 15) / some + 1).for_each(work);
+        }
+        let work = |(out, x): (&mut [u8], &[u8])| pool_rows(x, out, input[1], output[1], *size, *stride, |a, b| a | b);
+        out.par_chunks_mut(out_plane).zip(x.par_chunks(plane)).with_min_len((1 << 15) / plane.max(1) + 1).for_each(work);
+    }
+
+    /// How many windows of several whole rows are computed together, where these are squares of two by two that tile all planes.
+    fn squares(&self) -> Option<usize> {
+        let ReductionShape::Windows { input, output, size, stride } = &self.shape else { return None };
+        let squares = *size == [2, 2] && *stride == [2, 2] && [0, 1].iter().all(|a| input[*a] == 2 * output[*a]);
+        (squares && (1..=PAIRS).contains(&(2 * output[1]))).then(|| (PAIRS / (2 * output[1])) * output[1])
     }
 
     fn axes(&self, x: &[f32], out: &mut [f32], kept: &[(usize, usize)], reduced: &[(usize, usize)]) {
@@ -226,10 +248,16 @@ simd_dispatch! {
     }
 }
 
+simd_dispatch! {
+    fn any_of_squares(x: &[u8], out: &mut [u8], out_width: usize) {
+        squares(x, out, out_width, |a, b| a | b);
+    }
+}
+
 /// First all pairs that lie side by side, in one long row, then those that lie one above the other.
 #[inline(always)]
-fn squares(x: &[f32], out: &mut [f32], out_width: usize, choose: impl Fn(f32, f32) -> f32) {
-    let mut pairs = [0f32; PAIRS];
+fn squares<T: Copy + Default>(x: &[T], out: &mut [T], out_width: usize, choose: impl Fn(T, T) -> T) {
+    let mut pairs = [T::default(); PAIRS];
     let pairs = &mut pairs[..x.len() / 2];
     pairs.iter_mut().zip(x.as_chunks::<2>().0).for_each(|(best, pair)| *best = choose(pair[0], pair[1]));
     for (line, rows) in out.chunks_exact_mut(out_width).zip(pairs.chunks_exact(2 * out_width)) {
@@ -239,16 +267,16 @@ fn squares(x: &[f32], out: &mut [f32], out_width: usize, choose: impl Fn(f32, f3
 }
 
 /// A pool of a choice: first over the rows of each window, element by element, then along them.
-fn pool_rows(
-    x: &[f32],
-    out: &mut [f32],
+fn pool_rows<T: Copy + Default>(
+    x: &[T],
+    out: &mut [T],
     width: usize,
     out_width: usize,
     size: [usize; 2],
     stride: [usize; 2],
-    choose: impl Fn(f32, f32) -> f32,
+    choose: impl Fn(T, T) -> T,
 ) {
-    let mut best = vec![0f32; width];
+    let mut best = vec![T::default(); width];
     for (oy, line) in out.chunks_exact_mut(out_width).enumerate() {
         let first = oy * stride[0] * width;
         best.copy_from_slice(&x[first..first + width]);

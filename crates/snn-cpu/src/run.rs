@@ -12,6 +12,7 @@ use snn_plan::buffers::{Buffers, InputSlice, OutputBuffer};
 use snn_plan::convolution::Direction;
 use snn_plan::ring::RingPart;
 use snn_plan::selection::SelectionKind;
+use snn_plan::step::InPlace;
 use snn_plan::{Kernel, LoopPlan, Plan, Task};
 
 use crate::convolution::convolve;
@@ -25,6 +26,7 @@ use crate::shared::alone;
 use crate::max_pool::MaxPoolBackward;
 use crate::memory;
 use crate::selection::Select;
+use crate::spikes::Elements;
 use crate::step::Step;
 use crate::ways::Products;
 
@@ -54,8 +56,8 @@ impl Runnable {
     ) -> Result<Runnable, CompileError> {
         let large = plan.peak >= 1 << 15;
         let threads = if large { pool.current_num_threads() } else { 1 };
-        let at_once = plan.memory(&graph, &|graph, task| memory::scratch(graph, task, threads).all());
-        let held = plan.tasks.iter().map(|task| memory::held(&graph, task, threads)).collect();
+        let at_once = plan.memory(&graph, &|graph, plan, task| memory::scratch(graph, plan, task, threads).all());
+        let held = plan.tasks.iter().map(|task| memory::held(&graph, &plan, task, threads)).collect();
         let spare = Buffers::new(at_once);
         let memory = spare.most().saturating_add(memory::kept(&plan));
         Ok(Runnable { graph, plan, machine, pool, spare, large, products, memory, held })
@@ -118,6 +120,24 @@ impl Values {
         self.0.insert(v, t);
     }
 
+    /// The floats of a value that nobody else holds; such a value is there no more.
+    fn take(&mut self, v: Value) -> Option<Vec<f32>> {
+        let t = self.0.remove(&v)?;
+        let Data::F32(floats) = t.data() else {
+            self.0.insert(v, t);
+            return None;
+        };
+        let (floats, shape) = (floats.clone(), t.shape().to_vec());
+        drop(t);
+        match Arc::try_unwrap(floats) {
+            Ok(floats) => Some(floats),
+            Err(floats) => {
+                self.0.insert(v, Tensor::new(shape, Data::F32(floats)));
+                None
+            }
+        }
+    }
+
     fn get<'a>(&'a self, graph: &'a Graph, v: Value) -> Result<&'a Tensor, RuntimeError> {
         match (self.0.get(&v), graph.op(v)) {
             (Some(t), _) => Ok(t),
@@ -149,11 +169,11 @@ impl Run<'_> {
                 self.runnable.spare.begin(*held);
             }
             let started = self.times.is_some().then(std::time::Instant::now);
-            self.task(graph, task, values)?;
+            self.task(graph, plan, task, values)?;
             // A kernel that was stopped has not computed all that it should.
             snn_ir::interrupt::check()?;
             if let Some(started) = started {
-                self.note(graph, task, values, started.elapsed());
+                self.note(graph, plan, task, values, started.elapsed());
             }
             for v in &task.frees {
                 if let Some(t) = values.0.remove(v) {
@@ -165,7 +185,7 @@ impl Run<'_> {
     }
 
     /// Adds what a kernel took. Loops are told by the kernels inside.
-    fn note(&mut self, graph: &Graph, task: &Task, values: &Values, time: std::time::Duration) {
+    fn note(&mut self, graph: &Graph, plan: &Plan, task: &Task, values: &Values, time: std::time::Duration) {
         let Some(times) = self.times.as_deref_mut() else { return };
         if matches!(task.kernel, Kernel::Loop(_) | Kernel::Alias | Kernel::Ring(_)) {
             return;
@@ -174,35 +194,43 @@ impl Run<'_> {
             Some(layer) => format!("{layer}: {}", snn_plan::describe_task(graph, task)),
             None => snn_plan::describe_task(graph, task),
         };
-        let tensors = || task.needs.iter().chain(&task.gives).filter_map(|v| values.get(graph, *v).ok());
-        let bytes = tensors().map(Tensor::byte_len).sum();
-        let spikes = task.gives.first().and_then(|v| values.get(graph, *v).ok()).filter(|t| t.dtype() == DType::F32 && !t.is_empty());
+        let bytes = task.needs.iter().chain(&task.gives).map(|v| plan.bytes(graph, *v)).sum();
         // Zeros that a state begins with are no spikes.
-        let spikes = spikes.filter(|_| !matches!(graph.node(task.node).op, Op::Broadcast { .. } | Op::Constant(_)));
-        let rate = spikes.map(Tensor::as_f32).filter(|v| v.iter().all(|x| *x == 0.0 || *x == 1.0));
-        let firing_rate = rate.map(|v| v.iter().map(|x| f64::from(*x)).sum::<f64>() / v.len() as f64);
+        let begins = matches!(graph.node(task.node).op, Op::Broadcast { .. } | Op::Constant(_));
+        let first = task.gives.first().filter(|v| !begins && graph.ty(**v).dtype == DType::F32);
+        let firing_rate = first.and_then(|v| values.get(graph, *v).ok()).and_then(firing_rate);
         let operations = snn_plan::operations(graph, task);
         let runs = vec![(self.started.elapsed().saturating_sub(time), time)];
         KernelTime::add(times, KernelTime { name, time, bytes, operations, runs, firing_rate });
     }
 
-    fn task(&mut self, graph: &Graph, task: &Task, values: &mut Values) -> Result<(), RuntimeError> {
+    fn task(&mut self, graph: &Graph, plan: &Plan, task: &Task, values: &mut Values) -> Result<(), RuntimeError> {
         let node = graph.node(task.node);
         let result = Value { node: task.node, result: 0 };
         let operand = |i: usize| values.get(graph, node.operands[i]);
+        let stored = if plan.spikes.contains(&result) { DType::Bool } else { node.types[0].dtype };
         match &task.kernel {
             Kernel::Step(kernel) => {
                 for l in &task.needs {
                     values.get(graph, *l)?;
                 }
+                // Memory that is written where it is read; that which somebody else holds too is only read.
+                let mut taken: Vec<(InPlace, Vec<f32>)> = Vec::with_capacity(kernel.in_place.len());
+                for p in &kernel.in_place {
+                    taken.extend(values.take(kernel.loads[p.load].source).map(|floats| (*p, floats)));
+                }
+                let in_place: Vec<InPlace> = taken.iter().map(|(p, _)| *p).collect();
                 let sizes = |v: Value| graph.ty(v).sizes().unwrap_or_default();
                 let read = |v: Value| match values.get(graph, v) {
                     Ok(t) => InputSlice::from(t),
                     Err(_) => unreachable!("what a kernel needs was found above"),
                 };
-                let results = Step(kernel).execute(&self.runnable.machine, read, |v, dtype| {
-                    let n = count(&sizes(v));
-                    if dtype == DType::F32 { OutputBuffer::Floats(self.floats(n)) } else { OutputBuffer::Bytes(vec![0; n]) }
+                let results = Step(kernel).execute(&self.runnable.machine, read, &in_place, |v, dtype| {
+                    let own = taken.iter().position(|(p, _)| kernel.stores[p.store].0 == v);
+                    match own {
+                        Some(i) => OutputBuffer::Floats(taken.swap_remove(i).1),
+                        None => self.runnable.spare.output(dtype, count(&sizes(v))),
+                    }
                 });
                 for (v, buffer) in results {
                     values.insert(v, buffer.tensor(sizes(v)));
@@ -216,29 +244,30 @@ impl Run<'_> {
                 let shape = node.types[0].sizes()?;
                 let (lhs, rhs) = (self.side(graph, &p.lhs, values)?, self.side(graph, &p.rhs, values)?);
                 let mut out = self.floats(count(&shape));
-                let (Data::F32(x), Data::F32(w)) = (lhs.data(), rhs.data()) else { unreachable!("products are of floats") };
                 let p = Product {
                     plan: p,
                     packed: self.runnable.machine.packed(),
                     buffers: &self.runnable.spare,
                     products: self.runnable.products,
                 };
-                if !p.execute_spikes(x, w, || Identity::Shared(w.clone()), &mut out) {
-                    p.execute(x, w, &mut out);
+                let (x, w) = (Elements::from(&lhs), Elements::from(&rhs));
+                if !p.execute_spikes(x, w, || identity(&rhs), &mut out) {
+                    let [mut x_held, mut w_held] = [None, None];
+                    p.execute(x.floats(p.buffers, &mut x_held), w.floats(p.buffers, &mut w_held), &mut out);
                 }
                 values.insert(result, Tensor::f32(shape, out));
             }
             Kernel::Convolution(c) if !(self.runnable.products.is_exact() && c.direction == Direction::InputGradient) => {
                 let shape = node.types[0].sizes()?;
                 let mut out = self.floats(count(&shape));
-                let Data::F32(w) = operand(1)?.data() else { unreachable!("convolutions are of floats") };
-                let operands = [operand(0)?.as_f32(), w];
+                let w = operand(1)?;
+                let operands = (Elements::from(operand(0)?), w.as_f32());
                 convolve(
                     c,
                     self.runnable.machine.packed(),
                     &self.runnable.spare,
                     operands,
-                    || Identity::Shared(w.clone()),
+                    || identity(w),
                     self.runnable.products,
                     &mut out,
                 );
@@ -246,14 +275,31 @@ impl Run<'_> {
             }
             Kernel::Reduction(f) => {
                 let shape = node.types[0].sizes()?;
-                let mut out = self.floats(count(&shape));
-                Reduce(f).execute(values.get(graph, f.source)?.as_f32(), &mut out);
-                values.insert(result, Tensor::f32(shape, out));
+                let mut out = self.runnable.spare.output(stored, count(&shape));
+                match (values.get(graph, f.source)?.data(), &mut out) {
+                    (Data::Bool(x), OutputBuffer::Bytes(out)) => Reduce(f).any(x, out),
+                    (Data::Bool(x), OutputBuffer::Floats(out)) => {
+                        let mut bytes = vec![0; out.len()];
+                        Reduce(f).any(x, &mut bytes);
+                        out.iter_mut().zip(bytes).for_each(|(to, x)| *to = f32::from(x));
+                    }
+                    (Data::F32(x), OutputBuffer::Floats(out)) => Reduce(f).execute(x, out),
+                    (_, _) => unreachable!("the plan reduces floats, or booleans over windows"),
+                }
+                values.insert(result, out.tensor(shape));
             }
             Kernel::MaxPoolGradient(u) => {
                 let mut out = self.floats(count(&node.types[0].sizes()?));
-                let [x, y, gradient] = [u.x, u.y, u.gradient].map(|v| values.get(graph, v));
-                MaxPoolBackward(u).execute(x?.as_f32(), y?.as_f32(), gradient?.as_f32(), &mut out);
+                let gradient = values.get(graph, u.gradient)?.as_f32();
+                let [x, y] = [u.x, u.y].map(|v| values.get(graph, v).map(Elements::from));
+                match (x?, y?) {
+                    (Elements::Spikes(x), Elements::Spikes(y)) => MaxPoolBackward(u).execute(x, y, gradient, &mut out),
+                    (x, y) => {
+                        let [mut x_held, mut y_held] = [None, None];
+                        let spare = &self.runnable.spare;
+                        MaxPoolBackward(u).execute(x.floats(spare, &mut x_held), y.floats(spare, &mut y_held), gradient, &mut out);
+                    }
+                }
                 values.insert(result, Tensor::f32(node.types[0].sizes()?, out));
             }
             Kernel::Selection(s) => {
@@ -468,6 +514,21 @@ impl Run<'_> {
             Data::U8(v) => Tensor::u8(shape, runs(v, plan, first, n).flatten().copied().collect()),
         }
     }
+}
+
+/// The share of ones, where there are only zeros and ones.
+fn firing_rate(t: &Tensor) -> Option<f64> {
+    let ones = match Elements::from(t) {
+        Elements::Floats(v) => v.iter().all(|x| *x == 0.0 || *x == 1.0).then(|| v.iter().map(|x| f64::from(*x)).sum::<f64>())?,
+        Elements::Spikes(v) => v.iter().map(|x| f64::from(*x)).sum(),
+    };
+    (!t.is_empty()).then(|| ones / t.len() as f64)
+}
+
+/// Whose weights these are, so that they are packed only once.
+fn identity(weights: &Tensor) -> Identity {
+    let Data::F32(w) = weights.data() else { unreachable!("weights are floats") };
+    Identity::Shared(w.clone())
 }
 
 /// How many elements a shape has; a graph is planned only where every shape fits.

@@ -15,7 +15,7 @@ use crate::panels::{Identity, Kept, LANES, Packed, sums_of, write_transposed};
 use crate::products::Matrix;
 use crate::shared::threads;
 use crate::simd::simd_dispatch;
-use crate::spikes::{Densest, Found, Looker, Spikes, Values, WORD, are_few};
+use crate::spikes::{Densest, Elements, Found, Looker, Spikes, Values, WORD, are_few};
 
 /// Outputs that are computed together, of one image or of several small ones: their sums stay in the L2 cache.
 const OUTPUTS: usize = 256;
@@ -68,7 +68,7 @@ impl std::ops::Deref for BySpikes<'_> {
 
 impl BySpikes<'_> {
     /// Computes the convolution by spike indices; `false` where the input holds many of them, or a weight is not finite.
-    pub fn compute(&self, x: &[f32], w: &[f32], kept: &[Kept], identity: &Identity, out: &mut [f32]) -> bool {
+    pub fn compute(&self, x: Elements<'_>, w: &[f32], kept: &[Kept], identity: &Identity, out: &mut [f32]) -> bool {
         let Some(runs) = self.runs() else { return false };
         let (channels, out_channels) = self.per_group();
         let rows = channels * self.taps();
@@ -91,8 +91,11 @@ impl BySpikes<'_> {
             return false;
         }
         let inputs = self.inputs(runs);
-        let some = |scratch: &mut Scratch, (x, out): (&[f32], &mut [f32])| self.images(runs, &inputs, x, &packed, out, scratch).is_some();
-        x.par_chunks(together * image).zip(out.par_chunks_mut(together * out_image)).map_init(Scratch::default, some).all(|done| done)
+        let some = |scratch: &mut Scratch, (i, out): (usize, &mut [f32])| {
+            let x = x.range(i * together * image..x.len().min((i + 1) * together * image));
+            self.images(runs, &inputs, x, &packed, out, scratch).is_some()
+        };
+        out.par_chunks_mut(together * out_image).enumerate().map_init(Scratch::default, some).all(|done| done)
     }
 
     /// How many floats the packed weights of all groups are; 0 where spikes are not looked for.
@@ -132,7 +135,15 @@ impl BySpikes<'_> {
     }
 
     /// The convolution of a few images; `None` where too much of it is not zero.
-    fn images(&self, runs: Runs, inputs: &[i32], x: &[f32], packed: &[Arc<Packed>], out: &mut [f32], scratch: &mut Scratch) -> Option<()> {
+    fn images(
+        &self,
+        runs: Runs,
+        inputs: &[i32],
+        x: Elements<'_>,
+        packed: &[Arc<Packed>],
+        out: &mut [f32],
+        scratch: &mut Scratch,
+    ) -> Option<()> {
         let looker = Looker::new();
         let [height, width] = self.output;
         let count = out.len() / (self.out_channels * height * width);
@@ -154,7 +165,7 @@ impl BySpikes<'_> {
                     scratch.spikes.values = Some(Values { rows: self.rows(count, g, lines.clone()), inputs: inputs.to_vec() });
                 }
                 for p in 0..packed.columns.div_ceil(packed.width()) {
-                    sums_of(&scratch.spikes, x, 0, packed, p, &mut scratch.sums);
+                    sums_of(&scratch.spikes, x.values(), 0, packed, p, &mut scratch.sums);
                     let first_channel = g * packed.columns + p * packed.width();
                     let panel = packed.width().min(packed.columns - p * packed.width());
                     for (i, sums) in scratch.sums.chunks_exact(outputs * packed.lanes).enumerate() {
@@ -168,7 +179,7 @@ impl BySpikes<'_> {
     }
 
     /// The rows of a group's channels as bits; `None` where too much is not zero.
-    fn lines(&self, looker: Looker, x: &[f32], group: usize, scratch: &mut Scratch) -> Option<()> {
+    fn lines(&self, looker: Looker, x: Elements<'_>, group: usize, scratch: &mut Scratch) -> Option<()> {
         let [height, width] = self.input;
         let (plane, words) = (height * width, line_words(self));
         let channels = self.per_group().0;
@@ -178,7 +189,7 @@ impl BySpikes<'_> {
         let mut all = Found::default();
         for (i, lines) in scratch.lines.chunks_exact_mut(height * words).enumerate() {
             let channel = i / channels * self.channels + group * channels + i % channels;
-            let values = &x[channel * plane..(channel + 1) * plane];
+            let values = x.range(channel * plane..(channel + 1) * plane);
             scratch.plane.clear();
             for values in values.chunks(WORD) {
                 let found = looker.look(values);
@@ -205,7 +216,7 @@ fn line_words(windows: &Windows) -> usize {
 
 /// What the positions of all results meet in `x`, as bits: a row for each channel and element of the kernel, `[channels and kernel,
 /// positions]`, positions image by image in row-major order. `None` where much of it is not zero.
-pub fn spikes_of_windows(windows: &Windows, x: &[f32], densest: Densest) -> Option<Spikes> {
+pub fn spikes_of_windows(windows: &Windows, x: Elements<'_>, densest: Densest) -> Option<Spikes> {
     let ([_, width], [out_height, out_width]) = (windows.input, windows.output);
     let (plane, taps) = (windows.plane(), windows.taps());
     let images = x.len() / (windows.channels * plane).max(1);
@@ -238,7 +249,7 @@ pub fn spikes_of_windows(windows: &Windows, x: &[f32], densest: Densest) -> Opti
 
 /// [`spikes_of_windows`] where positions lie as the elements of images do: the bits of a channel, moved by as many as an element of the
 /// kernel is away, without those that come from another line or image.
-fn shifted_planes(windows: &Windows, x: &[f32], images: usize, spikes: &mut Spikes, few: impl Fn(Found) -> bool) -> Option<Found> {
+fn shifted_planes(windows: &Windows, x: Elements<'_>, images: usize, spikes: &mut Spikes, few: impl Fn(Found) -> bool) -> Option<Found> {
     let ([height, width], plane, taps) = (windows.input, windows.plane(), windows.taps());
     // How far away each element of the kernel is, in lines and columns.
     let away = |tap: usize| {
@@ -250,10 +261,11 @@ fn shifted_planes(windows: &Windows, x: &[f32], images: usize, spikes: &mut Spik
     let words = spikes.words + 2 * margin;
     let looker = Looker::new();
     let mut planes = vec![0u64; windows.channels * words];
+    let image = |i: usize, c: usize| x.range((i * windows.channels + c) * plane..(i * windows.channels + c + 1) * plane);
     let of_channel = |(c, bits): (usize, &mut [u64])| {
         let mut all = Found::default();
         for i in 0..images {
-            for (n, values) in x[(i * windows.channels + c) * plane..][..plane].chunks(WORD).enumerate() {
+            for (n, values) in image(i, c).chunks(WORD).enumerate() {
                 let found = looker.look(values);
                 put(bits, (margin + n) * WORD + i * plane, found.mask);
                 all = all.and(found);
@@ -293,7 +305,7 @@ fn shifted_planes(windows: &Windows, x: &[f32], images: usize, spikes: &mut Spik
 }
 
 /// [`spikes_of_windows`] line by line.
-fn runs_of_lines(windows: &Windows, x: &[f32], images: usize, spikes: &mut Spikes, few: impl Fn(Found) -> bool) -> Option<Found> {
+fn runs_of_lines(windows: &Windows, x: Elements<'_>, images: usize, spikes: &mut Spikes, few: impl Fn(Found) -> bool) -> Option<Found> {
     let ([height, width], [out_height, out_width]) = (windows.input, windows.output);
     let (plane, taps) = (windows.plane(), windows.taps());
     // The rows of each channel as bits, padded; where windows are apart, those that one element of the kernel meets side by side.
@@ -302,10 +314,11 @@ fn runs_of_lines(windows: &Windows, x: &[f32], images: usize, spikes: &mut Spike
     let per_line = stride * words;
     let mut lines = vec![0u64; windows.channels * images * height * per_line];
     let looker = Looker::new();
+    let image = |i: usize, c: usize| x.range((i * windows.channels + c) * plane..(i * windows.channels + c + 1) * plane);
     let of_channel = |(c, lines): (usize, &mut [u64])| {
         let (mut line, mut all) = (0, Found::default());
         for i in 0..images {
-            for values in x[(i * windows.channels + c) * plane..][..plane].chunks_exact(width) {
+            for values in image(i, c).chunks(width) {
                 let target = &mut lines[line * per_line..][..per_line];
                 line += 1;
                 for (n, values) in values.chunks(WORD).enumerate() {
@@ -450,7 +463,7 @@ mod tests {
             let w: Vec<f32> = (0..out_channels * channels / groups * kernel[0] * kernel[1]).map(|_| next() - 0.5).collect();
             let (plane, mut out) = (output[0] * output[1], vec![f32::NAN; images * out_channels * output[0] * output[1]]);
             let kept: Vec<Kept> = (0..groups).map(|_| Kept::default()).collect();
-            assert!(c.compute(&x, &w, &kept, &Identity::Named("w".into()), &mut out));
+            assert!(c.compute(x[..].into(), &w, &kept, &Identity::Named("w".into()), &mut out));
             for (at, value) in out.iter().enumerate() {
                 let (i, o, at) = (at / plane / out_channels, at / plane % out_channels, at % plane);
                 let want = plain(&windows, &x, &w, i, o, [at / output[1], at % output[1]]);
@@ -458,7 +471,7 @@ mod tests {
             }
             // Values that are no spikes, and one weight that is not finite.
             let other: Vec<f32> = x.iter().map(|x| x * (next() - 0.5)).collect();
-            assert!(c.compute(&other, &w, &kept, &Identity::Named("w".into()), &mut out));
+            assert!(c.compute(other[..].into(), &w, &kept, &Identity::Named("w".into()), &mut out));
             for (at, value) in out.iter().enumerate() {
                 let (i, o, at) = (at / plane / out_channels, at / plane % out_channels, at % plane);
                 let want = plain(&windows, &other, &w, i, o, [at / output[1], at % output[1]]);
@@ -466,7 +479,7 @@ mod tests {
             }
             let mut infinite = w.clone();
             infinite[0] = f32::INFINITY;
-            assert!(!c.compute(&x, &infinite, &kept, &Identity::Named("other".into()), &mut out));
+            assert!(!c.compute(x[..].into(), &infinite, &kept, &Identity::Named("other".into()), &mut out));
         }
     }
 }

@@ -2,7 +2,11 @@
 //! sums and means of spikes are not, [`Values`] says where each is.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
 use rayon::prelude::*;
+use snn_ir::{Data, Tensor};
+use snn_plan::buffers::{Buffers, Scratch};
 
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Width;
@@ -41,6 +45,77 @@ const SAMPLE: usize = 1 << 13;
 /// Fewer elements than this are not worth a second thread.
 const WORTH_A_THREAD: usize = 1 << 16;
 
+/// The elements of a tensor in which spikes are looked for.
+#[derive(Clone, Copy, Debug)]
+pub enum Elements<'x> {
+    /// Numbers.
+    Floats(&'x [f32]),
+    /// Booleans: 0 or 1.
+    Spikes(&'x [u8]),
+}
+
+impl<'x> From<&'x [f32]> for Elements<'x> {
+    fn from(x: &'x [f32]) -> Elements<'x> {
+        Elements::Floats(x)
+    }
+}
+
+impl<'x> From<&'x Tensor> for Elements<'x> {
+    fn from(t: &'x Tensor) -> Elements<'x> {
+        if let Data::Bool(v) = t.data() { Elements::Spikes(v) } else { Elements::Floats(t.as_f32()) }
+    }
+}
+
+impl<'x> Elements<'x> {
+    /// How many there are.
+    pub fn len(self) -> usize {
+        match self {
+            Elements::Floats(x) => x.len(),
+            Elements::Spikes(x) => x.len(),
+        }
+    }
+
+    /// Are there none?
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// Some of them.
+    pub fn range(self, range: Range<usize>) -> Elements<'x> {
+        match self {
+            Elements::Floats(x) => Elements::Floats(&x[range]),
+            Elements::Spikes(x) => Elements::Spikes(&x[range]),
+        }
+    }
+
+    /// So many at a time, and then what is left.
+    pub fn chunks(self, n: usize) -> impl Iterator<Item = Elements<'x>> {
+        (0..self.len()).step_by(n).map(move |first| self.range(first..self.len().min(first + n)))
+    }
+
+    /// The numbers, where it matters what those are that are not zero: of booleans, none.
+    pub fn values(self) -> &'x [f32] {
+        if let Elements::Floats(x) = self { x } else { &[] }
+    }
+
+    /// All as numbers, in memory that is `held` where they are booleans.
+    pub fn floats<'h, 'b>(self, buffers: &'b Buffers, held: &'h mut Option<Scratch<'b>>) -> &'h [f32]
+    where
+        'x: 'h,
+    {
+        match self {
+            Elements::Floats(x) => x,
+            Elements::Spikes(x) => {
+                let to = held.insert(buffers.scratch(x.len()));
+                to.par_chunks_mut(WORTH_A_THREAD).zip(x.par_chunks(WORTH_A_THREAD)).for_each(|(to, x)| {
+                    to.iter_mut().zip(x).for_each(|(to, x)| *to = f32::from(*x));
+                });
+                to
+            }
+        }
+    }
+}
+
 /// Where the elements of a matrix are: that of a row and an input is the one of number `rows[row] + inputs[input]` of a tensor.
 #[derive(Clone, Debug, Default)]
 pub struct Values {
@@ -69,7 +144,7 @@ pub struct Spikes {
 
 impl Spikes {
     /// Finds what is not zero in `x[rows, inputs]`; `None` where that is much.
-    pub fn find(x: &[f32], inputs: usize, densest: Densest) -> Option<Spikes> {
+    pub fn find(x: Elements<'_>, inputs: usize, densest: Densest) -> Option<Spikes> {
         if !are_few(x, inputs, densest) {
             return None;
         }
@@ -77,9 +152,11 @@ impl Spikes {
         let (group, words) = (rows.min(GROUP), inputs.div_ceil(WORD));
         let mut bits = vec![0u64; rows.div_ceil(group) * words * group];
         let looker = Looker::new();
-        let part = |(x, bits): (&[f32], &mut [u64])| {
+        let per = words * group;
+        let part = |(i, bits): (usize, &mut [u64])| {
             let mut all = Found::default();
-            for (r, row) in x.chunks_exact(inputs).enumerate() {
+            let x = x.range(i * group * inputs..x.len().min((i + 1) * group * inputs));
+            for (r, row) in x.chunks(inputs).enumerate() {
                 for (w, values) in row.chunks(WORD).enumerate() {
                     let found = looker.look(values);
                     bits[w * group + r] = found.mask;
@@ -88,11 +165,10 @@ impl Spikes {
             }
             all
         };
-        let per = words * group;
         let found = if x.len() < WORTH_A_THREAD {
-            x.chunks(group * inputs).zip(bits.chunks_mut(per)).map(part).fold(Found::default(), Found::and)
+            bits.chunks_mut(per).enumerate().map(part).fold(Found::default(), Found::and)
         } else {
-            x.par_chunks(group * inputs).zip(bits.par_chunks_mut(per)).map(part).reduce(Found::default, Found::and)
+            bits.par_chunks_mut(per).enumerate().map(part).reduce(Found::default, Found::and)
         };
         let values = (!found.are_ones()).then(|| Values {
             rows: (0..rows).map(|r| (r * inputs) as i32).collect(),
@@ -164,24 +240,26 @@ impl Spikes {
     }
 }
 
-/// A few rows from all over: how many, and their elements.
-fn sample(x: &[f32], inputs: usize) -> (usize, impl Iterator<Item = &f32>) {
+/// What a few rows from all over hold: how many elements, how many that are not zero, and whether one of these is not 1.
+fn sample(x: Elements<'_>, inputs: usize) -> (usize, usize, bool) {
     let rows = x.len() / inputs;
     let looked = (SAMPLE / inputs).clamp(1, rows);
-    (looked, (0..looked).flat_map(move |i| &x[i * rows / looked * inputs..][..inputs]))
+    let looker = Looker::new();
+    let row = |i: usize| x.range(i * rows / looked * inputs..(i * rows / looked + 1) * inputs);
+    let found = (0..looked).flat_map(|i| row(i).chunks(WORD)).map(|values| looker.look(values)).fold(Found::default(), Found::and);
+    (looked * inputs, found.count, !found.are_ones())
 }
 
 /// The share of a few rows from all over that is not zero.
-pub fn sampled_density(x: &[f32], inputs: usize) -> f64 {
-    let (looked, sample) = sample(x, inputs);
-    sample.filter(|v| **v != 0.0).count() as f64 / (looked * inputs) as f64
+pub fn sampled_density(x: Elements<'_>, inputs: usize) -> f64 {
+    let (looked, active, _) = sample(x, inputs);
+    active as f64 / looked as f64
 }
 
 /// Is little of a few rows from all over not zero, so that it is worth looking at all of them?
-pub fn are_few(x: &[f32], inputs: usize, densest: Densest) -> bool {
-    let (looked, sample) = sample(x, inputs);
-    let (active, others) = sample.fold((0, false), |(n, others), v| (n + usize::from(*v != 0.0), others | (*v != 0.0 && *v != 1.0)));
-    active as f64 <= if others { densest.values } else { densest.ones } * (looked * inputs) as f64
+pub fn are_few(x: Elements<'_>, inputs: usize, densest: Densest) -> bool {
+    let (looked, active, others) = sample(x, inputs);
+    active as f64 <= if others { densest.values } else { densest.ones } * looked as f64
 }
 
 /// Exchanges bit `j` of word `i` and bit `i` of word `j`: squares of half the size are exchanged, down to single bits.
@@ -253,10 +331,26 @@ impl Looker {
 
     /// Looks at up to sixty-four values.
     #[inline]
-    pub fn look(self, values: &[f32]) -> Found {
-        // SAFETY: `new` takes what the processor has.
-        unsafe { (self.0)(values) }
+    pub fn look(self, values: Elements<'_>) -> Found {
+        match values {
+            // SAFETY: `new` takes what the processor has.
+            Elements::Floats(values) => unsafe { (self.0)(values) },
+            Elements::Spikes(values) => look_at_bytes(values),
+        }
     }
+}
+
+/// As [`look`], at booleans. Eight of them are a word; its product with the constant has the lowest bit of each in the highest byte.
+fn look_at_bytes(values: &[u8]) -> Found {
+    let (words, rest) = values.as_chunks::<8>();
+    let gathered = |bytes: [u8; 8]| u64::from_le_bytes(bytes).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+    let mut mask = words.iter().enumerate().fold(0, |mask, (k, bytes)| mask | gathered(*bytes) << (8 * k));
+    if !rest.is_empty() {
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        mask |= gathered(last) << (8 * words.len());
+    }
+    Found::new(mask, mask)
 }
 
 fn look(values: &[f32]) -> Found {
@@ -333,8 +427,12 @@ mod tests {
                 }
                 let want = look(&values);
                 assert_eq!(want.are_ones(), n == 0 || other.is_none_or(|x| x == 0.0));
-                for found in crate::simd::of_every_width(|| Looker::new().look(&values)) {
+                for found in crate::simd::of_every_width(|| Looker::new().look(values[..].into())) {
                     assert_eq!(found, want);
+                }
+                if want.are_ones() {
+                    let bytes: Vec<u8> = values.iter().map(|v| u8::from(*v != 0.0)).collect();
+                    assert_eq!(Looker::new().look(Elements::Spikes(&bytes)), want);
                 }
             }
         }
@@ -344,7 +442,7 @@ mod tests {
     fn rows_and_inputs_are_exchanged() {
         for (rows, inputs) in [(1, 1), (3, 70), (64, 64), (130, 40), (300, 200), (129, 257)] {
             let x = example(rows * inputs);
-            let transposed = Spikes::find(&x, inputs, Densest::fastest()).unwrap().transposed(inputs);
+            let transposed = Spikes::find(x[..].into(), inputs, Densest::fastest()).unwrap().transposed(inputs);
             let want: usize = x.iter().map(|v| *v as usize).sum();
             assert_eq!(transposed.count, want);
             for (i, r) in (0..inputs).flat_map(|i| (0..rows).map(move |r| (i, r))) {
@@ -358,12 +456,12 @@ mod tests {
 
     #[test]
     fn what_is_not_sparse_is_refused_and_values_are_found() {
-        assert!(Spikes::find(&[1.0; 64], 32, Densest::fastest()).is_none());
-        let found = Spikes::find(&[0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5], 4, Densest::fastest()).unwrap();
+        assert!(Spikes::find([1.0; 64][..].into(), 32, Densest::fastest()).is_none());
+        let found = Spikes::find([0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5][..].into(), 4, Densest::fastest()).unwrap();
         assert_eq!((found.count, &found.bits[..]), (2, &[0b10, 0b1000][..]));
         let index = |values: &Values, row: usize, input: usize| values.rows[row] + values.inputs[input];
         assert_eq!(index(&found.values.as_ref().unwrap().clone(), 1, 3), 7);
         assert_eq!(index(&found.transposed(4).values.unwrap(), 3, 1), 7);
-        assert!(Spikes::find(&[0.0, 1.0, 0.0, 0.0], 2, Densest::fastest()).unwrap().values.is_none());
+        assert!(Spikes::find([0.0, 1.0, 0.0, 0.0][..].into(), 2, Densest::fastest()).unwrap().values.is_none());
     }
 }

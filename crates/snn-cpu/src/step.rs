@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 use snn_ir::{DType, Value};
 use snn_plan::buffers::{InputSlice, OutputBuffer};
-use snn_plan::step::{Initial, Load, StepKernel};
+use snn_plan::step::{InPlace, Initial, Load, StepKernel};
 
 use crate::emit::{KernelFunction, Machine};
 use crate::reductions::sum_of;
@@ -41,16 +41,41 @@ impl std::ops::Deref for Step<'_> {
     }
 }
 
+/// A kernel with where its operands are.
+struct Bound<'a> {
+    kernel: &'a StepKernel,
+    function: KernelFunction,
+    /// What each load reads; nothing where that is computed before.
+    sources: Vec<Shared<u8>>,
+    /// Which of the values that are computed before each load reads.
+    again: Vec<Option<usize>>,
+    /// What each state starts with, where that is no constant.
+    starts: Vec<Option<Shared<u8>>>,
+}
+
+impl<'a> Bound<'a> {
+    fn new(kernel: &'a StepKernel, machine: &Machine, source: impl Fn(usize, &Load) -> Shared<u8>) -> Bound<'a> {
+        let start = |i: &Initial| if let Initial::Load(l) = i { Some(source(usize::MAX, l)) } else { None };
+        Bound {
+            kernel,
+            function: machine.kernels[kernel.function],
+            sources: kernel.loads.iter().enumerate().map(|(i, l)| source(i, l)).collect(),
+            again: kernel.loads.iter().map(|l| kernel.again(l)).collect(),
+            starts: kernel.initial.iter().map(start).collect(),
+        }
+    }
+}
+
 impl Step<'_> {
     /// Runs the kernel of a plan's machine: `inputs` gives the tensors that it reads, whole and of the planned shape, `output`
-    /// the memory for each value that it writes.
+    /// the memory for each value that it writes. Of what is done `in_place` the memory that `output` gives holds the operand.
     pub fn execute<'t>(
         &self,
         machine: &Machine,
         inputs: impl Fn(Value) -> InputSlice<'t>,
+        in_place: &[InPlace],
         mut output: impl FnMut(Value, DType) -> OutputBuffer,
     ) -> Vec<(Value, OutputBuffer)> {
-        let kernel = machine.kernels[self.function];
         let mut results: Vec<(Value, OutputBuffer)> = self.stores.iter().map(|(v, t)| (*v, output(*v, *t))).collect();
         results.extend(self.finals.iter().map(|(_, v)| (*v, output(*v, DType::F32))));
         let mut sums: Vec<(Value, OutputBuffer)> = self.sums.iter().map(|s| (s.result, output(s.result, DType::F32))).collect();
@@ -61,15 +86,12 @@ impl Step<'_> {
                 OutputBuffer::Bytes(v) => Shared(v.as_mut_ptr()),
             })
             .collect();
-        let sources: Vec<Shared<u8>> = self.loads.iter().map(|l| pointer(inputs(l.source))).collect();
-        let starts: Vec<Option<Shared<u8>>> = self
-            .initial
-            .iter()
-            .map(|i| match i {
-                Initial::Constant(_) => None,
-                Initial::Load(l) => Some(pointer(inputs(l.source))),
-            })
-            .collect();
+        let own = Bound::new(self, machine, |i, l| match in_place.iter().find(|p| p.load == i) {
+            Some(p) => outputs[p.store],
+            None if self.again(l).is_some() => Shared(std::ptr::null_mut()),
+            None => pointer(inputs(l.source)),
+        });
+        let before = self.before.as_deref().map(|before| Bound::new(before, machine, |_, l| pointer(inputs(l.source))));
         let row = self.elements();
         let outer: usize = self.outer.iter().product();
         let threads = crate::shared::threads();
@@ -81,22 +103,29 @@ impl Step<'_> {
             let per = if threads > 1 && row * self.steps >= WORTH_A_THREAD { count.div_ceil(threads * 4) } else { count };
             let some = |first: usize, count: usize, mut partial: &mut [f64]| {
                 let mut scratch = Scratch::new(self, size.min(self.run));
+                let mut again = self.before.as_deref().map(|before| Scratch::new(before, size.min(self.run)));
                 for task in first..first + count {
                     if snn_ir::interrupt::is_wanted() {
                         return;
                     }
-                    let own = partial.split_off_mut(..self.sums.len()).unwrap_or_default();
-                    // SAFETY: tasks are different tiles of the element space; see `tile`.
-                    unsafe { self.tile(kernel, task / tiles, task % tiles, row, &sources, &starts, &outputs, own, &mut scratch) };
+                    let sums = partial.split_off_mut(..self.sums.len()).unwrap_or_default();
+                    let place = Tile { outer: task / tiles, first: task % tiles * size, size: size.min(self.run), row };
+                    if let (Some(before), Some(again)) = (&before, &mut again) {
+                        let rows: Vec<Shared<u8>> = scratch.again.iter_mut().map(|rows| Shared(rows.as_mut_ptr().cast())).collect();
+                        // SAFETY: as below; its rows are those of this thread, of all time steps of a tile.
+                        unsafe { before.run(place, Rows::OfTile(&rows), &[], &mut [], again) };
+                    }
+                    let rows: Vec<*const f32> = scratch.again.iter().map(|rows| rows.as_ptr()).collect();
+                    // SAFETY: tasks are different tiles of the element space; see `run`.
+                    unsafe { own.run(place, Rows::OfTensors(&outputs), &rows, sums, &mut scratch) };
                 }
             };
             if per == count {
                 some(0, count, &mut partial);
             } else {
-                let parts = |i: usize| (i * per, per.min(count - i * per));
                 let mut rest = &mut partial[..];
                 let split = |i: usize| {
-                    let (first, count) = parts(i);
+                    let (first, count) = (i * per, per.min(count - i * per));
                     (first, count, rest.split_off_mut(..count * self.sums.len()).unwrap_or_default())
                 };
                 let parts: Vec<(usize, usize, &mut [f64])> = (0..count.div_ceil(per)).map(split).collect();
@@ -107,48 +136,60 @@ impl Step<'_> {
             let OutputBuffer::Floats(result) = result else { continue };
             let mut all = vec![0.0; result.len()];
             for (tile, partial) in partial.chunks_exact(self.sums.len()).enumerate() {
-                all[self.place(&sum.outer, tile / tiles)] += partial[k];
+                all[place(self, &sum.outer, tile / tiles)] += partial[k];
             }
             result.iter_mut().zip(all).for_each(|(to, sum)| *to = sum as f32);
         }
         results.extend(sums);
         results
     }
+}
 
-    /// How far place `i` of the outer axes is from the first, at these distances along them.
-    fn place(&self, strides: &[usize], mut i: usize) -> usize {
-        let mut at = 0;
-        for (size, stride) in self.outer.iter().zip(strides).rev() {
-            at += i % size * stride;
-            i /= size;
-        }
-        at
+/// How far place `i` of the outer axes of a kernel is from the first, at these distances along them.
+fn place(kernel: &StepKernel, strides: &[usize], mut i: usize) -> usize {
+    let mut at = 0;
+    for (size, stride) in kernel.outer.iter().zip(strides).rev() {
+        at += i % size * stride;
+        i /= size;
     }
+    at
+}
 
-    /// All time steps of one tile; `sums` gets the sums of its elements.
+/// A part of a run.
+#[derive(Clone, Copy)]
+struct Tile {
+    /// Its place along the outer axes.
+    outer: usize,
+    /// Its first element in the run.
+    first: usize,
+    /// Its elements at most.
+    size: usize,
+    /// Elements of a time step.
+    row: usize,
+}
+
+/// Where results are written.
+#[derive(Clone, Copy)]
+enum Rows<'a> {
+    /// Into whole tensors.
+    OfTensors(&'a [Shared<u8>]),
+    /// Into all time steps of a tile only.
+    OfTile(&'a [Shared<u8>]),
+}
+
+impl Bound<'_> {
+    /// All time steps of one tile; `again` has what is computed before, and `sums` gets the sums of its elements.
     ///
     /// # Safety
     /// Sources and outputs must be the tensors that this kernel was planned for, of the planned sizes, and no other thread
-    /// may run the same tile.
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn tile(
-        &self,
-        kernel: KernelFunction,
-        outer: usize,
-        tile: usize,
-        row: usize,
-        sources: &[Shared<u8>],
-        starts: &[Option<Shared<u8>>],
-        outputs: &[Shared<u8>],
-        sums: &mut [f64],
-        scratch: &mut Scratch,
-    ) {
-        let size = scratch.tile;
-        let first = tile * size;
-        let n = size.min(self.run - first);
-        let offset = |l: &Load| self.place(&l.outer, outer) + if l.uniform { 0 } else { first };
-        let own = outer * self.run + first;
-        for (k, (initial, start)) in self.initial.iter().zip(starts).enumerate() {
+    /// may run the same tile. Rows of tiles have all time steps of a tile.
+    unsafe fn run(&self, tile: Tile, rows: Rows<'_>, again: &[*const f32], sums: &mut [f64], scratch: &mut Scratch) {
+        let kernel = self.kernel;
+        let (size, first) = (tile.size, tile.first);
+        let n = size.min(kernel.run - first);
+        let offset = |l: &Load| place(kernel, &l.outer, tile.outer) + if l.uniform { 0 } else { first };
+        let own = tile.outer * kernel.run + first;
+        for (k, (initial, start)) in kernel.initial.iter().zip(&self.starts).enumerate() {
             let state = &mut scratch.states[k * size..k * size + n];
             match (initial, start) {
                 (Initial::Constant(x), _) => state.fill(*x),
@@ -166,40 +207,47 @@ impl Step<'_> {
                 (Initial::Load(_), None) => {}
             }
         }
-        let loads = self.loads.len();
-        let states = self.initial.len();
+        let (loads, states, stores) = (kernel.loads.len(), kernel.initial.len(), kernel.stores.len());
         scratch.offsets.clear();
-        scratch.offsets.extend(self.loads.iter().map(offset));
+        scratch.offsets.extend(kernel.loads.iter().map(offset));
         for k in 0..states {
             scratch.pointers[loads + k] = scratch.states[k * size..].as_mut_ptr().cast();
         }
-        for k in 0..self.summed.len() {
-            scratch.pointers[loads + states + self.stores.len() + k] = scratch.summed[k * size..].as_mut_ptr().cast();
+        for k in 0..kernel.summed.len() {
+            scratch.pointers[loads + states + stores + k] = scratch.summed[k * size..].as_mut_ptr().cast();
         }
-        for step in 0..self.steps {
-            let t = if self.reverse { self.steps - 1 - step } else { step };
-            for (i, l) in self.loads.iter().enumerate() {
+        for step in 0..kernel.steps {
+            let t = if kernel.reverse { kernel.steps - 1 - step } else { step };
+            for (i, l) in kernel.loads.iter().enumerate() {
                 let earlier = t as i64 - l.delay;
                 scratch.pointers[i] = if earlier < 0 {
                     scratch.zeros.as_mut_ptr().cast()
+                } else if let Some(rows) = self.again[i].map(|k| again[k]) {
+                    // SAFETY: this step of the tile, which was computed before. Loads never write.
+                    unsafe { rows.add(earlier as usize * size).cast_mut().cast() }
                 } else {
                     // SAFETY: the element exists in the planned tensor.
-                    unsafe { sources[i].0.add((earlier as usize * l.time + scratch.offsets[i]) * l.dtype.bytes()) }
+                    unsafe { self.sources[i].0.add((earlier as usize * l.time + scratch.offsets[i]) * l.dtype.bytes()) }
                 };
             }
-            for (i, ((_, dtype), p)) in self.stores.iter().zip(outputs).enumerate() {
-                // SAFETY: row `t` of the output has `row` elements, and this tile is inside of it.
-                scratch.pointers[loads + states + i] = unsafe { p.0.add((t * row + own) * dtype.bytes()) };
+            for (i, (_, dtype)) in kernel.stores.iter().enumerate() {
+                let (p, at) = match rows {
+                    Rows::OfTensors(outputs) => (outputs[i], t * tile.row + own),
+                    Rows::OfTile(rows) => (rows[i], t * size),
+                };
+                // SAFETY: row `t` of the output has this tile inside of it, or is this tile.
+                scratch.pointers[loads + states + i] = unsafe { p.0.add(at * dtype.bytes()) };
             }
             // SAFETY: every pointer of the table reaches `n` elements of the type that the kernel was generated for.
-            unsafe { kernel(scratch.pointers.as_ptr(), n as i64) };
-            for (sum, total) in self.sums.iter().zip(sums.iter_mut()) {
+            unsafe { (self.function)(scratch.pointers.as_ptr(), n as i64) };
+            for (sum, total) in kernel.sums.iter().zip(sums.iter_mut()) {
                 // SAFETY: the kernel has written `n` floats there, and nobody changes them before its next step.
                 let row = unsafe { std::slice::from_raw_parts(scratch.pointers[loads + states + sum.row].cast::<f32>(), n) };
                 *total += sum_of(row);
             }
         }
-        for ((state, _), p) in self.finals.iter().zip(&outputs[self.stores.len()..]) {
+        let Rows::OfTensors(outputs) = rows else { return };
+        for ((state, _), p) in kernel.finals.iter().zip(&outputs[stores..]) {
             let from = &scratch.states[state * size..state * size + n];
             // SAFETY: the last states have one row; this tile of it belongs to this thread.
             unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), p.0.cast::<f32>().add(own), n) };
@@ -211,41 +259,44 @@ impl Step<'_> {
 fn tile(kernel: &StepKernel, threads: usize) -> usize {
     // Tiles that depended on the number of threads would change the order of sums.
     let parts = if kernel.sums.is_empty() { threads * 4 } else { PARTS_OF_SUMS };
-    (kernel.elements() / parts).next_multiple_of(64).clamp(TILE[0], TILE[1])
+    (kernel.elements() / parts).next_multiple_of(64).clamp(TILE[0], TILE[1]).min(kernel.longest_tile())
 }
 
 /// The bytes that a kernel takes beside what it reads and writes: rows of a tile for each thread, and the sums of each tile.
 pub fn bytes(kernel: &StepKernel, threads: usize) -> usize {
     let tile = tile(kernel, threads);
     let tiles = kernel.outer.iter().product::<usize>().saturating_mul(kernel.run.div_ceil(tile));
-    let rows = kernel.initial.len() + kernel.summed.len() + usize::from(kernel.loads.iter().any(|l| l.delay > 0));
+    let rows = |k: &StepKernel| k.initial.len() + k.summed.len() + usize::from(k.loads.iter().any(|l| l.delay > 0));
+    let again = kernel.before.as_deref().map_or(0, |before| rows(before) + before.stores.len() * kernel.steps);
+    let rows = rows(kernel) + again;
     let own = threads.saturating_mul(rows).saturating_mul(tile.min(kernel.run)).saturating_mul(size_of::<f32>());
     own.saturating_add(tiles.saturating_mul(kernel.sums.len()).saturating_mul(size_of::<f64>()))
 }
 
 /// Memory of one thread.
 struct Scratch {
-    /// The elements of a tile.
-    tile: usize,
     states: Vec<f32>,
     zeros: Vec<f32>,
     pointers: Vec<*mut u8>,
     offsets: Vec<usize>,
     /// One step of values that are only summed.
     summed: Vec<f32>,
+    /// All time steps of each value that is computed before.
+    again: Vec<Vec<f32>>,
 }
 
 impl Scratch {
     fn new(kernel: &StepKernel, tile: usize) -> Scratch {
         let has_delay = kernel.loads.iter().any(|l| l.delay > 0);
         let count = kernel.loads.len() + kernel.initial.len() + kernel.stores.len() + kernel.summed.len();
+        let again = kernel.before.as_deref().map_or(0, |before| before.stores.len());
         Scratch {
-            tile,
             states: vec![0.0; kernel.initial.len() * tile],
             zeros: vec![0.0; if has_delay { tile } else { 0 }],
             pointers: vec![std::ptr::null_mut(); count.max(MOST_POINTERS)],
             offsets: Vec::with_capacity(count),
             summed: vec![0.0; kernel.summed.len() * tile],
+            again: vec![vec![0.0; kernel.steps * tile]; again],
         }
     }
 }

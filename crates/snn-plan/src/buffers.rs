@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use snn_ir::{Data, Tensor};
+use snn_ir::{DType, Data, Tensor};
 
 /// The elements of a tensor that a kernel reads.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +42,7 @@ impl OutputBuffer {
     }
 }
 
-/// Buffers of floats that nobody holds.
+/// Buffers that nobody holds.
 ///
 /// Together with what is held they never exceed [`Buffers::most`]: the newest are given up when another is made.
 #[derive(Debug)]
@@ -52,25 +52,76 @@ pub struct Buffers {
     most: usize,
 }
 
+/// Buffers of one type, by size, and then by when they were given.
+type Pool<T> = BTreeMap<(usize, u64), Vec<T>>;
+
 #[derive(Debug, Default)]
 struct Spare {
-    /// By size, and then by when they were given.
-    buffers: BTreeMap<(usize, u64), Vec<f32>>,
-    bytes: usize,
+    floats: Pool<f32>,
+    bytes: Pool<u8>,
+    /// Bytes of all of them.
+    kept: usize,
     given: u64,
     /// Bytes that are held by values and kernels.
     held: usize,
 }
 
+/// What buffers are of.
+trait Element: Copy + Default {
+    fn pool(spare: &mut Spare) -> &mut Pool<Self>;
+}
+
+impl Element for f32 {
+    fn pool(spare: &mut Spare) -> &mut Pool<f32> {
+        &mut spare.floats
+    }
+}
+
+impl Element for u8 {
+    fn pool(spare: &mut Spare) -> &mut Pool<u8> {
+        &mut spare.bytes
+    }
+}
+
 impl Spare {
+    /// The smallest buffer that fits.
+    fn take<T: Element>(&mut self, n: usize) -> Option<Vec<T>> {
+        let pool = T::pool(self);
+        let fits = (n, 0)..=(n.saturating_mul(2).max(64), u64::MAX);
+        let found = pool.range(fits).next().map(|(key, _)| *key).and_then(|key| pool.remove(&key));
+        let bytes = size_of::<T>() * found.as_ref().map_or(n, Vec::capacity);
+        self.kept -= if found.is_some() { bytes } else { 0 };
+        self.held = self.held.saturating_add(bytes);
+        found
+    }
+
+    fn give<T: Element>(&mut self, v: Vec<T>) {
+        let bytes = size_of::<T>() * v.capacity();
+        self.given += 1;
+        self.kept += bytes;
+        self.held = self.held.saturating_sub(bytes);
+        let key = (v.capacity(), self.given);
+        T::pool(self).insert(key, v);
+    }
+
     /// Gives up the newest buffers until all bytes are at most `most`. A run takes buffers in the same order as the one before: the oldest are wanted
     /// first.
-    fn shrink(&mut self, most: usize) -> Vec<Vec<f32>> {
-        let mut dropped = Vec::new();
-        while self.bytes > 0 && self.held.saturating_add(self.bytes) > most {
-            let Some(newest) = self.buffers.keys().max_by_key(|(_, given)| *given).copied() else { break };
-            dropped.extend(self.buffers.remove(&newest));
-            self.bytes -= size_of::<f32>() * newest.0;
+    fn shrink(&mut self, most: usize) -> (Vec<Vec<f32>>, Vec<Vec<u8>>) {
+        fn newest<T>(pool: &Pool<T>) -> Option<(usize, u64)> {
+            pool.keys().max_by_key(|(_, given)| *given).copied()
+        }
+        let mut dropped = (Vec::new(), Vec::new());
+        while self.kept > 0 && self.held.saturating_add(self.kept) > most {
+            let (floats, bytes) = (newest(&self.floats), newest(&self.bytes));
+            if let Some(key) = floats.filter(|f| bytes.is_none_or(|b| f.1 > b.1)) {
+                dropped.0.extend(self.floats.remove(&key));
+                self.kept -= size_of::<f32>() * key.0;
+            } else if let Some(key) = bytes {
+                dropped.1.extend(self.bytes.remove(&key));
+                self.kept -= key.0;
+            } else {
+                break;
+            }
         }
         dropped
     }
@@ -103,21 +154,20 @@ impl Buffers {
         self.change(|spare| spare.held = held);
     }
 
+    fn any<T: Element>(&self, n: usize) -> Vec<T> {
+        let Some(mut v) = self.change(|spare| spare.take(n)) else { return vec![T::default(); n] };
+        v.resize(n, T::default());
+        v
+    }
+
     /// A buffer of that many floats. What it holds does not matter: every kernel writes its whole result.
     pub fn take(&self, n: usize) -> Vec<f32> {
-        let found = self.change(|spare| {
-            let fits = (n, 0)..=(n.saturating_mul(2).max(64), u64::MAX);
-            let found = spare.buffers.range(fits).next().map(|(key, _)| *key).and_then(|key| spare.buffers.remove(&key));
-            let capacity = found.as_ref().map_or(n, |v| {
-                spare.bytes -= size_of::<f32>() * v.capacity();
-                v.capacity()
-            });
-            spare.held = spare.held.saturating_add(size_of::<f32>() * capacity);
-            found
-        });
-        let Some(mut v) = found else { return vec![0.0; n] };
-        v.resize(n, 0.0);
-        v
+        self.any(n)
+    }
+
+    /// A buffer for a result of floats, or of booleans. What it holds does not matter.
+    pub fn output(&self, dtype: DType, n: usize) -> OutputBuffer {
+        if dtype == DType::F32 { OutputBuffer::Floats(self.any(n)) } else { OutputBuffer::Bytes(self.any(n)) }
     }
 
     /// Memory for as long as a kernel runs.
@@ -127,24 +177,28 @@ impl Buffers {
 
     /// Keeps the memory of a tensor that nobody else holds.
     pub fn keep(&self, tensor: Tensor) {
-        if let Data::F32(v) = tensor.data() {
-            let v = v.clone();
-            drop(tensor);
-            if let Ok(v) = Arc::try_unwrap(v) {
-                self.give(v);
+        match tensor.data() {
+            Data::F32(v) => {
+                let v = v.clone();
+                drop(tensor);
+                if let Ok(v) = Arc::try_unwrap(v) {
+                    self.give(v);
+                }
             }
+            Data::Bool(v) | Data::U8(v) => {
+                let v = v.clone();
+                drop(tensor);
+                if let Ok(v) = Arc::try_unwrap(v) {
+                    self.change(|spare| spare.give(v));
+                }
+            }
+            Data::I64(_) => {}
         }
     }
 
     /// Keeps a buffer.
     pub fn give(&self, v: Vec<f32>) {
-        self.change(|spare| {
-            let bytes = size_of::<f32>() * v.capacity();
-            spare.given += 1;
-            spare.bytes += bytes;
-            spare.held = spare.held.saturating_sub(bytes);
-            spare.buffers.insert((v.capacity(), spare.given), v);
-        });
+        self.change(|spare| spare.give(v));
     }
 }
 

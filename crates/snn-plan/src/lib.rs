@@ -27,6 +27,7 @@ mod recompute;
 pub mod reduction;
 pub mod ring;
 pub mod selection;
+mod spikes;
 pub mod step;
 mod verify;
 

@@ -1,10 +1,10 @@
 //! When values are held: the order of tasks, what each is the last to read, and the memory that this takes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use snn_ir::{CompileError, Graph, Op, Value};
 
-use crate::plan::{Kernel, LoopPlan, Plan, Task, is_given};
+use crate::plan::{Kernel, LoopPlan, Plan, Task, is_given, stored_bytes};
 
 /// Who has the memory of a value: one in another shape shares that of its owner, which lives as long as either is read.
 struct Owners(HashMap<Value, Value>);
@@ -25,17 +25,18 @@ impl Owners {
     }
 }
 
-/// The plan of tasks, each of which reads what those before it give.
-pub(crate) fn planned(graph: &Graph, tasks: Vec<Task>) -> Result<Plan, CompileError> {
+/// The plan of tasks, each of which reads what those before it give. `in_place` says whether step kernels write results where operands are.
+pub(crate) fn planned(graph: &Graph, tasks: Vec<Task>, spikes: BTreeSet<Value>, in_place: bool) -> Result<Plan, CompileError> {
     let owners = Owners::new(&tasks);
-    let mut plan = Plan { tasks: sooner(graph, tasks, &owners), ..Plan::default() };
-    find(graph, &mut plan, &owners)?;
+    let mut plan = Plan { spikes, ..Plan::default() };
+    plan.tasks = sooner(graph, tasks, &owners, &|v| plan.bytes(graph, *v));
+    find(graph, &mut plan, &owners, in_place)?;
     Ok(plan)
 }
 
 /// The tasks in an order in which one that gives back at least as much memory as it takes, since it is the last to read something, comes as
 /// soon as it can.
-fn sooner(graph: &Graph, tasks: Vec<Task>, owners: &Owners) -> Vec<Task> {
+fn sooner(graph: &Graph, tasks: Vec<Task>, owners: &Owners, bytes: &dyn Fn(&Value) -> usize) -> Vec<Task> {
     let mut producer: HashMap<Value, usize> = HashMap::new();
     let mut readers: HashMap<Value, Vec<usize>> = HashMap::new();
     let mut reads: Vec<Vec<Value>> = Vec::with_capacity(tasks.len());
@@ -50,7 +51,6 @@ fn sooner(graph: &Graph, tasks: Vec<Task>, owners: &Owners) -> Vec<Task> {
     let roots: HashSet<Value> = graph.roots().map(|v| owners.of(v)).collect();
     let mut left: HashMap<Value, usize> =
         readers.iter().map(|(v, readers)| (*v, readers.len() + usize::from(roots.contains(v) || !producer.contains_key(v)))).collect();
-    let bytes = |v: &Value| graph.ty(*v).byte_len();
     let mut done = vec![false; tasks.len()];
     let mut order = Vec::with_capacity(tasks.len());
     for first in 0..tasks.len() {
@@ -78,7 +78,7 @@ fn sooner(graph: &Graph, tasks: Vec<Task>, owners: &Owners) -> Vec<Task> {
 }
 
 /// What each task is the last to read, and the most memory that is held at once.
-fn find(graph: &Graph, plan: &mut Plan, owners: &Owners) -> Result<(), CompileError> {
+fn find(graph: &Graph, plan: &mut Plan, owners: &Owners, in_place: bool) -> Result<(), CompileError> {
     let mut last: HashMap<Value, usize> = HashMap::new();
     let mut owner_last: HashMap<Value, usize> = HashMap::new();
     for (i, task) in plan.tasks.iter().enumerate() {
@@ -88,11 +88,8 @@ fn find(graph: &Graph, plan: &mut Plan, owners: &Owners) -> Result<(), CompileEr
         }
     }
     let roots: HashSet<Value> = graph.roots().collect();
-    let bytes = |v: &Value| -> Result<usize, CompileError> {
-        let ty = graph.ty(*v);
-        let n = snn_ir::tensor::element_count(&ty.sizes()?).and_then(|n| n.checked_mul(ty.dtype.bytes()));
-        n.filter(|n| *n <= isize::MAX as usize).ok_or(CompileError::TooLarge)
-    };
+    let spikes = &plan.spikes;
+    let bytes = |v: &Value| stored_bytes(graph, spikes, *v);
     let given = |v: &Value| is_given(graph.op(*v));
     let kept: HashSet<Value> = roots.iter().map(|v| owners.of(*v)).collect();
     let mut ending: Vec<Vec<Value>> = vec![Vec::new(); plan.tasks.len()];
@@ -102,8 +99,16 @@ fn find(graph: &Graph, plan: &mut Plan, owners: &Owners) -> Result<(), CompileEr
     let mut held = 0usize;
     for (i, task) in plan.tasks.iter_mut().enumerate() {
         task.held = held;
+        let mut taken_over: HashSet<Value> = HashSet::new();
+        let mut written_there: HashSet<Value> = HashSet::new();
+        if let (Kernel::Step(kernel), true) = (&mut task.kernel, in_place) {
+            let needs = &task.needs;
+            kernel.write_in_place(|v| needs.contains(&v) && ending[i].contains(&owners.of(v)));
+            taken_over.extend(kernel.in_place.iter().map(|p| owners.of(kernel.loads[p.load].source)));
+            written_there.extend(kernel.in_place.iter().map(|p| kernel.stores[p.store].0));
+        }
         if !matches!(task.kernel, Kernel::Alias) {
-            for v in &task.gives {
+            for v in task.gives.iter().filter(|v| !written_there.contains(v)) {
                 task.computed = task.computed.checked_add(bytes(v)?).ok_or(CompileError::TooLarge)?;
             }
         }
@@ -112,26 +117,26 @@ fn find(graph: &Graph, plan: &mut Plan, owners: &Owners) -> Result<(), CompileEr
             task.gives.iter().chain(&task.needs).filter(|v| last[*v] == i && !roots.contains(v) && !given(v)).copied().collect();
         ended.sort();
         ended.dedup();
-        for v in &ending[i] {
+        for v in ending[i].iter().filter(|v| !taken_over.contains(v)) {
             held = held.saturating_sub(bytes(v)?);
         }
         task.frees = ended;
     }
-    plan.peak = plan.memory(graph, &|_, _| 0);
+    plan.peak = plan.memory(graph, &|_, _, _| 0);
     Ok(())
 }
 
 impl Plan {
     /// The most bytes that are held at one time beside inputs and parameters, where a kernel takes `scratch` bytes beside what it
     /// reads and writes.
-    pub fn memory(&self, graph: &Graph, scratch: &dyn Fn(&Graph, &Task) -> usize) -> usize {
+    pub fn memory(&self, graph: &Graph, scratch: &dyn Fn(&Graph, &Plan, &Task) -> usize) -> usize {
         let task = |task: &Task| {
             let inside = if let Kernel::Loop(inner) = &task.kernel {
                 stepped(graph, task, inner).saturating_add(inner.plan.memory(&inner.body, scratch)).saturating_mul(inner.parts)
             } else {
                 0
             };
-            task.held.saturating_add(task.computed).saturating_add(inside).saturating_add(scratch(graph, task))
+            task.held.saturating_add(task.computed).saturating_add(inside).saturating_add(scratch(graph, self, task))
         };
         self.tasks.iter().map(task).max().unwrap_or(0)
     }

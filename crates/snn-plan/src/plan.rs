@@ -15,7 +15,7 @@ use crate::product::ProductPlan;
 use crate::reduction::{ReductionPlan, ReductionShape};
 use crate::ring::{Ring, RingPart};
 use crate::selection::{Selection, SelectionKind};
-use crate::step::{StepKernel, build};
+use crate::step::{StepKernel, build, can_compute_before};
 
 /// What one task does.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ pub struct Task {
     pub frees: Vec<Value>,
     /// Bytes of values that are held when it begins, beside inputs and parameters.
     pub held: usize,
-    /// Bytes of the values that it computes.
+    /// Bytes of the values that it computes, but for those that are written where it read another.
     pub computed: usize,
 }
 
@@ -93,6 +93,29 @@ pub struct Plan {
     pub peak: usize,
     /// How many packed weights are kept from run to run, those of loops inside included.
     pub packed: usize,
+    /// Values of 0 and 1, floats in the graph, that are in memory as booleans. Only plans for threads have some.
+    pub spikes: BTreeSet<Value>,
+}
+
+impl Plan {
+    /// The bytes that a value takes in memory.
+    pub fn bytes(&self, graph: &Graph, v: Value) -> usize {
+        stored_bytes(graph, &self.spikes, v).unwrap_or(usize::MAX)
+    }
+}
+
+/// The element type of a value in memory.
+pub(crate) fn stored(graph: &Graph, spikes: &BTreeSet<Value>, v: Value) -> DType {
+    if spikes.contains(&v) { DType::Bool } else { graph.ty(v).dtype }
+}
+
+/// The bytes of a value in memory.
+///
+/// # Errors
+/// If it is too large, or its size is not known.
+pub(crate) fn stored_bytes(graph: &Graph, spikes: &BTreeSet<Value>, v: Value) -> Result<usize, CompileError> {
+    let n = snn_ir::tensor::element_count(&graph.ty(v).sizes()?).and_then(|n| n.checked_mul(stored(graph, spikes, v).bytes()));
+    n.filter(|n| *n <= isize::MAX as usize).ok_or(CompileError::TooLarge)
 }
 
 /// A set of nodes that are fused into one kernel.
@@ -103,15 +126,17 @@ pub(crate) struct Group {
     pub reverse: Option<bool>,
     /// Sums of members, which are added as these are computed.
     pub sums: Vec<NodeId>,
+    /// Nodes that run first, forwards in time, and whose results only members read.
+    pub before: Vec<NodeId>,
 }
 
-struct Planner<'a> {
-    graph: &'a Graph,
-    live: Vec<bool>,
+pub(crate) struct Planner<'a> {
+    pub(crate) graph: &'a Graph,
+    pub(crate) live: Vec<bool>,
     /// Are loops divided?
     divides: bool,
-    groups: Vec<Group>,
-    group_of: HashMap<NodeId, usize>,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) group_of: HashMap<NodeId, usize>,
     /// The first group that reads a value.
     readers: HashMap<Value, usize>,
 }
@@ -147,14 +172,19 @@ fn plan_from(graph: &Graph, divides: bool, counts: &mut Counts) -> Result<Plan, 
     let mut p = Planner { graph, live, divides, groups: vec![], group_of: HashMap::new(), readers: HashMap::new() };
     p.form_groups()?;
     p.attach_sums();
+    p.join_in_tiles();
     let demanded = p.demanded();
-    p.schedule(&demanded, counts)
+    let spikes = if divides { crate::spikes::stored_as_bytes(&p, &demanded) } else { BTreeSet::new() };
+    p.schedule(&demanded, spikes, counts)
 }
 
 /// Numbers the step kernels in the order of the plan, those of loops where they stand: the order in which they are generated.
 fn number_kernels(plan: &mut Plan, count: &mut usize) {
     for task in &mut plan.tasks {
         if let Kernel::Step(kernel) = &mut task.kernel {
+            if let Some(before) = &mut kernel.before {
+                before.function = number(count);
+            }
             kernel.function = number(count);
         } else if let Kernel::Loop(inner) = &mut task.kernel {
             number_kernels(&mut inner.plan, count);
@@ -328,6 +358,59 @@ impl Planner<'_> {
         }
     }
 
+    /// Lets a kernel that runs backwards in time begin with one that runs forwards, if nobody else reads what that computes: both go through the time
+    /// steps of one tile after the other.
+    fn join_in_tiles(&mut self) {
+        if !self.divides {
+            return;
+        }
+        let behind_views = |mut v: Value| {
+            while is_view(self.graph, v.node) {
+                v = self.graph.node(v.node).operands[0];
+            }
+            v
+        };
+        let roots: HashSet<Value> = self.graph.roots().map(behind_views).collect();
+        // What is read of each group, and by whom.
+        let mut read: BTreeMap<usize, (BTreeSet<Value>, BTreeSet<Option<usize>>)> = BTreeMap::new();
+        for (id, node) in self.graph.nodes().filter(|(id, _)| self.live[id.index()]) {
+            let reader = self.group_of.get(&id).copied();
+            for (i, v) in node.operands.iter().enumerate() {
+                let source = match reader {
+                    Some(g) => self.step_source(&node.op, i, *v, &self.groups[g].shape).unwrap_or(*v),
+                    None if is_view(self.graph, id) => continue,
+                    None => behind_views(*v),
+                };
+                if let Some(g) = self.group_of.get(&source.node)
+                    && reader != Some(*g)
+                {
+                    let (values, readers) = read.entry(*g).or_default();
+                    values.insert(source);
+                    readers.insert(reader);
+                }
+            }
+        }
+        for (first, (values, readers)) in read {
+            let [Some(second)] = readers.iter().copied().collect::<Vec<_>>()[..] else { continue };
+            let (before, group) = (&self.groups[first], &self.groups[second]);
+            let directions = before.reverse == Some(false) && group.reverse == Some(true);
+            let alone = before.sums.is_empty() && before.before.is_empty() && group.before.is_empty();
+            let results = before.members.iter().flat_map(|m| self.graph.results(*m));
+            let values: Vec<Value> = values.into_iter().collect();
+            if directions
+                && alone
+                && !results.into_iter().any(|v| roots.contains(&v))
+                && can_compute_before(self.graph, group, before, &values)
+            {
+                let members = std::mem::take(&mut self.groups[first].members);
+                members.iter().for_each(|m| {
+                    self.group_of.insert(*m, second);
+                });
+                self.groups[second].before = members;
+            }
+        }
+    }
+
     /// May a node join a group without a value being needed before it is there?
     fn can_join(&self, id: NodeId, g: usize, shape: &[usize]) -> bool {
         let first = self.groups[g].members[0];
@@ -372,12 +455,12 @@ impl Planner<'_> {
         false
     }
 
-    fn selection(&self, node: &Node) -> Option<Selection> {
+    pub(crate) fn selection(&self, node: &Node) -> Option<Selection> {
         self.divides.then(|| Selection::new(self.graph, node).ok().flatten()).flatten()
     }
 
     /// What a node reads as a whole tensor.
-    fn reads(&self, id: NodeId) -> Vec<Value> {
+    pub(crate) fn reads(&self, id: NodeId) -> Vec<Value> {
         let node = self.graph.node(id);
         if let Some(selection) = self.selection(node) {
             return selection.reads();
@@ -428,7 +511,7 @@ impl Planner<'_> {
     }
 
     /// What a fused operation reads for an operand, if that is not an immediate.
-    fn step_source(&self, op: &Op, index: usize, v: Value, shape: &[usize]) -> Option<Value> {
+    pub(crate) fn step_source(&self, op: &Op, index: usize, v: Value, shape: &[usize]) -> Option<Value> {
         if immediate(self.graph, v).is_some() {
             return None;
         }
@@ -437,7 +520,7 @@ impl Planner<'_> {
         access(self.graph, v, shape).ok().map(|a| a.source)
     }
 
-    fn schedule(&self, demanded: &HashSet<Value>, counts: &mut Counts) -> Result<Plan, CompileError> {
+    fn schedule(&self, demanded: &HashSet<Value>, spikes: BTreeSet<Value>, counts: &mut Counts) -> Result<Plan, CompileError> {
         // Units: a group, or a demanded node by itself. They are ordered by what they read.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         enum Unit {
@@ -460,10 +543,10 @@ impl Planner<'_> {
             }
             let Unit::Group(g) = unit else { continue };
             let entry = reads.entry(unit).or_insert((id, BTreeSet::new()));
-            if self.groups[g].sums.contains(&id) {
-                continue;
+            // The node of a task is its last member.
+            if self.groups[g].members.binary_search(&id).is_ok() {
+                entry.0 = id;
             }
-            entry.0 = id;
             for (i, v) in node.operands.iter().enumerate() {
                 if let Some(source) = self.step_source(&node.op, i, *v, &self.groups[g].shape)
                     && self.group_of.get(&source.node) != Some(&g)
@@ -503,7 +586,7 @@ impl Planner<'_> {
                     let group = &self.groups[g];
                     let mut gives: Vec<Value> =
                         group.members.iter().flat_map(|m| self.graph.results(*m)).filter(|v| demanded.contains(v)).collect();
-                    let kernel = build(self.graph, group, &gives)?;
+                    let kernel = build(self.graph, group, &gives, &spikes)?;
                     gives.extend(kernel.sums.iter().map(|s| s.result));
                     Task { node: *last, kernel: Kernel::Step(Box::new(kernel)), needs, gives, frees: vec![], held: 0, computed: 0 }
                 }
@@ -515,7 +598,7 @@ impl Planner<'_> {
             };
             tasks.push(task);
         }
-        lifetimes::planned(self.graph, tasks)
+        lifetimes::planned(self.graph, tasks, spikes, self.divides)
     }
 
     /// The kernel of a node that is not fused, and what it reads beside the operands that are seen already.
@@ -630,7 +713,8 @@ pub fn describe_task(graph: &Graph, task: &Task) -> String {
     let what = match &task.kernel {
         Kernel::Step(s) => {
             let sums = if s.sums.is_empty() { String::new() } else { format!(", {} summed", s.sums.len()) };
-            format!("step kernel{} ({} operations{sums})", s.function, s.operations)
+            let again = s.before.as_ref().map_or(String::new(), |b| format!(", {} before as kernel{}", b.operations, b.function));
+            format!("step kernel{} ({} operations{sums}{again})", s.function, s.operations)
         }
         Kernel::Alias => "alias".into(),
         Kernel::Product(p) => format!("product {} x {} x {}", p.m, p.n, p.k),
@@ -684,7 +768,7 @@ pub fn describe(graph: &Graph, plan: &Plan, depth: usize) -> String {
     let numbers = graph.value_numbers();
     let list = |values: &[Value]| values.iter().map(|v| format!("%{}", numbers(*v))).collect::<Vec<_>>().join(", ");
     for task in &plan.tasks {
-        let size: usize = if matches!(task.kernel, Kernel::Alias) { 0 } else { task.gives.iter().map(|v| graph.ty(*v).byte_len()).sum() };
+        let size: usize = if matches!(task.kernel, Kernel::Alias) { 0 } else { task.gives.iter().map(|v| plan.bytes(graph, *v)).sum() };
         let frees = if task.frees.is_empty() { String::new() } else { format!("; frees {}", list(&task.frees)) };
         let reads = list(&task.needs);
         let line = format!("; {pad}{} = {} ({reads}), {size} bytes{frees}", list(&task.gives), describe_task(graph, task));

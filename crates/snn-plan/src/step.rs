@@ -1,13 +1,13 @@
 //! Step kernels: a fused group, and how it walks over memory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use snn_ir::lanes::{self, LaneOf};
 use snn_ir::math::Lanes;
 use snn_ir::tensor::row_major_strides;
 use snn_ir::{CompileError, DType, Graph, NodeId, Op, Tensor, Value};
 
-use crate::plan::{Access, Group, access, immediate};
+use crate::plan::{Access, Group, access, immediate, stored};
 
 /// What a kernel reads and writes.
 #[derive(Clone, Debug)]
@@ -86,7 +86,20 @@ pub struct StepKernel {
     pub run: usize,
     /// How many operations are fused in it.
     pub operations: usize,
+    /// Stores that take over the memory of what a load reads and nobody reads after it: each element is read before it is written.
+    pub in_place: Vec<InPlace>,
+    /// What is computed first for all time steps of a tile. Its stores are never in memory as a whole: loads of this kernel read them.
+    pub before: Option<Box<StepKernel>>,
     program: Program,
+}
+
+/// A result that is written where an operand is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InPlace {
+    /// Its place among the stores.
+    pub store: usize,
+    /// The place of the operand among the loads.
+    pub load: usize,
 }
 
 /// What a step kernel computes.
@@ -125,120 +138,203 @@ impl Operand {
     }
 }
 
-/// Makes the kernel of a group.
-pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value]) -> Result<StepKernel, CompileError> {
-    let members: Vec<_> = group.members.to_vec();
-    let is_member = |v: Value| members.binary_search(&v.node).is_ok();
-    let has_scan = members.iter().any(|m| matches!(graph.node(*m).op, Op::Scan(_)));
-    let shape = &group.shape;
-    let element: &[usize] = shape.get(1..).unwrap_or(&[]);
+/// What the members of a kernel compute and read.
+#[derive(Default)]
+struct Collected {
+    program: Vec<Member>,
+    loads: Vec<(Access, DType)>,
+    /// What each state starts with: a constant, or one of `state_loads`.
+    initial: Vec<Result<f32, usize>>,
+    /// Loads for states come after all others, so that the function does not see them.
+    state_loads: Vec<Access>,
+    finals: Vec<(usize, Value)>,
+}
 
-    let mut accesses: Vec<(Access, DType)> = Vec::new();
-    let mut initial_accesses: Vec<Result<f32, usize>> = Vec::new();
-    let mut program: Vec<Member> = Vec::new();
-    let mut add = |a: Access, dtype: DType| {
-        accesses.iter().position(|(b, _)| *b == a).unwrap_or_else(|| {
-            accesses.push((a, dtype));
-            accesses.len() - 1
-        })
-    };
-    // Loads for states come after all others, so that the function does not see them.
-    let mut state_loads: Vec<(Access, DType)> = Vec::new();
-    let mut finals = Vec::new();
-    for m in &members {
-        let node = graph.node(*m);
-        let (sequences, first_state) = if let Op::Scan(s) = &node.op {
-            (s.roles.sequences, s.roles.first_state())
-        } else {
-            (node.operands.len(), node.operands.len())
-        };
-        let mut member = Member { node: *m, operands: Vec::new(), first_state: initial_accesses.len() };
-        for (i, v) in node.operands.iter().enumerate() {
-            let along_time = i < sequences;
-            let read = |graph: &Graph| -> Result<Access, CompileError> {
-                if along_time {
-                    return access(graph, *v, shape);
-                }
-                let mut a = access(graph, *v, element)?;
-                a.strides.insert(0, 0);
-                Ok(a)
+impl Collected {
+    fn new(
+        graph: &Graph,
+        members: &[NodeId],
+        shape: &[usize],
+        stores: &[Value],
+        spikes: &BTreeSet<Value>,
+    ) -> Result<Collected, CompileError> {
+        let mut c = Collected::default();
+        let element: &[usize] = shape.get(1..).unwrap_or(&[]);
+        for m in members {
+            let node = graph.node(*m);
+            let (sequences, first_state) = if let Op::Scan(s) = &node.op {
+                (s.roles.sequences, s.roles.first_state())
+            } else {
+                (node.operands.len(), node.operands.len())
             };
-            if i >= first_state {
-                let Op::Scan(s) = &node.op else { continue };
-                let state = initial_accesses.len();
-                match immediate(graph, *v) {
-                    Some(t) => initial_accesses.push(Ok(t.as_f32()[0])),
-                    None => {
-                        state_loads.push((read(graph)?, DType::F32));
-                        initial_accesses.push(Err(state_loads.len() - 1));
+            let mut member = Member { node: *m, operands: Vec::new(), first_state: c.initial.len() };
+            for (i, v) in node.operands.iter().enumerate() {
+                let read = || -> Result<Access, CompileError> {
+                    if i < sequences {
+                        return access(graph, *v, shape);
                     }
+                    let mut a = access(graph, *v, element)?;
+                    a.strides.insert(0, 0);
+                    Ok(a)
+                };
+                if i >= first_state {
+                    let Op::Scan(s) = &node.op else { continue };
+                    let last = Value { node: *m, result: (s.roles.outputs + i - first_state) as u16 };
+                    if stores.contains(&last) {
+                        c.finals.push((c.initial.len(), last));
+                    }
+                    let start = match immediate(graph, *v) {
+                        Some(t) => Ok(t.as_f32()[0]),
+                        None => {
+                            c.state_loads.push(read()?);
+                            Err(c.state_loads.len() - 1)
+                        }
+                    };
+                    c.initial.push(start);
+                    continue;
                 }
-                let last = Value { node: *m, result: (s.roles.outputs + i - first_state) as u16 };
-                if stores.contains(&last) {
-                    finals.push((state, last));
-                }
-                continue;
+                member.operands.push(match immediate(graph, *v) {
+                    Some(t) => Operand::Immediate(t.clone()),
+                    None if members.binary_search(&v.node).is_ok() => Operand::Member(*v),
+                    None => {
+                        let a = read()?;
+                        let dtype = stored(graph, spikes, a.source);
+                        Operand::Load(c.load(a, dtype))
+                    }
+                });
             }
-            let operand = match immediate(graph, *v) {
-                Some(t) => Operand::Immediate(t.clone()),
-                None if is_member(*v) => Operand::Member(*v),
-                None => {
-                    let a = read(graph)?;
-                    let dtype = graph.ty(a.source).dtype;
-                    Operand::Load(add(a, dtype))
-                }
-            };
-            member.operands.push(operand);
+            c.program.push(member);
         }
-        program.push(member);
+        Ok(c)
     }
-    let rows: Vec<Value> = stores.iter().copied().filter(|v| !finals.iter().any(|(_, f)| f == v)).collect();
-    let has_delay = accesses.iter().any(|(a, _)| a.delay > 0);
-    let timed = !shape.is_empty() && (has_scan || has_delay);
+
+    /// The place of a load, which may be there already.
+    fn load(&mut self, a: Access, dtype: DType) -> usize {
+        self.loads.iter().position(|(b, _)| *b == a).unwrap_or_else(|| {
+            self.loads.push((a, dtype));
+            self.loads.len() - 1
+        })
+    }
+
+    fn accesses(&self) -> impl Iterator<Item = &Access> {
+        self.loads.iter().map(|(a, _)| a).chain(&self.state_loads)
+    }
+
+    /// The loads and first states of a kernel that walks like this; `first` is the place of its first operand.
+    fn walked(&self, walk: &Walk, first: usize) -> (Vec<Load>, Vec<Initial>) {
+        let loads = self.loads.iter().enumerate().map(|(i, (a, dtype))| walk.load(first + i, a, *dtype)).collect();
+        let start = |s: &Result<f32, usize>| match s {
+            Ok(x) => Initial::Constant(*x),
+            Err(i) => Initial::Load(walk.load(first + self.loads.len() + i, &self.state_loads[*i], DType::F32)),
+        };
+        (loads, self.initial.iter().map(start).collect())
+    }
+}
+
+/// Makes the kernel of a group that writes `stores`; `spikes` are in memory as booleans.
+pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value], spikes: &BTreeSet<Value>) -> Result<StepKernel, CompileError> {
+    let (members, shape) = (&group.members, &group.shape);
+    let own = Collected::new(graph, members, shape, stores, spikes)?;
+    // What is computed again before it is read tile by tile.
+    let again: BTreeSet<Value> = own.loads.iter().map(|(a, _)| a.source).filter(|v| group.before.binary_search(&v.node).is_ok()).collect();
+    let again: Vec<Value> = again.into_iter().collect();
+    let before = Collected::new(graph, &group.before, shape, &again, spikes)?;
+    let rows: Vec<Value> = stores.iter().copied().filter(|v| !own.finals.iter().any(|(_, f)| f == v)).collect();
+    let timed = is_timed(graph, group, own.accesses());
+    let steps = if timed { shape[0] } else { 1 };
 
     let of_sums: Vec<Access> = group.sums.iter().map(|id| sum_access(graph, *id, shape)).collect::<Result<_, _>>()?;
-    let all: Vec<&Access> = accesses.iter().chain(&state_loads).map(|(a, _)| a).chain(&of_sums).collect();
+    let all: Vec<&Access> = own.accesses().chain(before.accesses()).chain(&of_sums).collect();
     let walk = Walk::new(shape, timed, &all);
-    let load = |i: usize, a: &Access, dtype: DType| walk.load(i, a, dtype);
-    let loads: Vec<Load> = accesses.iter().enumerate().map(|(i, (a, t))| load(i, a, *t)).collect();
-    let initial = initial_accesses
-        .iter()
-        .map(|s| match s {
-            Ok(x) => Initial::Constant(*x),
-            Err(i) => Initial::Load(load(loads.len() + i, &state_loads[*i].0, DType::F32)),
-        })
-        .collect();
+    let own_count = own.accesses().count();
+    let (loads, initial) = own.walked(&walk, 0);
 
     let mut summed: Vec<Value> = Vec::new();
     let mut sums = Vec::with_capacity(of_sums.len());
     for (k, (id, access)) in group.sums.iter().zip(&of_sums).enumerate() {
         let v = graph.node(*id).operands[0];
-        let row = rows.iter().chain(&summed).position(|known| *known == v).unwrap_or_else(|| {
+        let row = rows.iter().chain(&summed).position(|known| *known == v && !spikes.contains(known)).unwrap_or_else(|| {
             summed.push(v);
             rows.len() + summed.len() - 1
         });
-        let outer = walk.load(accesses.len() + state_loads.len() + k, access, DType::F32).outer;
+        let outer = walk.load(all.len() - of_sums.len() + k, access, DType::F32).outer;
         sums.push(Sum { row, result: access.source, outer });
     }
 
-    let last = graph.node(members[members.len() - 1]);
-    let name = last.name.clone().unwrap_or_else(|| snn_ir::text::op_name(&last.op));
+    let name = |members: &[NodeId]| {
+        let last = members.last().map(|m| graph.node(*m));
+        last.map(|n| n.name.clone().unwrap_or_else(|| snn_ir::text::op_name(&n.op))).unwrap_or_default()
+    };
+    let before = (!again.is_empty()).then(|| {
+        let (loads, initial) = before.walked(&walk, own_count);
+        Box::new(StepKernel {
+            name: name(&group.before),
+            function: 0,
+            program: Program::Nodes(before.program),
+            loads,
+            initial,
+            stores: again.iter().map(|v| (*v, DType::F32)).collect(),
+            summed: vec![],
+            sums: vec![],
+            finals: vec![],
+            steps,
+            reverse: false,
+            outer: walk.outer.clone(),
+            run: walk.run,
+            operations: group.before.len(),
+            in_place: vec![],
+            before: None,
+        })
+    });
     Ok(StepKernel {
-        name,
+        name: name(members),
         function: 0,
-        program: Program::Nodes(program),
+        program: Program::Nodes(own.program),
         loads,
         initial,
-        stores: rows.iter().map(|v| (*v, graph.ty(*v).dtype)).collect(),
+        stores: rows.iter().map(|v| (*v, stored(graph, spikes, *v))).collect(),
         summed,
         sums,
-        finals,
-        steps: if timed { shape[0] } else { 1 },
+        finals: own.finals,
+        steps,
         reverse: group.reverse.unwrap_or(false),
         outer: walk.outer.clone(),
         run: walk.run,
         operations: members.len(),
+        in_place: vec![],
+        before,
     })
+}
+
+/// Does the kernel of a group go through time steps?
+fn is_timed<'a>(graph: &Graph, group: &Group, mut accesses: impl Iterator<Item = &'a Access>) -> bool {
+    let is_scan = |m: &NodeId| matches!(graph.node(*m).op, Op::Scan(_));
+    !group.shape.is_empty() && (group.members.iter().any(is_scan) || accesses.any(|a| a.delay > 0))
+}
+
+/// How many floats of values that are computed again a tile may have at least: as many as stay in the L2 cache.
+const MOST_AGAIN: usize = 1 << 17;
+/// Elements of such a tile at least.
+const SHORTEST_TILE: usize = 256;
+
+/// Can the kernel of `group` compute again, tile by tile, what it reads of another group, which runs forwards in time? These values are read only there.
+pub(crate) fn can_compute_before(graph: &Graph, group: &Group, before: &Group, read: &[Value]) -> bool {
+    let shape = &group.shape;
+    let own = row_major_strides(shape);
+    let values = |v: &Value| {
+        let is_row = !matches!(graph.op(*v), Op::Scan(s) if v.result as usize >= s.roles.outputs);
+        is_row && graph.ty(*v).dtype == DType::F32 && graph.ty(*v).sizes().is_ok_and(|sizes| sizes == *shape)
+    };
+    let in_order = |m: &NodeId| {
+        let node = graph.node(*m);
+        let sequences = if let Op::Scan(s) = &node.op { s.roles.sequences } else { node.operands.len() };
+        node.operands.iter().enumerate().all(|(i, v)| {
+            let shape = if i < sequences { &shape[..] } else { &shape[1..] };
+            access(graph, *v, shape).is_ok_and(|a| !read.contains(&a.source) || i < sequences && a.strides == own)
+        })
+    };
+    let small = |steps: &usize| steps.saturating_mul(read.len()).saturating_mul(SHORTEST_TILE) <= MOST_AGAIN;
+    before.shape == *shape && shape.first().is_some_and(small) && read.iter().all(values) && group.members.iter().all(in_order)
 }
 
 /// Runs that sums make no shorter than this are long enough.
@@ -360,6 +456,8 @@ pub(crate) fn copy(graph: &Graph, value: Value, shape: &[usize]) -> Result<StepK
         outer: walk.outer,
         run: walk.run,
         operations: 1,
+        in_place: vec![],
+        before: None,
     })
 }
 
@@ -376,13 +474,45 @@ impl StepKernel {
         let of = |m: &Member| {
             if let Op::Scan(s) = &graph.node(m.node).op { s.body.nodes().filter(|(_, n)| !given(&n.op)).count() } else { 1 }
         };
-        members.iter().map(of).sum()
+        members.iter().map(of).sum::<usize>() + self.before.as_ref().map_or(0, |before| before.scalar_operations(graph))
     }
 
-    /// The tensors that it reads, some perhaps twice.
+    /// The tensors that it reads, some perhaps twice, but for what is computed before.
     pub fn sources(&self) -> impl Iterator<Item = Value> + '_ {
-        let starts = self.initial.iter().filter_map(|i| if let Initial::Load(l) = i { Some(l.source) } else { None });
-        self.loads.iter().map(|l| l.source).chain(starts)
+        let starts = |k: &'_ StepKernel| {
+            k.initial.iter().filter_map(|i| if let Initial::Load(l) = i { Some(l.source) } else { None }).collect::<Vec<_>>()
+        };
+        let of =
+            move |k: &'_ StepKernel| k.loads.iter().filter(|l| k.again(l).is_none()).map(|l| l.source).chain(starts(k)).collect::<Vec<_>>();
+        of(self).into_iter().chain(self.before.iter().flat_map(move |before| of(before)))
+    }
+
+    /// Which of the values that are computed before a load reads.
+    pub fn again(&self, load: &Load) -> Option<usize> {
+        self.before.as_ref()?.stores.iter().position(|(v, _)| *v == load.source)
+    }
+
+    /// The most elements of a tile, so that what is computed before stays in the cache.
+    pub fn longest_tile(&self) -> usize {
+        let rows = self.before.as_ref().map_or(0, |before| before.stores.len() * self.steps);
+        MOST_AGAIN.checked_div(rows).map_or(usize::MAX, |n| (n / SHORTEST_TILE * SHORTEST_TILE).max(SHORTEST_TILE))
+    }
+
+    /// Lets stores take over the memory of operands that `ends` says nobody else reads.
+    pub(crate) fn write_in_place(&mut self, ends: impl Fn(Value) -> bool) {
+        let row = self.elements();
+        let mut own = vec![self.run; self.outer.len()];
+        for k in (1..own.len()).rev() {
+            own[k - 1] = own[k] * self.outer[k];
+        }
+        // It must be read element by element where it is, and nowhere else.
+        let whole = |l: &Load| l.outer == own && (!l.uniform || self.run == 1) && (self.steps == 1 || l.time == row) && l.delay == 0;
+        let once = |v: Value| self.sources().filter(|s| *s == v).count() == 1;
+        let fits =
+            |(_, l): &(usize, &Load)| l.dtype == DType::F32 && self.again(l).is_none() && whole(l) && once(l.source) && ends(l.source);
+        let loads: Vec<usize> = self.loads.iter().enumerate().filter(fits).map(|(i, _)| i).collect();
+        let stores = self.stores.iter().enumerate().filter(|(_, (_, dtype))| *dtype == DType::F32).map(|(i, _)| i);
+        self.in_place = stores.zip(loads).map(|(store, load)| InPlace { store, load }).collect();
     }
 
     /// What a generated function reads and writes.
@@ -401,6 +531,12 @@ impl StepKernel {
             Program::Repeat(None) => return (vec![], loads.to_vec()),
             Program::Nodes(members) => members,
         };
+        // Floats that are in memory as booleans are floats here.
+        let convert = |l: &mut L, lane: LaneOf<L>, from: DType, to: DType| {
+            if from == to { lane } else { lanes::operation(l, &Op::Cast { dtype: to }, &[lane], to, &[]) }
+        };
+        let loads: Vec<LaneOf<L>> =
+            loads.iter().zip(&self.loads).map(|(lane, load)| convert(l, *lane, load.dtype, graph.ty(load.source).dtype)).collect();
         let mut values: HashMap<Value, LaneOf<L>> = HashMap::new();
         let mut next = states.to_vec();
         for member in members {
@@ -428,6 +564,8 @@ impl StepKernel {
             let lane = lanes::operation(l, &node.op, &inputs, node.types[0].dtype, &constants);
             values.insert(Value { node: member.node, result: 0 }, lane);
         }
-        (next, self.stores.iter().map(|(v, _)| v).chain(&self.summed).filter_map(|v| values.get(v).copied()).collect())
+        let stores = self.stores.iter().copied().chain(self.summed.iter().map(|v| (*v, DType::F32)));
+        let stores = stores.filter_map(|(v, dtype)| values.get(&v).map(|lane| convert(l, *lane, graph.ty(v).dtype, dtype)));
+        (next, stores.collect())
     }
 }
