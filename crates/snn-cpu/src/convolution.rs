@@ -491,7 +491,7 @@ mod tests {
     /// Images, groups, channels, output channels, input, kernel, stride, padding, dilation.
     type Case = (usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], [usize; 2]);
 
-    const CASES: [Case; 16] = [
+    const CASES: [Case; 18] = [
         (3, 1, 4, 8, [12, 12], [3, 3], [1, 1], [1, 1], [1, 1]),
         (1, 1, 7, 70, [28, 28], [3, 3], [1, 1], [1, 1], [1, 1]),
         (2, 2, 8, 32, [9, 11], [5, 4], [2, 3], [2, 0], [1, 1]),
@@ -508,6 +508,9 @@ mod tests {
         (1, 1, 3, 8, [40, 40], [5, 5], [2, 2], [2, 2], [1, 1]),
         (2, 1, 8, 24, [20, 20], [3, 3], [1, 1], [1, 1], [1, 1]),
         (5, 1, 1, 1, [1, 9], [1, 3], [1, 4], [0, 0], [1, 1]),
+        // Bands of lines, of which the last has fewer.
+        (3, 1, 2, 9, [37, 64], [3, 3], [1, 1], [1, 1], [1, 1]),
+        (2, 1, 1, 5, [50, 40], [3, 5], [1, 1], [2, 1], [2, 1]),
     ];
 
     fn close(found: &[f32], want: &[f32], what: &str) {

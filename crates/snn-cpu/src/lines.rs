@@ -5,6 +5,8 @@
 //! weights, which is near the speed of multiplication while lines stay in cache. Sums of a convolution and of the gradient of its
 //! input are added in the interpreter's order.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 use snn_plan::convolution::Windows;
 
@@ -26,6 +28,9 @@ const MOST_OUTS: usize = 16;
 /// So are so many terms of a sum.
 const FEW_TERMS: usize = 64;
 
+/// Elements of lines that are joined for the gradient of weights: those of [`OUTS`] channels and of the input stay in the L1 cache.
+const JOINED: usize = 1024;
+
 /// Sums of one block of output channels: for each element of the kernel and output channel, a sum in each lane.
 type Sums = [[f32; LANES]; OUTS];
 
@@ -43,23 +48,25 @@ pub fn has_few_terms(windows: &Windows) -> bool {
 /// The gradient of weights into `out[output channel, channel of a group, kernel]`, from the input and the gradient of the result.
 pub fn weight_gradient(windows: &Windows, x: &[f32], g: &[f32], out: &mut [f32]) {
     let (per_group, taps) = (windows.per_group(), windows.taps());
-    // A task has one channel, and some of the output channels that meet it.
-    let parts = FEWEST_TASKS.div_ceil(windows.channels).min(per_group.1.div_ceil(OUTS));
+    // A task has some of the output channels of a group, and the channels that meet them: all, if these are few, so that the gradient is read once.
+    let together = if has_few_terms(windows) { per_group.0 } else { 1 };
+    let parts = FEWEST_TASKS.div_ceil(windows.channels / together).min(per_group.1.div_ceil(OUTS));
     let outs = per_group.1.div_ceil(parts).next_multiple_of(OUTS);
-    let of_channel = |c: usize| {
+    let of_channels = |c: usize| {
         let first = c / per_group.0 * per_group.1;
-        (first..first + per_group.1).step_by(outs).map(move |o| (c, o..(o + outs).min(first + per_group.1)))
+        (first..first + per_group.1).step_by(outs).map(move |o| (c..c + together, o..(o + outs).min(first + per_group.1)))
     };
-    let tasks: Vec<_> = (0..windows.channels).flat_map(of_channel).collect();
-    let one = |(c, outs): &(usize, std::ops::Range<usize>)| Lines { windows, x, g }.sums(*c, outs.clone());
+    let tasks: Vec<_> = (0..windows.channels).step_by(together).flat_map(of_channels).collect();
+    let one = |(channels, outs): &(Range<usize>, Range<usize>)| Lines { windows, x, g }.sums(channels.clone(), outs.clone());
     let sums: Vec<Vec<f32>> = if threads() > 1 && g.len() * per_group.0 * taps > WORTH_A_THREAD {
         tasks.par_iter().with_max_len(1).map(one).collect()
     } else {
         tasks.iter().map(one).collect()
     };
-    for ((c, outs), sums) in tasks.into_iter().zip(sums) {
-        for (o, sums) in outs.zip(sums.chunks_exact(taps)) {
-            out[(o * per_group.0 + c % per_group.0) * taps..][..taps].copy_from_slice(sums);
+    for ((channels, outs), sums) in tasks.into_iter().zip(sums) {
+        let places = channels.flat_map(|c| outs.clone().map(move |o| (o * per_group.0 + c % per_group.0) * taps));
+        for (at, sums) in places.zip(sums.chunks_exact(taps)) {
+            out[at..][..taps].copy_from_slice(sums);
         }
     }
 }
@@ -233,46 +240,88 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    /// The sums of one channel and some output channels over all images, `[output channel, kernel]`.
-    fn sums(&self, channel: usize, outs: std::ops::Range<usize>) -> Vec<f32> {
+    /// The sums of some channels and output channels over all images, `[channel, output channel, kernel]`.
+    fn sums(&self, channels: Range<usize>, outs: Range<usize>) -> Vec<f32> {
+        if self.windows.stride == [1, 1] {
+            let sums = self.summed(channels.clone(), outs.clone(), true);
+            // Zeros between lines make NaN of what is not finite, also where no window meets it.
+            if sums.iter().all(|sum| sum.is_finite()) {
+                return sums;
+            }
+        }
+        self.summed(channels, outs, false)
+    }
+
+    /// [`Lines::sums`]; where windows follow each other, some lines of the gradient may become one long line, with zeros between them so that they
+    /// are as far apart as those of the input.
+    fn summed(&self, channels: Range<usize>, outs: Range<usize>, joined: bool) -> Vec<f32> {
         let w = self.windows;
         let [out_height, out_width] = w.output;
         let (plane, out_plane, taps) = (w.plane(), w.out_plane(), w.taps());
         let padded_width = w.input[1] + 2 * w.padding[1];
         let blocks = outs.len().div_ceil(OUTS);
-        let mut sums: Vec<Sums> = vec![[[0.0; LANES]; OUTS]; blocks * taps];
-        let mut padded = vec![0f32; ((out_height - 1) * w.stride[0] + (w.kernel[0] - 1) * w.dilation[0] + 1) * padded_width];
+        let mut sums: Vec<Sums> = vec![[[0.0; LANES]; OUTS]; channels.len() * blocks * taps];
+        let reach = (w.kernel[0] - 1) * w.dilation[0];
+        let inside = ((out_height - 1) * w.stride[0] + reach + 1) * padded_width;
+        let band = (JOINED / padded_width).clamp(1, out_height);
+        let long = (band * padded_width).next_multiple_of(LANES);
+        // From where a cache line begins on, so that no load of a register takes two of them.
+        let mut lines = vec![0f32; if joined { OUTS * long + LANES } else { 0 }];
+        let aligned = lines.as_ptr().align_offset(size_of::<[f32; LANES]>()).min(lines.len());
+        let lines = &mut lines[aligned..];
+        let behind = if joined { band * padded_width + w.kernel[1] * w.dilation[1] + LANES } else { 0 };
+        let mut padded = vec![vec![0f32; inside + behind]; channels.len()];
         let mut picked = Vec::new();
         for image in 0..self.x.len() / (w.channels * plane) {
-            let source = &self.x[(image * w.channels + channel) * plane..][..plane];
-            put_inside(source, w.input, w.padding, 0, padded_width, &mut padded);
+            for (channel, padded) in channels.clone().zip(&mut padded) {
+                let source = &self.x[(image * w.channels + channel) * plane..][..plane];
+                put_inside(source, w.input, w.padding, 0, padded_width, &mut padded[..inside]);
+            }
             let gradient = &self.g[(image * w.out_channels + outs.start) * out_plane..][..outs.len() * out_plane];
-            for ky in 0..w.kernel[0] {
-                let lines = &padded[ky * w.dilation[0] * padded_width..];
-                let step = w.stride[0] * padded_width;
-                for kx in 0..w.kernel[1] {
-                    let from = &lines[kx * w.dilation[1]..];
-                    // Where windows are apart, what one element of the kernel meets is put side by side.
-                    let (from, step) = if w.stride[1] == 1 {
-                        (from, step)
-                    } else {
-                        picked.clear();
-                        for line in 0..out_height {
-                            picked.extend(from[line * step..].iter().step_by(w.stride[1]).take(out_width));
+            for (b, gradient) in gradient.chunks(OUTS * out_plane).enumerate() {
+                // Where output channels are missing, one is summed again, for nobody.
+                let last = gradient.len() / out_plane - 1;
+                let of: [&[f32]; OUTS] = std::array::from_fn(|o| &gradient[o.min(last) * out_plane..][..out_plane]);
+                // Where each element of the kernel begins in each channel, and where its sums are.
+                let terms = || {
+                    padded.iter().enumerate().flat_map(|(c, padded)| {
+                        (0..taps).map(move |tap| {
+                            let (ky, kx) = (tap / w.kernel[1] * w.dilation[0], tap % w.kernel[1] * w.dilation[1]);
+                            (&padded[ky * padded_width + kx..], (c * blocks + b) * taps + tap)
+                        })
+                    })
+                };
+                if joined {
+                    for first in (0..out_height).step_by(band) {
+                        for (to, from) in lines.chunks_exact_mut(long).zip(of) {
+                            put_inside(from, w.output, [0, 0], first, padded_width, &mut to[..band * padded_width]);
+                            to[(out_height - first).min(band) * padded_width..].fill(0.0);
                         }
-                        (&picked[..], out_width)
-                    };
-                    for (b, gradient) in gradient.chunks(OUTS * out_plane).enumerate() {
-                        // Where output channels are missing, one is summed again, for nobody.
-                        let last = gradient.len() / out_plane - 1;
-                        let of: [&[f32]; OUTS] = std::array::from_fn(|o| &gradient[o.min(last) * out_plane..][..out_plane]);
-                        add_products(of, out_width, from, step, &mut sums[b * taps + ky * w.kernel[1] + kx]);
+                        for (from, sum) in terms() {
+                            let lines = std::array::from_fn(|o| &lines[o * long..][..long]);
+                            add_products(lines, long, &from[first * padded_width..], long, &mut sums[sum]);
+                        }
                     }
+                    continue;
+                }
+                for (from, sum) in terms() {
+                    let step = w.stride[0] * padded_width;
+                    if w.stride[1] == 1 {
+                        add_products(of, out_width, from, step, &mut sums[sum]);
+                        continue;
+                    }
+                    // Where windows are apart, what one element of the kernel meets is put side by side.
+                    picked.clear();
+                    for line in 0..out_height {
+                        picked.extend(from[line * step..].iter().step_by(w.stride[1]).take(out_width));
+                    }
+                    add_products(of, out_width, &picked, out_width, &mut sums[sum]);
                 }
             }
         }
-        let sum = |o: usize, k: usize| sums[o / OUTS * taps + k][o % OUTS].iter().sum::<f32>();
-        (0..outs.len()).flat_map(|o| (0..taps).map(move |k| (o, k))).map(|(o, k)| sum(o, k)).collect()
+        let of_channel = |c: usize| (0..outs.len()).flat_map(move |o| (0..taps).map(move |k| (c, o, k)));
+        let sum = |(c, o, k): (usize, usize, usize)| sums[(c * blocks + o / OUTS) * taps + k][o % OUTS].iter().sum::<f32>();
+        (0..channels.len()).flat_map(of_channel).map(sum).collect()
     }
 }
 
@@ -325,4 +374,30 @@ fn chunks(line: &[f32]) -> impl Iterator<Item = &[f32; LANES]> {
 #[inline(always)]
 fn without_first(values: &[f32; LANES], n: usize) -> [f32; LANES] {
     std::array::from_fn(|i| if i < n { 0.0 } else { values[i] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_finite_stays_where_it_is_met() {
+        // Only the first element of the kernel meets the first column of an image.
+        let windows = Windows {
+            groups: 1,
+            channels: 1,
+            out_channels: 1,
+            input: [3, 20],
+            output: [3, 18],
+            kernel: [1, 3],
+            stride: [1, 1],
+            padding: [0, 0],
+            dilation: [1, 1],
+        };
+        let mut x = vec![1.0; 60];
+        x[20] = f32::INFINITY;
+        let (g, mut out) = (vec![1.0; 54], vec![0.0; 3]);
+        weight_gradient(&windows, &x, &g, &mut out);
+        assert_eq!(out, [f32::INFINITY, 54.0, 54.0]);
+    }
 }
