@@ -2,8 +2,8 @@
 //!
 //! A graph with known dimensions becomes a [`Plan`]: a list of [`Task`]s, each a [`Kernel`] with what it reads, what it writes
 //! and what nobody reads after it. A *step kernel* ([`step`]) is every elementwise part with its scans, fused into one function of
-//! one time step over a run of elements; sums over whole runs of what it computes are added as it goes. Repetition, delay and transposition are read in place, at strides and offsets. Everything
-//! rare is a [`Kernel::Reference`], as the interpreter does it.
+//! one time step over a run of elements; sums over whole runs of what it computes are added as it goes. Repetition, delay and transposition
+//! are read in place, at strides and offsets. Everything rare is a [`Kernel::Reference`], as the interpreter does it.
 //!
 //! # The rules
 //!
@@ -29,6 +29,7 @@ pub mod ring;
 pub mod selection;
 mod spikes;
 pub mod step;
+mod tiles;
 mod verify;
 
 use snn_ir::{CompileError, Graph};

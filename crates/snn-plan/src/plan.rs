@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use snn_ir::tensor::row_major_strides;
-use snn_ir::{CompileError, Convolution, DType, Dims, Graph, Loop, Node, NodeId, Op, Reduction, Value};
+use snn_ir::{CompileError, Convolution, DType, Dims, Graph, Loop, Node, NodeId, Op, Value};
 
 use snn_ir::lanes::{supports, supports_graph};
 
@@ -15,7 +15,7 @@ use crate::product::ProductPlan;
 use crate::reduction::{ReductionPlan, ReductionShape};
 use crate::ring::{Ring, RingPart};
 use crate::selection::{Selection, SelectionKind};
-use crate::step::{StepKernel, build, can_compute_before};
+use crate::step::{StepKernel, build};
 
 /// What one task does.
 #[derive(Clone, Debug)]
@@ -134,7 +134,7 @@ pub(crate) struct Planner<'a> {
     pub(crate) graph: &'a Graph,
     pub(crate) live: Vec<bool>,
     /// Are loops divided?
-    divides: bool,
+    pub(crate) divides: bool,
     pub(crate) groups: Vec<Group>,
     pub(crate) group_of: HashMap<NodeId, usize>,
     /// The first group that reads a value.
@@ -221,7 +221,7 @@ pub(crate) fn is_given(op: &Op) -> bool {
 }
 
 /// Is it read in place by step kernels?
-fn is_view(graph: &Graph, id: NodeId) -> bool {
+pub(crate) fn is_view(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
     let readable = matches!(node.types[0].dtype, DType::F32 | DType::Bool | DType::U8);
     if let Op::Broadcast { axes, .. } = &node.op {
@@ -335,80 +335,6 @@ impl Planner<'_> {
             self.group_of.insert(id, g);
         }
         Ok(())
-    }
-
-    /// Gives sums of what a kernel computes to that kernel, so that what is only summed is never written.
-    fn attach_sums(&mut self) {
-        // Only the CPU's kernels run tile by tile.
-        if !self.divides {
-            return;
-        }
-        for (id, node) in self.graph.nodes() {
-            let is_sum = matches!(node.op, Op::Reduce { kind: Reduction::Sum, .. }) && node.types[0].dtype == DType::F32;
-            if !is_sum || !self.live[id.index()] {
-                continue;
-            }
-            let summed = node.operands[0];
-            if let Some(g) = self.group_of.get(&summed.node).copied()
-                && crate::step::can_sum(self.graph, &self.groups[g], id)
-            {
-                self.groups[g].sums.push(id);
-                self.group_of.insert(id, g);
-            }
-        }
-    }
-
-    /// Lets a kernel that runs backwards in time begin with one that runs forwards, if nobody else reads what that computes: both go through the time
-    /// steps of one tile after the other.
-    fn join_in_tiles(&mut self) {
-        if !self.divides {
-            return;
-        }
-        let behind_views = |mut v: Value| {
-            while is_view(self.graph, v.node) {
-                v = self.graph.node(v.node).operands[0];
-            }
-            v
-        };
-        let roots: HashSet<Value> = self.graph.roots().map(behind_views).collect();
-        // What is read of each group, and by whom.
-        let mut read: BTreeMap<usize, (BTreeSet<Value>, BTreeSet<Option<usize>>)> = BTreeMap::new();
-        for (id, node) in self.graph.nodes().filter(|(id, _)| self.live[id.index()]) {
-            let reader = self.group_of.get(&id).copied();
-            for (i, v) in node.operands.iter().enumerate() {
-                let source = match reader {
-                    Some(g) => self.step_source(&node.op, i, *v, &self.groups[g].shape).unwrap_or(*v),
-                    None if is_view(self.graph, id) => continue,
-                    None => behind_views(*v),
-                };
-                if let Some(g) = self.group_of.get(&source.node)
-                    && reader != Some(*g)
-                {
-                    let (values, readers) = read.entry(*g).or_default();
-                    values.insert(source);
-                    readers.insert(reader);
-                }
-            }
-        }
-        for (first, (values, readers)) in read {
-            let [Some(second)] = readers.iter().copied().collect::<Vec<_>>()[..] else { continue };
-            let (before, group) = (&self.groups[first], &self.groups[second]);
-            let directions = before.reverse == Some(false) && group.reverse == Some(true);
-            let alone = before.sums.is_empty() && before.before.is_empty() && group.before.is_empty();
-            let results = before.members.iter().flat_map(|m| self.graph.results(*m));
-            let values: Vec<Value> = values.into_iter().collect();
-            if directions
-                && alone
-                && !results.into_iter().any(|v| roots.contains(&v))
-                && can_compute_before(self.graph, group, before, &values)
-            {
-                let members = std::mem::take(&mut self.groups[first].members);
-                members.iter().for_each(|m| {
-                    self.group_of.insert(*m, second);
-                });
-                self.groups[second].before = members;
-            }
-        }
     }
 
     /// May a node join a group without a value being needed before it is there?

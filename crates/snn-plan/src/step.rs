@@ -257,8 +257,9 @@ pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value], spikes: &BTr
             summed.push(v);
             rows.len() + summed.len() - 1
         });
-        let outer = walk.load(all.len() - of_sums.len() + k, access, DType::F32).outer;
-        sums.push(Sum { row, result: access.source, outer });
+        let place = walk.load(all.len() - of_sums.len() + k, access, DType::F32);
+        debug_assert!(place.uniform, "`can_sum` has seen that whole runs are summed");
+        sums.push(Sum { row, result: access.source, outer: place.outer });
     }
 
     let name = |members: &[NodeId]| {
@@ -312,7 +313,7 @@ fn is_timed<'a>(graph: &Graph, group: &Group, mut accesses: impl Iterator<Item =
     !group.shape.is_empty() && (group.members.iter().any(is_scan) || accesses.any(|a| a.delay > 0))
 }
 
-/// How many floats of values that are computed again a tile may have at least: as many as stay in the L2 cache.
+/// Floats of what is computed again that a tile holds at most, for all time steps: they stay in the L2 cache.
 const MOST_AGAIN: usize = 1 << 17;
 /// Elements of such a tile at least.
 const SHORTEST_TILE: usize = 256;
@@ -477,14 +478,15 @@ impl StepKernel {
         members.iter().map(of).sum::<usize>() + self.before.as_ref().map_or(0, |before| before.scalar_operations(graph))
     }
 
+    fn all_loads(&self) -> impl Iterator<Item = &Load> {
+        let starts = self.initial.iter().filter_map(|i| if let Initial::Load(l) = i { Some(l) } else { None });
+        self.loads.iter().chain(starts)
+    }
+
     /// The tensors that it reads, some perhaps twice, but for what is computed before.
     pub fn sources(&self) -> impl Iterator<Item = Value> + '_ {
-        let starts = |k: &'_ StepKernel| {
-            k.initial.iter().filter_map(|i| if let Initial::Load(l) = i { Some(l.source) } else { None }).collect::<Vec<_>>()
-        };
-        let of =
-            move |k: &'_ StepKernel| k.loads.iter().filter(|l| k.again(l).is_none()).map(|l| l.source).chain(starts(k)).collect::<Vec<_>>();
-        of(self).into_iter().chain(self.before.iter().flat_map(move |before| of(before)))
+        let before = self.before.iter().flat_map(|before| before.all_loads());
+        self.all_loads().filter(|l| self.again(l).is_none()).chain(before).map(|l| l.source)
     }
 
     /// Which of the values that are computed before a load reads.
