@@ -248,10 +248,17 @@ fn run_loop(
         }
         results.push(body(&mut e, &loads, &states));
     }
-    for (k, (states, stores)) in results.into_iter().enumerate() {
-        let mut e = Emitter { vectors, call_conv: b.func.signature.call_conv, b: &mut *b };
-        let types = std::iter::repeat_n(DType::F32, shape.states).chain(shape.stores.iter().copied());
-        for ((lane, dtype), p) in states.into_iter().chain(stores).zip(types).zip(&pointers[shape.loads.len()..]) {
+    let types: Vec<DType> = std::iter::repeat_n(DType::F32, shape.states).chain(shape.stores.iter().copied()).collect();
+    let results: Vec<Vec<Lane>> = results.into_iter().map(|(states, stores)| states.into_iter().chain(stores).collect()).collect();
+    let mut e = Emitter { vectors, call_conv: b.func.signature.call_conv, b: &mut *b };
+    for (o, (dtype, p)) in types.iter().zip(&pointers[shape.loads.len()..]).enumerate() {
+        let lanes: Vec<Lane> = results.iter().map(|results| results[o]).collect();
+        if vectors && *dtype != DType::F32 {
+            let a = e.b.ins().iadd(*p, i);
+            e.store_bytes(&lanes, a);
+            continue;
+        }
+        for (k, lane) in lanes.into_iter().enumerate() {
             let at = if k == 0 { i } else { e.b.ins().iadd_imm_s(i, 4 * k as i64) };
             let bytes = e.b.ins().imul_imm_s(at, dtype.bytes() as i64);
             let a = e.b.ins().iadd(*p, bytes);
@@ -329,24 +336,31 @@ impl Emitter<'_, '_> {
 
     fn store(&mut self, lane: Lane, address: ClifValue) {
         let flags = MemFlagsData::new().with_notrap();
-        match lane {
-            Lane::Float(v) => {
-                self.b.ins().store(flags, v, address, 0);
-            }
-            Lane::Mask(m) if self.vectors => {
-                let one = self.int(1);
-                let bits = self.b.ins().band(m, one);
-                let half = self.b.ins().snarrow(bits, bits);
-                let bytes = self.b.ins().snarrow(half, half);
-                let words = self.b.ins().bitcast(types::I32X4, little_endian(), bytes);
-                let four = self.b.ins().extractlane(words, 0);
-                self.b.ins().store(flags, four, address, 0);
-            }
-            Lane::Mask(v) | Lane::Int(v) => {
-                let byte = if self.b.func.dfg.value_type(v) == types::I8 { v } else { self.b.ins().ireduce(types::I8, v) };
-                self.b.ins().store(flags, byte, address, 0);
-            }
-        }
+        let value = match lane {
+            Lane::Float(v) => v,
+            Lane::Mask(v) | Lane::Int(v) if self.b.func.dfg.value_type(v) == types::I8 => v,
+            Lane::Mask(v) | Lane::Int(v) => self.b.ins().ireduce(types::I8, v),
+        };
+        self.b.ins().store(flags, value, address, 0);
+    }
+
+    /// Stores the bytes of all vectors of an iteration side by side: booleans, or integers below 128.
+    fn store_bytes(&mut self, lanes: &[Lane], address: ClifValue) {
+        let one = self.int(1);
+        let integers: Vec<ClifValue> = lanes
+            .iter()
+            .map(|lane| match lane {
+                Lane::Mask(m) => self.b.ins().band(*m, one),
+                Lane::Int(v) => *v,
+                Lane::Float(_) => unreachable!("floats are stored as such"),
+            })
+            .collect();
+        let [low, high] = integers[..] else { unreachable!("an iteration handles two vectors") };
+        let half = self.b.ins().snarrow(low, high);
+        let bytes = self.b.ins().snarrow(half, half);
+        let words = self.b.ins().bitcast(types::I64X2, little_endian(), bytes);
+        let eight = self.b.ins().extractlane(words, 0);
+        self.b.ins().store(MemFlagsData::new().with_notrap(), eight, address, 0);
     }
 }
 

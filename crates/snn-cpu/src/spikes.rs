@@ -242,6 +242,8 @@ impl Spikes {
 
 /// What a few rows from all over hold: how many elements, how many that are not zero, and whether one of these is not 1.
 fn sample(x: Elements<'_>, inputs: usize) -> (usize, usize, bool) {
+    // Short rows are looked at several at a time.
+    let inputs = inputs.max(WORD).min(x.len());
     let rows = x.len() / inputs;
     let looked = (SAMPLE / inputs).clamp(1, rows);
     let looker = Looker::new();
@@ -340,17 +342,36 @@ impl Looker {
     }
 }
 
-/// As [`look`], at booleans. Eight of them are a word; its product with the constant has the lowest bit of each in the highest byte.
+/// Booleans whose bits are gathered at once.
+const GATHERED: usize = 16;
+
+/// As [`look`], at booleans.
+#[inline]
 fn look_at_bytes(values: &[u8]) -> Found {
-    let (words, rest) = values.as_chunks::<8>();
-    let gathered = |bytes: [u8; 8]| u64::from_le_bytes(bytes).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-    let mut mask = words.iter().enumerate().fold(0, |mask, (k, bytes)| mask | gathered(*bytes) << (8 * k));
+    let (whole, rest) = values.as_chunks::<GATHERED>();
+    let mut mask = whole.iter().enumerate().fold(0, |mask, (k, bytes)| mask | gathered(bytes) << (GATHERED * k));
     if !rest.is_empty() {
-        let mut last = [0; 8];
+        let mut last = [0; GATHERED];
         last[..rest.len()].copy_from_slice(rest);
-        mask |= gathered(last) << (8 * words.len());
+        mask |= gathered(&last) << (GATHERED * whole.len());
     }
     Found::new(mask, mask)
+}
+
+/// The lowest bits of bytes.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn gathered(bytes: &[u8; GATHERED]) -> u64 {
+    use std::arch::x86_64::{_mm_loadu_si128, _mm_movemask_epi8, _mm_slli_epi16};
+    // SAFETY: sixteen bytes are read from an array of sixteen; every x86-64 processor has these instructions.
+    let highest = unsafe { _mm_movemask_epi8(_mm_slli_epi16::<7>(_mm_loadu_si128(bytes.as_ptr().cast()))) };
+    highest as u64
+}
+
+/// The lowest bits of bytes.
+#[cfg(not(target_arch = "x86_64"))]
+fn gathered(bytes: &[u8; GATHERED]) -> u64 {
+    bytes.iter().enumerate().fold(0, |mask, (i, byte)| mask | u64::from(*byte) << i)
 }
 
 fn look(values: &[f32]) -> Found {

@@ -49,6 +49,8 @@ struct Bound<'a> {
     sources: Vec<Shared<u8>>,
     /// Which of the values that are computed before each load reads.
     again: Vec<Option<usize>>,
+    /// The loads of earlier steps, and how much earlier they are.
+    delayed: Vec<(usize, i64)>,
     /// What each state starts with, where that is no constant.
     starts: Vec<Option<Shared<u8>>>,
 }
@@ -61,6 +63,7 @@ impl<'a> Bound<'a> {
             function: machine.kernels[kernel.function],
             sources: kernel.loads.iter().enumerate().map(|(i, l)| source(i, l)).collect(),
             again: kernel.loads.iter().map(|l| kernel.again(l)).collect(),
+            delayed: kernel.loads.iter().enumerate().filter(|(_, l)| l.delay > 0).map(|(i, l)| (i, l.delay)).collect(),
             starts: kernel.initial.iter().map(start).collect(),
         }
     }
@@ -208,35 +211,33 @@ impl Bound<'_> {
             }
         }
         let (loads, states, stores) = (kernel.loads.len(), kernel.initial.len(), kernel.stores.len());
-        scratch.offsets.clear();
-        scratch.offsets.extend(kernel.loads.iter().map(offset));
-        for k in 0..states {
-            scratch.pointers[loads + k] = scratch.states[k * size..].as_mut_ptr().cast();
+        // Where each operand of the first step is, and how far from there that of the next.
+        scratch.walks.clear();
+        for ((l, source), row) in kernel.loads.iter().zip(&self.sources).zip(&self.again) {
+            scratch.walks.push(match row {
+                Some(k) => (again[*k].cast_mut().cast(), size * l.dtype.bytes()),
+                // SAFETY: the element exists in the planned tensor.
+                None => (unsafe { source.0.add(offset(l) * l.dtype.bytes()) }, l.time * l.dtype.bytes()),
+            });
         }
-        for k in 0..kernel.summed.len() {
-            scratch.pointers[loads + states + stores + k] = scratch.summed[k * size..].as_mut_ptr().cast();
+        scratch.walks.extend(scratch.states.chunks_exact_mut(size).map(|row| (row.as_mut_ptr().cast(), 0)));
+        for (i, (_, dtype)) in kernel.stores.iter().enumerate() {
+            scratch.walks.push(match rows {
+                // SAFETY: this tile is inside of the first row of the output.
+                Rows::OfTensors(outputs) => (unsafe { outputs[i].0.add(own * dtype.bytes()) }, tile.row * dtype.bytes()),
+                Rows::OfTile(rows) => (rows[i].0, size * dtype.bytes()),
+            });
         }
+        scratch.walks.extend(scratch.summed.chunks_exact_mut(size).map(|row| (row.as_mut_ptr().cast(), 0)));
         for step in 0..kernel.steps {
             let t = if kernel.reverse { kernel.steps - 1 - step } else { step };
-            for (i, l) in kernel.loads.iter().enumerate() {
-                let earlier = t as i64 - l.delay;
-                scratch.pointers[i] = if earlier < 0 {
-                    scratch.zeros.as_mut_ptr().cast()
-                } else if let Some(rows) = self.again[i].map(|k| again[k]) {
-                    // SAFETY: this step of the tile, which was computed before. Loads never write.
-                    unsafe { rows.add(earlier as usize * size).cast_mut().cast() }
-                } else {
-                    // SAFETY: the element exists in the planned tensor.
-                    unsafe { self.sources[i].0.add((earlier as usize * l.time + scratch.offsets[i]) * l.dtype.bytes()) }
-                };
+            for (pointer, (first, distance)) in scratch.pointers.iter_mut().zip(&scratch.walks) {
+                *pointer = first.wrapping_add(t * distance);
             }
-            for (i, (_, dtype)) in kernel.stores.iter().enumerate() {
-                let (p, at) = match rows {
-                    Rows::OfTensors(outputs) => (outputs[i], t * tile.row + own),
-                    Rows::OfTile(rows) => (rows[i], t * size),
-                };
-                // SAFETY: row `t` of the output has this tile inside of it, or is this tile.
-                scratch.pointers[loads + states + i] = unsafe { p.0.add(at * dtype.bytes()) };
+            for (i, delay) in &self.delayed {
+                let (first, distance) = scratch.walks[*i];
+                let earlier = usize::try_from(t as i64 - delay);
+                scratch.pointers[*i] = earlier.map_or(scratch.zeros.as_mut_ptr().cast(), |t| first.wrapping_add(t * distance));
             }
             // SAFETY: every pointer of the table reaches `n` elements of the type that the kernel was generated for.
             unsafe { (self.function)(scratch.pointers.as_ptr(), n as i64) };
@@ -278,7 +279,8 @@ struct Scratch {
     states: Vec<f32>,
     zeros: Vec<f32>,
     pointers: Vec<*mut u8>,
-    offsets: Vec<usize>,
+    /// For each operand, its place at the first step, and the bytes from a step to the next.
+    walks: Vec<(*mut u8, usize)>,
     /// One step of values that are only summed.
     summed: Vec<f32>,
     /// All time steps of each value that is computed before.
@@ -294,7 +296,7 @@ impl Scratch {
             states: vec![0.0; kernel.initial.len() * tile],
             zeros: vec![0.0; if has_delay { tile } else { 0 }],
             pointers: vec![std::ptr::null_mut(); count.max(MOST_POINTERS)],
-            offsets: Vec::with_capacity(count),
+            walks: Vec::with_capacity(count),
             summed: vec![0.0; kernel.summed.len() * tile],
             again: vec![vec![0.0; kernel.steps * tile]; again],
         }

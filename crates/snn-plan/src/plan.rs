@@ -104,9 +104,9 @@ impl Plan {
     }
 }
 
-/// The element type of a value in memory.
+/// The element type of a value in memory, as a step kernel reads and writes it: spikes are bytes.
 pub(crate) fn stored(graph: &Graph, spikes: &BTreeSet<Value>, v: Value) -> DType {
-    if spikes.contains(&v) { DType::Bool } else { graph.ty(v).dtype }
+    if spikes.contains(&v) { DType::U8 } else { graph.ty(v).dtype }
 }
 
 /// The bytes of a value in memory.

@@ -533,9 +533,14 @@ impl StepKernel {
             Program::Repeat(None) => return (vec![], loads.to_vec()),
             Program::Nodes(members) => members,
         };
-        // Floats that are in memory as booleans are floats here.
-        let convert = |l: &mut L, lane: LaneOf<L>, from: DType, to: DType| {
-            if from == to { lane } else { lanes::operation(l, &Op::Cast { dtype: to }, &[lane], to, &[]) }
+        // Floats that are in memory as bytes are floats here. Of 0 and 1, bit 29 is that of 1.
+        let convert = |l: &mut L, lane: LaneOf<L>, from: DType, to: DType| match lane {
+            lanes::Lane::Float(x) if from != to => {
+                let bits = l.bits(x);
+                lanes::Lane::Int(l.shift_right(bits, 29))
+            }
+            lanes::Lane::Int(x) if from != to => lanes::Lane::Float(l.to_float(x)),
+            lanes::Lane::Float(_) | lanes::Lane::Int(_) | lanes::Lane::Mask(_) => lane,
         };
         let loads: Vec<LaneOf<L>> =
             loads.iter().zip(&self.loads).map(|(lane, load)| convert(l, *lane, load.dtype, graph.ty(load.source).dtype)).collect();
