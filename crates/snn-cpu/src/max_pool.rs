@@ -79,8 +79,8 @@ impl Pooled for u8 {
 impl MaxPoolBackward<'_> {
     /// Writes the gradient of `x` into `out`.
     pub fn execute<T: Pooled>(&self, x: &[T], y: &[T], gradient: &[f32], out: &mut [f32]) {
-        if out.is_empty() {
-            return;
+        if out.is_empty() || y.is_empty() {
+            return out.fill(0.0);
         }
         let Some([height, width]) = self.tile() else {
             return match self.pool.axes.as_slice() {
@@ -395,7 +395,7 @@ mod tests {
     fn gradients_are_those_of_the_interpreter_to_the_bit() {
         // Planes, sizes, and for each axis size, stride, dilation and padding of a window.
         type Case = (usize, &'static [usize], &'static [[i64; 4]]);
-        let cases: [Case; 12] = [
+        let cases: [Case; 13] = [
             (3, &[6, 8], &[[2, 2, 1, 0], [2, 2, 1, 0]]),
             (50, &[4, 28], &[[2, 2, 1, 0], [2, 2, 1, 0]]),
             (2, &[2, 1100], &[[2, 2, 1, 0], [2, 2, 1, 0]]),
@@ -408,6 +408,8 @@ mod tests {
             (3, &[12], &[[2, 2, 1, 0]]),
             (2, &[3, 5, 6], &[[2, 1, 1, 1], [2, 2, 1, 0], [3, 1, 1, 1]]),
             (1, &[4, 4], &[[1, 1, 1, 0], [1, 3, 1, 0]]),
+            // No windows.
+            (2, &[2, 5], &[[3, 1, 1, 0], [2, 1, 1, 0]]),
         ];
         let mut next = crate::testing::numbers(7);
         for (planes, space, axes) in cases {
