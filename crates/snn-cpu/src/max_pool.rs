@@ -224,7 +224,9 @@ impl Run {
         let before: i64 = (0..phase).map(length).sum();
         let first = (-shift).clamp(0, windows as i64);
         let end = (length(phase) - shift).clamp(first, windows as i64);
-        Run { first: first as usize, end: end as usize, at: (before + shift + first).max(0) as usize }
+        // What is padding in all windows is nowhere.
+        let at = if first < end { before + shift + first } else { 0 };
+        Run { first: first as usize, end: end as usize, at: at as usize }
     }
 
     fn len(self) -> usize {
@@ -395,7 +397,7 @@ mod tests {
     fn gradients_are_those_of_the_interpreter_to_the_bit() {
         // Planes, sizes, and for each axis size, stride, dilation and padding of a window.
         type Case = (usize, &'static [usize], &'static [[i64; 4]]);
-        let cases: [Case; 13] = [
+        let cases: [Case; 15] = [
             (3, &[6, 8], &[[2, 2, 1, 0], [2, 2, 1, 0]]),
             (50, &[4, 28], &[[2, 2, 1, 0], [2, 2, 1, 0]]),
             (2, &[2, 1100], &[[2, 2, 1, 0], [2, 2, 1, 0]]),
@@ -408,6 +410,9 @@ mod tests {
             (3, &[12], &[[2, 2, 1, 0]]),
             (2, &[3, 5, 6], &[[2, 1, 1, 1], [2, 2, 1, 0], [3, 1, 1, 1]]),
             (1, &[4, 4], &[[1, 1, 1, 0], [1, 3, 1, 0]]),
+            // Elements of windows that are always padding.
+            (2, &[1, 1], &[[5, 1, 1, 2], [5, 1, 1, 2]]),
+            (2, &[3, 2], &[[7, 1, 1, 3], [7, 2, 1, 3]]),
             // No windows.
             (2, &[2, 5], &[[3, 1, 1, 0], [2, 1, 1, 0]]),
         ];
