@@ -25,54 +25,17 @@ impl std::ops::Deref for MaxPoolBackward<'_> {
 pub trait Pooled: Copy + Send + Sync + Default {
     /// Is it the largest element of its window, which is `best`?
     fn is(self, best: Self) -> bool;
-    /// [`written_squares`].
-    fn squares(x: &[Self], y: &[Self], gradient: &[f32], out: &mut [f32], width: usize, notes: &mut Notes<Self>);
-    /// [`overlapping_of`].
-    fn overlapping(
-        axes: [&PoolAxis; 2],
-        space: [usize; 2],
-        windows: usize,
-        sources: (&[Self], &[Self], &[f32]),
-        out: &mut [f32],
-        scratch: &mut Rows<Self>,
-    );
 }
 
 impl Pooled for f32 {
     fn is(self, best: f32) -> bool {
         (self == best) | self.is_nan()
     }
-    fn squares(x: &[f32], y: &[f32], gradient: &[f32], out: &mut [f32], width: usize, notes: &mut Notes<f32>) {
-        squares_of_floats(x, y, gradient, out, width, notes);
-    }
-    fn overlapping(
-        axes: [&PoolAxis; 2],
-        space: [usize; 2],
-        windows: usize,
-        sources: (&[f32], &[f32], &[f32]),
-        out: &mut [f32],
-        scratch: &mut Rows<f32>,
-    ) {
-        overlapping_floats(axes, space, windows, sources, out, scratch);
-    }
 }
 
 impl Pooled for u8 {
     fn is(self, best: u8) -> bool {
         self == best
-    }
-    fn squares(x: &[u8], y: &[u8], gradient: &[f32], out: &mut [f32], width: usize, notes: &mut Notes<u8>) {
-        squares_of_booleans(x, y, gradient, out, width, notes);
-    }
-    fn overlapping(
-        axes: [&PoolAxis; 2],
-        space: [usize; 2],
-        windows: usize,
-        sources: (&[u8], &[u8], &[f32]),
-        out: &mut [f32],
-        scratch: &mut Rows<u8>,
-    ) {
-        overlapping_booleans(axes, space, windows, sources, out, scratch);
     }
 }
 
@@ -128,7 +91,7 @@ impl MaxPoolBackward<'_> {
         let one = |scratch: &mut Rows<T>, (p, out): (usize, &mut [f32])| {
             let own = p * few..(p + 1) * few;
             let sources = (&x[p * plane..(p + 1) * plane], &y[own.clone()], &gradient[own]);
-            T::overlapping(axes, space, windows[1], sources, out, scratch);
+            overlapping(axes, space, windows[1], sources, out, scratch);
         };
         let least = WORTH_A_THREAD.div_ceil(plane);
         out.par_chunks_mut(plane).enumerate().with_min_len(least).for_each_init(Rows::default, one);
@@ -197,7 +160,7 @@ const ONE_ROW: PoolAxis = PoolAxis { size: 1, stride: 1, dilation: 1, padding: 0
 
 /// What a thread notes of a plane. The columns of a row that are a stride apart lie side by side.
 #[derive(Default)]
-pub struct Rows<T> {
+struct Rows<T> {
     x: Vec<T>,
     out: Vec<f32>,
     /// For each element of a window, where it is the first that is the result, along a row of windows.
@@ -235,69 +198,51 @@ impl Run {
 }
 
 simd_dispatch! {
-    fn overlapping_floats(axes: [&PoolAxis; 2], space: [usize; 2], windows: usize, sources: (&[f32], &[f32], &[f32]), out: &mut [f32], scratch: &mut Rows<f32>) {
-        overlapping_of(axes, space, windows, sources, out, scratch);
-    }
-}
-
-simd_dispatch! {
-    fn overlapping_booleans(axes: [&PoolAxis; 2], space: [usize; 2], windows: usize, sources: (&[u8], &[u8], &[f32]), out: &mut [f32], scratch: &mut Rows<u8>) {
-        overlapping_of(axes, space, windows, sources, out, scratch);
-    }
-}
-
-/// One plane: in each row of windows first where the results come from, then what these places get, in the order of windows.
-#[inline(always)]
-fn overlapping_of<T: Pooled>(
-    axes: [&PoolAxis; 2],
-    space: [usize; 2],
-    windows: usize,
-    sources: (&[T], &[T], &[f32]),
-    out: &mut [f32],
-    scratch: &mut Rows<T>,
-) {
-    let ([rows, columns], [height, width], (x, y, gradient)) = (axes, space, sources);
-    let stride = columns.stride as usize;
-    scratch.x.clear();
-    for row in x.chunks_exact(width) {
-        (0..stride.min(width)).for_each(|phase| scratch.x.extend(row[phase..].iter().step_by(stride).copied()));
-    }
-    scratch.out.clear();
-    scratch.out.resize(x.len(), 0.0);
-    let size = columns.size as usize;
-    scratch.hits.resize(rows.size as usize * size * windows, 0);
-    let runs: Vec<Run> = (0..columns.size).map(|k| Run::new(columns, k, width, windows)).collect();
-    for (i, (y, gradient)) in y.chunks_exact(windows).zip(gradient.chunks_exact(windows)).enumerate() {
-        scratch.open.clear();
-        scratch.open.resize(windows, u32::MAX);
-        let lines = || (0..rows.size as usize).filter_map(|k| rows.place(i, k, height).map(|row| (k * size * windows, row * width)));
-        for (noted, line) in lines() {
-            for (run, hits) in runs.iter().zip(scratch.hits[noted..].chunks_exact_mut(windows)) {
-                let range = run.first..run.end;
-                let all =
-                    hits[range.clone()].iter_mut().zip(&mut scratch.open[range.clone()]).zip(&scratch.x[line + run.at..][..run.len()]);
-                for (((hit, open), x), y) in all.zip(&y[range]) {
-                    *hit = *open & u32::from(x.is(*y)).wrapping_neg();
-                    *open &= !*hit;
+    /// One plane: in each row of windows first where the results come from, then what these places get, in the order of windows.
+    fn overlapping<T: Pooled>(axes: [&PoolAxis; 2], space: [usize; 2], windows: usize, sources: (&[T], &[T], &[f32]), out: &mut [f32], scratch: &mut Rows<T>) {
+        let ([rows, columns], [height, width], (x, y, gradient)) = (axes, space, sources);
+        let stride = columns.stride as usize;
+        scratch.x.clear();
+        for row in x.chunks_exact(width) {
+            (0..stride.min(width)).for_each(|phase| scratch.x.extend(row[phase..].iter().step_by(stride).copied()));
+        }
+        scratch.out.clear();
+        scratch.out.resize(x.len(), 0.0);
+        let size = columns.size as usize;
+        scratch.hits.resize(rows.size as usize * size * windows, 0);
+        let runs: Vec<Run> = (0..columns.size).map(|k| Run::new(columns, k, width, windows)).collect();
+        for (i, (y, gradient)) in y.chunks_exact(windows).zip(gradient.chunks_exact(windows)).enumerate() {
+            scratch.open.clear();
+            scratch.open.resize(windows, u32::MAX);
+            let lines = || (0..rows.size as usize).filter_map(|k| rows.place(i, k, height).map(|row| (k * size * windows, row * width)));
+            for (noted, line) in lines() {
+                for (run, hits) in runs.iter().zip(scratch.hits[noted..].chunks_exact_mut(windows)) {
+                    let range = run.first..run.end;
+                    let all =
+                        hits[range.clone()].iter_mut().zip(&mut scratch.open[range.clone()]).zip(&scratch.x[line + run.at..][..run.len()]);
+                    for (((hit, open), x), y) in all.zip(&y[range]) {
+                        *hit = *open & u32::from(x.is(*y)).wrapping_neg();
+                        *open &= !*hit;
+                    }
+                }
+            }
+            // An element is in later windows the further left it is in them.
+            for (noted, line) in lines() {
+                for (run, hits) in runs.iter().zip(scratch.hits[noted..].chunks_exact(windows)).rev() {
+                    let range = run.first..run.end;
+                    for ((to, hit), gradient) in
+                        scratch.out[line + run.at..][..run.len()].iter_mut().zip(&hits[range.clone()]).zip(&gradient[range])
+                    {
+                        *to += f32::from_bits(gradient.to_bits() & hit);
+                    }
                 }
             }
         }
-        // An element is in later windows the further left it is in them.
-        for (noted, line) in lines() {
-            for (run, hits) in runs.iter().zip(scratch.hits[noted..].chunks_exact(windows)).rev() {
-                let range = run.first..run.end;
-                for ((to, hit), gradient) in
-                    scratch.out[line + run.at..][..run.len()].iter_mut().zip(&hits[range.clone()]).zip(&gradient[range])
-                {
-                    *to += f32::from_bits(gradient.to_bits() & hit);
-                }
+        for (to, from) in out.chunks_exact_mut(width).zip(scratch.out.chunks_exact(width)) {
+            let mut from = from.iter();
+            for phase in 0..stride.min(width) {
+                to[phase..].iter_mut().step_by(stride).zip(&mut from).for_each(|(to, from)| *to = *from);
             }
-        }
-    }
-    for (to, from) in out.chunks_exact_mut(width).zip(scratch.out.chunks_exact(width)) {
-        let mut from = from.iter();
-        for phase in 0..stride.min(width) {
-            to[phase..].iter_mut().step_by(stride).zip(&mut from).for_each(|(to, from)| *to = *from);
         }
     }
 }
@@ -307,62 +252,47 @@ const PAIRS: usize = 512;
 
 /// What is noted of some rows of tiles: numbers for the left and the right element of a pair of columns, in one word.
 #[derive(Default)]
-pub struct Notes<T> {
+struct Notes<T> {
     best: Vec<T>,
     gradients: Vec<u64>,
     hits: Vec<u64>,
 }
 
-/// Tiles of two by two, as those of most pools are: `width` in a row, some rows. Each pass is one operation on all pairs.
-fn squares<T: Pooled>(x: &[T], y: &[T], gradient: &[f32], out: &mut [f32], width: usize, notes: &mut Notes<T>) {
-    let pairs = x.len() / 2;
-    notes.best.resize(pairs, T::default());
-    notes.gradients.resize(pairs, 0);
-    notes.hits.resize(pairs, 0);
-    T::squares(x, y, gradient, out, width, notes);
-}
-
 simd_dispatch! {
-    fn squares_of_floats(x: &[f32], y: &[f32], gradient: &[f32], out: &mut [f32], width: usize, notes: &mut Notes<f32>) {
-        written_squares(x, y, gradient, out, width, notes);
-    }
-}
-
-simd_dispatch! {
-    fn squares_of_booleans(x: &[u8], y: &[u8], gradient: &[f32], out: &mut [f32], width: usize, notes: &mut Notes<u8>) {
-        written_squares(x, y, gradient, out, width, notes);
-    }
-}
-
-#[inline(always)]
-fn written_squares<T: Pooled>(x: &[T], y: &[T], gradient: &[f32], out: &mut [f32], width: usize, notes: &mut Notes<T>) {
-    let Notes { best, gradients, hits } = notes;
-    let both = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-    // Both rows of a tile see its result and its gradient.
-    for (best, y) in best.chunks_exact_mut(2 * width).zip(y.chunks_exact(width)) {
-        let (upper, lower) = best.split_at_mut(width);
-        upper.copy_from_slice(y);
-        lower.copy_from_slice(y);
-    }
-    for (to, gradient) in gradients.chunks_exact_mut(2 * width).zip(gradient.chunks_exact(width)) {
-        let (upper, lower) = to.split_at_mut(width);
-        upper.iter_mut().zip(gradient).for_each(|(to, g)| *to = both(g.to_bits(), g.to_bits()));
-        lower.copy_from_slice(upper);
-    }
-    let rows = x.as_chunks::<2>().0;
-    for ((hits, x), best) in hits.iter_mut().zip(rows).zip(&*best) {
-        let [low, high] = x.map(|x| u32::from(x.is(*best)).wrapping_neg());
-        *hits = both(low, high);
-    }
-    // The upper row comes before the lower, and in a row the left one first.
-    for hits in hits.chunks_exact_mut(2 * width) {
-        let (upper, lower) = hits.split_at_mut(width);
-        lower.iter_mut().zip(upper).for_each(|(hits, above)| *hits &= !(*above | *above >> 32 | *above << 32));
-    }
-    for ((to, hits), gradient) in out.as_chunks_mut::<2>().0.iter_mut().zip(hits).zip(gradients) {
-        let word = *gradient & *hits & !(*hits << 32);
-        // A sum that begins with 0 is never -0.
-        *to = [word as u32, (word >> 32) as u32].map(|bits| 0.0 + f32::from_bits(bits));
+    /// Tiles of two by two, as those of most pools are: `width` in a row, some rows. Each pass is one operation on all pairs.
+    fn squares<T: Pooled>(x: &[T], y: &[T], gradient: &[f32], out: &mut [f32], width: usize, notes: &mut Notes<T>) {
+        let pairs = x.len() / 2;
+        notes.best.resize(pairs, T::default());
+        notes.gradients.resize(pairs, 0);
+        notes.hits.resize(pairs, 0);
+        let Notes { best, gradients, hits } = notes;
+        let both = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        // Both rows of a tile see its result and its gradient.
+        for (best, y) in best.chunks_exact_mut(2 * width).zip(y.chunks_exact(width)) {
+            let (upper, lower) = best.split_at_mut(width);
+            upper.copy_from_slice(y);
+            lower.copy_from_slice(y);
+        }
+        for (to, gradient) in gradients.chunks_exact_mut(2 * width).zip(gradient.chunks_exact(width)) {
+            let (upper, lower) = to.split_at_mut(width);
+            upper.iter_mut().zip(gradient).for_each(|(to, g)| *to = both(g.to_bits(), g.to_bits()));
+            lower.copy_from_slice(upper);
+        }
+        let rows = x.as_chunks::<2>().0;
+        for ((hits, x), best) in hits.iter_mut().zip(rows).zip(&*best) {
+            let [low, high] = x.map(|x| u32::from(x.is(*best)).wrapping_neg());
+            *hits = both(low, high);
+        }
+        // The upper row comes before the lower, and in a row the left one first.
+        for hits in hits.chunks_exact_mut(2 * width) {
+            let (upper, lower) = hits.split_at_mut(width);
+            lower.iter_mut().zip(upper).for_each(|(hits, above)| *hits &= !(*above | *above >> 32 | *above << 32));
+        }
+        for ((to, hits), gradient) in out.as_chunks_mut::<2>().0.iter_mut().zip(hits).zip(gradients) {
+            let word = *gradient & *hits & !(*hits << 32);
+            // A sum that begins with 0 is never -0.
+            *to = [word as u32, (word >> 32) as u32].map(|bits| 0.0 + f32::from_bits(bits));
+        }
     }
 }
 

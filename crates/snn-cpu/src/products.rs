@@ -9,6 +9,7 @@ use snn_plan::product::{ProductPlan, Side};
 
 use crate::integers::{self, Integers};
 use crate::panels::{Identity, Kept, Packed, product};
+use crate::shared::offset;
 use crate::spikes::{Densest, Elements, Spikes, WORD, sampled_density};
 use crate::ways::Products;
 
@@ -125,14 +126,7 @@ impl Product<'_> {
         }
         let count = out.len() / (m * n);
         let threads = crate::shared::threads();
-        let at = |strides: &[usize], mut i: usize| {
-            let mut offset = 0;
-            for (size, stride) in self.batch.iter().zip(strides).rev() {
-                offset += i % size * stride;
-                i /= size;
-            }
-            offset
-        };
+        let at = |strides: &[usize], i: usize| offset(self.batch.iter().copied().zip(strides.iter().copied()), i);
         let one = |i: usize, out: &mut [f32], parallelism| {
             let (a, b) = (&lhs[at(&self.lhs.batch, i).min(lhs.len())..], &rhs[at(&self.rhs.batch, i).min(rhs.len())..]);
             let a = Matrix { values: a, row: self.lhs.free, column: self.lhs.sum };

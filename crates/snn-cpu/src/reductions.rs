@@ -5,6 +5,7 @@ use snn_ir::Reduction;
 use snn_ir::math::{Lanes, Scalar};
 use snn_plan::reduction::{ReductionPlan, ReductionShape};
 
+use crate::shared::offset;
 use crate::simd::simd_dispatch;
 
 /// Columns that are reduced together: their sums stay in the L1 cache.
@@ -95,10 +96,10 @@ impl Reduce<'_> {
         let Some(((inner, step), outer)) = reduced.split_last() else { return };
         let rows: usize = outer.iter().map(|(n, _)| n).product();
         let one = |(i, value): (usize, &mut f32)| {
-            let start = offset(kept, i);
+            let start = offset(kept.iter().copied(), i);
             let mut fold = Accumulator::new(self.kind);
             for row in 0..rows {
-                let start = start + offset(outer, row);
+                let start = start + offset(outer.iter().copied(), row);
                 if *step == 1 && self.kind == Reduction::Sum {
                     fold.sum += sum_of(&x[start..start + inner]);
                 } else if *step == 1 {
@@ -147,7 +148,7 @@ impl Reduce<'_> {
         };
         let tasks: Vec<(usize, usize, &mut [f32])> = out.chunks_mut(width).enumerate().flat_map(blocks).collect();
         let one = |(o, column, out): (usize, usize, &mut [f32])| {
-            let first = offset(outer, o) + column;
+            let first = offset(outer.iter().copied(), o) + column;
             let starts = Starts { first, reduced, rows };
             match self.kind {
                 Reduction::Sum => sum_columns(x, starts, out),
@@ -163,16 +164,6 @@ impl Reduce<'_> {
     }
 }
 
-/// How far the element of number `i` is from the first, for axes with sizes and strides.
-fn offset(axes: &[(usize, usize)], mut i: usize) -> usize {
-    let mut at = 0;
-    for (n, stride) in axes.iter().rev() {
-        at += i % n * stride;
-        i /= n;
-    }
-    at
-}
-
 /// Where the rows begin that are reduced.
 #[derive(Clone, Copy)]
 struct Starts<'a> {
@@ -184,7 +175,7 @@ struct Starts<'a> {
 impl Starts<'_> {
     #[inline(always)]
     fn row<'x>(&self, x: &'x [f32], i: usize, width: usize) -> &'x [f32] {
-        &x[self.first + offset(self.reduced, i)..][..width]
+        &x[self.first + offset(self.reduced.iter().copied(), i)..][..width]
     }
 }
 

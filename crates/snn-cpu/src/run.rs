@@ -123,19 +123,16 @@ impl Values {
     /// The floats of a value that nobody else holds; such a value is there no more.
     fn take(&mut self, v: Value) -> Option<Vec<f32>> {
         let t = self.0.remove(&v)?;
-        let Data::F32(floats) = t.data() else {
-            self.0.insert(v, t);
-            return None;
+        let shape = t.shape().to_vec();
+        let data = match t.into_data() {
+            Data::F32(floats) => match Arc::try_unwrap(floats) {
+                Ok(floats) => return Some(floats),
+                Err(floats) => Data::F32(floats),
+            },
+            other => other,
         };
-        let (floats, shape) = (floats.clone(), t.shape().to_vec());
-        drop(t);
-        match Arc::try_unwrap(floats) {
-            Ok(floats) => Some(floats),
-            Err(floats) => {
-                self.0.insert(v, Tensor::new(shape, Data::F32(floats)));
-                None
-            }
-        }
+        self.insert(v, Tensor::new(shape, data));
+        None
     }
 
     fn get<'a>(&'a self, graph: &'a Graph, v: Value) -> Result<&'a Tensor, RuntimeError> {
@@ -208,7 +205,6 @@ impl Run<'_> {
         let node = graph.node(task.node);
         let result = Value { node: task.node, result: 0 };
         let operand = |i: usize| values.get(graph, node.operands[i]);
-        let stored = if plan.spikes.contains(&result) { DType::Bool } else { node.types[0].dtype };
         match &task.kernel {
             Kernel::Step(kernel) => {
                 for l in &task.needs {
@@ -275,6 +271,7 @@ impl Run<'_> {
             }
             Kernel::Reduction(f) => {
                 let shape = node.types[0].sizes()?;
+                let stored = if plan.spikes.contains(&result) { DType::Bool } else { node.types[0].dtype };
                 let mut out = self.runnable.spare.output(stored, count(&shape));
                 match (values.get(graph, f.source)?.data(), &mut out) {
                     (Data::Bool(x), OutputBuffer::Bytes(out)) => Reduce(f).any(x, out),

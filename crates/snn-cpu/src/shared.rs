@@ -40,3 +40,14 @@ impl<T> Shared<T> {
         self.0
     }
 }
+
+/// How far the element of number `i` is from the first, for axes with sizes and distances.
+#[inline(always)]
+pub fn offset(axes: impl DoubleEndedIterator<Item = (usize, usize)>, mut i: usize) -> usize {
+    let mut at = 0;
+    for (size, distance) in axes.rev() {
+        at += i % size * distance;
+        i /= size;
+    }
+    at
+}

@@ -4,32 +4,41 @@
 /// Makes of a function one that is compiled for each width of vectors, and calls the simd_dispatch that the processor has. What it does
 /// is the same for all: no product is contracted and no sum re-associated.
 macro_rules! simd_dispatch {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<const $n:ident: usize>)? ($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
+    (@made [$($generics:tt)*] [$($own:tt)*] $(#[$meta:meta])* $vis:vis fn $name:ident ($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
         $(#[$meta])*
         #[allow(unsafe_code, clippy::too_many_arguments)]
-        $vis fn $name $(<const $n: usize>)? ($($arg: $ty),*) {
+        $vis fn $name $($generics)* ($($arg: $ty),*) {
             #[inline(always)]
-            fn plain $(<const $n: usize>)? ($($arg: $ty),*) $body
+            fn plain $($generics)* ($($arg: $ty),*) $body
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,bmi1")]
-                fn avx512 $(<const $n: usize>)? ($($arg: $ty),*) {
-                    plain $(::<$n>)? ($($arg),*)
+                fn avx512 $($generics)* ($($arg: $ty),*) {
+                    plain $($own)* ($($arg),*)
                 }
                 #[target_feature(enable = "avx2,bmi1")]
-                fn avx2 $(<const $n: usize>)? ($($arg: $ty),*) {
-                    plain $(::<$n>)? ($($arg),*)
+                fn avx2 $($generics)* ($($arg: $ty),*) {
+                    plain $($own)* ($($arg),*)
                 }
                 match $crate::simd::Width::of_this_processor() {
                     // SAFETY: the processor has been asked.
-                    $crate::simd::Width::Avx512 => return unsafe { avx512 $(::<$n>)? ($($arg),*) },
+                    $crate::simd::Width::Avx512 => return unsafe { avx512 $($own)* ($($arg),*) },
                     // SAFETY: as above.
-                    $crate::simd::Width::Avx2 => return unsafe { avx2 $(::<$n>)? ($($arg),*) },
+                    $crate::simd::Width::Avx2 => return unsafe { avx2 $($own)* ($($arg),*) },
                     $crate::simd::Width::Plain => {}
                 }
             }
-            plain $(::<$n>)? ($($arg),*)
+            plain $($own)* ($($arg),*)
         }
+    };
+    ($(#[$meta:meta])* $vis:vis fn $name:ident <const $n:ident: usize> ($($args:tt)*) $body:block) => {
+        $crate::simd::simd_dispatch!(@made [<const $n: usize>] [::<$n>] $(#[$meta])* $vis fn $name ($($args)*) $body);
+    };
+    ($(#[$meta:meta])* $vis:vis fn $name:ident <$t:ident: $bound:ident> ($($args:tt)*) $body:block) => {
+        $crate::simd::simd_dispatch!(@made [<$t: $bound>] [::<$t>] $(#[$meta])* $vis fn $name ($($args)*) $body);
+    };
+    ($(#[$meta:meta])* $vis:vis fn $name:ident ($($args:tt)*) $body:block) => {
+        $crate::simd::simd_dispatch!(@made [] [] $(#[$meta])* $vis fn $name ($($args)*) $body);
     };
 }
 pub(crate) use simd_dispatch;

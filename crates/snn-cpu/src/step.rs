@@ -8,7 +8,7 @@ use snn_plan::step::{InPlace, Initial, Load, StepKernel};
 
 use crate::emit::{KernelFunction, Machine};
 use crate::reductions::sum_of;
-use crate::shared::Shared;
+use crate::shared::{Shared, offset};
 
 /// Elements of a run that are handled at once, at least and at most: states of this length stay in the L2 cache, and rows are
 /// long enough for the processor to see that they are read in order.
@@ -105,22 +105,24 @@ impl Step<'_> {
         if row > 0 {
             let per = if threads > 1 && row * self.steps >= WORTH_A_THREAD { count.div_ceil(threads * 4) } else { count };
             let some = |first: usize, count: usize, mut partial: &mut [f64]| {
-                let mut scratch = Scratch::new(self, size.min(self.run));
-                let mut again = self.before.as_deref().map(|before| Scratch::new(before, size.min(self.run)));
+                let size = size.min(self.run);
+                let mut scratch = Scratch::new(self, size);
+                let mut before = before.as_ref().map(|before| (before, Scratch::new(before.kernel, size)));
+                // All time steps of each value that is computed before.
+                let mut again = vec![vec![0f32; self.steps * size]; before.as_ref().map_or(0, |(before, _)| before.kernel.stores.len())];
+                let again: Vec<Shared<u8>> = again.iter_mut().map(|rows| Shared(rows.as_mut_ptr().cast())).collect();
                 for task in first..first + count {
                     if snn_ir::interrupt::is_wanted() {
                         return;
                     }
                     let sums = partial.split_off_mut(..self.sums.len()).unwrap_or_default();
-                    let place = Tile { outer: task / tiles, first: task % tiles * size, size: size.min(self.run), row };
-                    if let (Some(before), Some(again)) = (&before, &mut again) {
-                        let rows: Vec<Shared<u8>> = scratch.again.iter_mut().map(|rows| Shared(rows.as_mut_ptr().cast())).collect();
+                    let place = Tile { outer: task / tiles, first: task % tiles * size, size, row };
+                    if let Some((before, scratch)) = &mut before {
                         // SAFETY: as below; its rows are those of this thread, of all time steps of a tile.
-                        unsafe { before.run(place, Rows::OfTile(&rows), &[], &mut [], again) };
+                        unsafe { before.run(place, Rows::OfTile(&again), &[], &mut [], scratch) };
                     }
-                    let rows: Vec<*const f32> = scratch.again.iter().map(|rows| rows.as_ptr()).collect();
                     // SAFETY: tasks are different tiles of the element space; see `run`.
-                    unsafe { own.run(place, Rows::OfTensors(&outputs), &rows, sums, &mut scratch) };
+                    unsafe { own.run(place, Rows::OfTensors(&outputs), &again, sums, &mut scratch) };
                 }
             };
             if per == count {
@@ -149,13 +151,8 @@ impl Step<'_> {
 }
 
 /// How far place `i` of the outer axes of a kernel is from the first, at these distances along them.
-fn place(kernel: &StepKernel, strides: &[usize], mut i: usize) -> usize {
-    let mut at = 0;
-    for (size, stride) in kernel.outer.iter().zip(strides).rev() {
-        at += i % size * stride;
-        i /= size;
-    }
-    at
+fn place(kernel: &StepKernel, distances: &[usize], i: usize) -> usize {
+    offset(kernel.outer.iter().copied().zip(distances.iter().copied()), i)
 }
 
 /// A part of a run.
@@ -186,11 +183,11 @@ impl Bound<'_> {
     /// # Safety
     /// Sources and outputs must be the tensors that this kernel was planned for, of the planned sizes, and no other thread
     /// may run the same tile. Rows of tiles have all time steps of a tile.
-    unsafe fn run(&self, tile: Tile, rows: Rows<'_>, again: &[*const f32], sums: &mut [f64], scratch: &mut Scratch) {
+    unsafe fn run(&self, tile: Tile, rows: Rows<'_>, again: &[Shared<u8>], sums: &mut [f64], scratch: &mut Scratch) {
         let kernel = self.kernel;
         let (size, first) = (tile.size, tile.first);
         let n = size.min(kernel.run - first);
-        let offset = |l: &Load| place(kernel, &l.outer, tile.outer) + if l.uniform { 0 } else { first };
+        let first_of = |l: &Load| place(kernel, &l.outer, tile.outer) + if l.uniform { 0 } else { first };
         let own = tile.outer * kernel.run + first;
         for (k, (initial, start)) in kernel.initial.iter().zip(&self.starts).enumerate() {
             let state = &mut scratch.states[k * size..k * size + n];
@@ -199,7 +196,7 @@ impl Bound<'_> {
                 (Initial::Load(l), Some(p)) => {
                     // SAFETY: the offset and `n` elements after it (one, where uniform) lie inside the planned tensor.
                     unsafe {
-                        let from = p.0.cast::<f32>().add(offset(l));
+                        let from = p.0.cast::<f32>().add(first_of(l));
                         if l.uniform {
                             state.fill(*from);
                         } else {
@@ -215,9 +212,9 @@ impl Bound<'_> {
         scratch.walks.clear();
         for ((l, source), row) in kernel.loads.iter().zip(&self.sources).zip(&self.again) {
             scratch.walks.push(match row {
-                Some(k) => (again[*k].cast_mut().cast(), size * l.dtype.bytes()),
+                Some(k) => (again[*k].0, size * l.dtype.bytes()),
                 // SAFETY: the element exists in the planned tensor.
-                None => (unsafe { source.0.add(offset(l) * l.dtype.bytes()) }, l.time * l.dtype.bytes()),
+                None => (unsafe { source.0.add(first_of(l) * l.dtype.bytes()) }, l.time * l.dtype.bytes()),
             });
         }
         scratch.walks.extend(scratch.states.chunks_exact_mut(size).map(|row| (row.as_mut_ptr().cast(), 0)));
@@ -283,22 +280,18 @@ struct Scratch {
     walks: Vec<(*mut u8, usize)>,
     /// One step of values that are only summed.
     summed: Vec<f32>,
-    /// All time steps of each value that is computed before.
-    again: Vec<Vec<f32>>,
 }
 
 impl Scratch {
     fn new(kernel: &StepKernel, tile: usize) -> Scratch {
         let has_delay = kernel.loads.iter().any(|l| l.delay > 0);
         let count = kernel.loads.len() + kernel.initial.len() + kernel.stores.len() + kernel.summed.len();
-        let again = kernel.before.as_deref().map_or(0, |before| before.stores.len());
         Scratch {
             states: vec![0.0; kernel.initial.len() * tile],
             zeros: vec![0.0; if has_delay { tile } else { 0 }],
             pointers: vec![std::ptr::null_mut(); count.max(MOST_POINTERS)],
             walks: Vec::with_capacity(count),
             summed: vec![0.0; kernel.summed.len() * tile],
-            again: vec![vec![0.0; kernel.steps * tile]; again],
         }
     }
 }

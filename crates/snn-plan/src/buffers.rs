@@ -177,21 +177,9 @@ impl Buffers {
 
     /// Keeps the memory of a tensor that nobody else holds.
     pub fn keep(&self, tensor: Tensor) {
-        match tensor.data() {
-            Data::F32(v) => {
-                let v = v.clone();
-                drop(tensor);
-                if let Ok(v) = Arc::try_unwrap(v) {
-                    self.give(v);
-                }
-            }
-            Data::Bool(v) | Data::U8(v) => {
-                let v = v.clone();
-                drop(tensor);
-                if let Ok(v) = Arc::try_unwrap(v) {
-                    self.change(|spare| spare.give(v));
-                }
-            }
+        match tensor.into_data() {
+            Data::F32(v) => Arc::try_unwrap(v).into_iter().for_each(|v| self.give(v)),
+            Data::Bool(v) | Data::U8(v) => Arc::try_unwrap(v).into_iter().for_each(|v| self.change(|spare| spare.give(v))),
             Data::I64(_) => {}
         }
     }

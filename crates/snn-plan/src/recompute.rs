@@ -31,11 +31,12 @@ const MOST_STEPS: usize = 64;
 pub(crate) fn recomputed(graph: Graph) -> Result<(Graph, Plan), CompileError> {
     let plan = plan_for_threads(&graph)?;
     let before = written(&graph, &plan);
+    let mut candidates = Candidates::of(&graph);
+    // With the states of neurons, if there are some that are worth it, and then without.
     for scans in [true, false] {
-        let candidates = Candidates::of(&graph, scans);
+        candidates.scans = scans;
         let chosen = candidates.chosen();
-        let new_to_try = !chosen.is_empty() && (scans == chosen.iter().any(|v| matches!(graph.op(*v), Op::Scan(_))));
-        if !new_to_try {
+        if chosen.is_empty() || scans != chosen.iter().any(|v| matches!(graph.op(*v), Op::Scan(_))) {
             continue;
         }
         let new = candidates.rewritten(&chosen);
@@ -93,9 +94,9 @@ struct Candidates<'a> {
 }
 
 impl<'a> Candidates<'a> {
-    fn of(graph: &'a Graph, scans: bool) -> Candidates<'a> {
+    fn of(graph: &'a Graph) -> Candidates<'a> {
         let live = graph.live_nodes();
-        let mut c = Candidates { graph, scans, stages: vec![0; graph.len()], users: BTreeMap::new(), whole: graph.roots().collect() };
+        let mut c = Candidates { graph, scans: true, stages: vec![0; graph.len()], users: BTreeMap::new(), whole: graph.roots().collect() };
         for (id, node) in graph.nodes().filter(|(id, _)| live[id.index()]) {
             let before = node.operands.iter().map(|v| c.stages[v.node.index()]).max().unwrap_or(0);
             c.stages[id.index()] = before + usize::from(is_barrier(&node.op));

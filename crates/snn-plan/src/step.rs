@@ -358,33 +358,17 @@ pub(crate) fn can_sum(graph: &Graph, group: &Group, id: NodeId) -> bool {
     let same = graph.ty(summed).sizes().is_ok_and(|sizes| sizes == *shape) && !shape.contains(&0);
     // The last value of a state is no row.
     let is_row = !matches!(&graph.node(summed.node).op, Op::Scan(s) if summed.result as usize >= s.roles.outputs);
-    let timed = group.members.iter().any(|m| matches!(graph.node(*m).op, Op::Scan(_)));
-    let Ok(own) = sum_access(graph, id, shape) else { return false };
+    let read = Collected::new(graph, &group.members, shape, &[], &BTreeSet::new());
+    let (Ok(own), Ok(read)) = (sum_access(graph, id, shape), read) else { return false };
+    let timed = is_timed(graph, group, read.accesses());
     if !same || !is_row || graph.ty(summed).dtype != DType::F32 || (timed && own.strides[0] != 0) {
         return false;
     }
-    let mut others: Vec<Access> = Vec::new();
-    for m in &group.members {
-        let node = graph.node(*m);
-        let sequences = if let Op::Scan(s) = &node.op { s.roles.sequences } else { node.operands.len() };
-        for (i, v) in node.operands.iter().enumerate() {
-            let read = if i < sequences { access(graph, *v, shape) } else { access(graph, *v, &shape[1..]) };
-            let Ok(mut read) = read else { return false };
-            // A delay makes a kernel one of time steps.
-            if read.delay > 0 && own.strides[0] != 0 {
-                return false;
-            }
-            if i >= sequences {
-                read.strides.insert(0, 0);
-            }
-            others.push(read);
-        }
-    }
-    let mut all: Vec<&Access> = others.iter().collect();
+    let mut all: Vec<&Access> = read.accesses().collect();
     let before = Walk::new(shape, timed, &all);
     all.push(&own);
     let after = Walk::new(shape, timed, &all);
-    after.inner[others.len()] == 0 && after.run >= before.run.min(SHORTEST_RUN)
+    after.inner[all.len() - 1] == 0 && after.run >= before.run.min(SHORTEST_RUN)
 }
 
 /// How a kernel walks over its elements: axes that all operands walk alike are one, and the last one is a run.
@@ -503,10 +487,8 @@ impl StepKernel {
     /// Lets stores take over the memory of operands that `ends` says nobody else reads.
     pub(crate) fn write_in_place(&mut self, ends: impl Fn(Value) -> bool) {
         let row = self.elements();
-        let mut own = vec![self.run; self.outer.len()];
-        for k in (1..own.len()).rev() {
-            own[k - 1] = own[k] * self.outer[k];
-        }
+        let mut own = row_major_strides(&[&self.outer[..], &[self.run]].concat());
+        own.pop();
         // It must be read element by element where it is, and nowhere else.
         let whole = |l: &Load| l.outer == own && (!l.uniform || self.run == 1) && (self.steps == 1 || l.time == row) && l.delay == 0;
         let once = |v: Value| self.sources().filter(|s| *s == v).count() == 1;

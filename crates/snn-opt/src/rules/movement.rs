@@ -3,8 +3,8 @@
 use egg::Id;
 use snn_ir::{Contraction, Dim, Op};
 
-use super::{built, each};
-use crate::rule::{Context, Find, Replace, Rule, Set};
+use super::{built, each, elementwise};
+use crate::rule::{Context, Rule};
 
 pub(super) const RULES: [Rule; 16] = [
     built("reshape-same", "(reshape ?s ?x)", same, "the shape is that of the operand"),
@@ -19,13 +19,11 @@ pub(super) const RULES: [Rule; 16] = [
         broadcast_inserted,
         "axes of size 1 that a reshape inserts are grown or kept by the broadcast itself",
     ),
-    Rule {
-        name: "elementwise-inserted",
-        set: Set::Exact,
-        why: "axes of size 1 that a reshape inserts may as well be inserted after an operation on each element",
-        find: Find::Elementwise,
-        replace: Replace::Build(elementwise_inserted),
-    },
+    elementwise(
+        "elementwise-inserted",
+        elementwise_inserted,
+        "axes of size 1 that a reshape inserts may as well be inserted after an operation on each element",
+    ),
     each("reduce-inserted", &["sum", "max", "min"], reduce_inserted, "axes of size 1 that a reshape inserts add nothing"),
     built("slice-whole", "(slice ?s ?x)", slice_whole, "every element is taken"),
     built("slice-slice", "(slice ?s (slice ?r ?x))", slice_slice, "(r + q (s + p i)) = (r + q s) + (q p) i"),
