@@ -20,6 +20,7 @@ use crate::shared::threads;
 use crate::spike_windows::{BySpikes, spikes_of_windows};
 use crate::spikes::{Elements, WORD};
 use crate::ways::Products;
+use crate::winograd;
 
 /// Positions of the result that are computed together: their unrolled windows stay in the L2 cache for up to a thousand rows.
 const POSITIONS: usize = 256;
@@ -64,7 +65,10 @@ pub fn convolve(
             let a = a.floats(buffers, &mut held);
             if lines::fits_input_gradient(windows) {
                 lines::input_gradient(windows, a, b, out);
-            } else {
+            } else if !(products.rounds_freely()
+                && winograd::fits(windows, out.len() / (windows.channels * windows.plane()))
+                && winograd::input_gradient(windows, buffers, a, b, out))
+            {
                 Unrolled { windows, products }.input_gradient(a, b, out);
             }
         }
@@ -491,7 +495,7 @@ mod tests {
     /// Images, groups, channels, output channels, input, kernel, stride, padding, dilation.
     type Case = (usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], [usize; 2]);
 
-    const CASES: [Case; 18] = [
+    const CASES: [Case; 22] = [
         (3, 1, 4, 8, [12, 12], [3, 3], [1, 1], [1, 1], [1, 1]),
         (1, 1, 7, 70, [28, 28], [3, 3], [1, 1], [1, 1], [1, 1]),
         (2, 2, 8, 32, [9, 11], [5, 4], [2, 3], [2, 0], [1, 1]),
@@ -511,6 +515,11 @@ mod tests {
         // Bands of lines, of which the last has fewer.
         (3, 1, 2, 9, [37, 64], [3, 3], [1, 1], [1, 1], [1, 1]),
         (2, 1, 1, 5, [50, 40], [3, 5], [1, 1], [2, 1], [2, 1]),
+        // Tiles of 4 x 4: whole ones and not, several images and bands of one, every padding.
+        (9, 1, 40, 33, [7, 6], [3, 3], [1, 1], [1, 1], [1, 1]),
+        (2, 1, 32, 48, [37, 50], [3, 3], [1, 1], [1, 1], [1, 1]),
+        (3, 1, 33, 32, [12, 9], [3, 3], [1, 1], [0, 2], [1, 1]),
+        (14, 1, 64, 64, [4, 4], [3, 3], [1, 1], [2, 0], [1, 1]),
     ];
 
     fn close(found: &[f32], want: &[f32], what: &str) {

@@ -31,6 +31,7 @@ pub mod step;
 #[cfg(test)]
 mod testing;
 mod ways;
+mod winograd;
 
 use std::sync::Arc;
 

@@ -14,6 +14,7 @@ use crate::panels::Packed;
 use crate::spike_windows::BySpikes;
 use crate::spikes::{Densest, Spikes, WORD};
 use crate::step;
+use crate::winograd;
 
 const FLOAT: usize = size_of::<f32>();
 
@@ -85,7 +86,11 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], threads: usi
             Scratch { shared: packed, own: dense.max(ByIntegers(w).scratch_bytes(first, threads)) }
         }
         Direction::InputGradient if lines::fits_input_gradient(w) => Scratch::default(),
-        Direction::InputGradient => Scratch { shared: 0, own: unrolled },
+        Direction::InputGradient => {
+            let images = first / (w.out_channels * w.out_plane()).max(1);
+            let [kernels, block] = if winograd::fits(w, images) { winograd::scratch_floats(w, images) } else { [0; 2] };
+            Scratch { shared: threads.saturating_mul(block).saturating_add(kernels).saturating_mul(FLOAT), own: unrolled }
+        }
         Direction::WeightGradient if lines::fits_weight_gradient(w) => Scratch::default(),
         Direction::WeightGradient => {
             let positions = second / w.out_channels.max(1);

@@ -43,6 +43,38 @@ macro_rules! simd_dispatch {
 }
 pub(crate) use simd_dispatch;
 
+/// The transposition of a square.
+#[inline(always)]
+pub fn transposed(square: &[[f32; 16]; 16]) -> [[f32; 16]; 16] {
+    #[cfg(target_arch = "x86_64")]
+    if Width::of_this_processor() == Width::Avx512 {
+        // SAFETY: the processor has been asked.
+        return unsafe { transposed_in_registers(square) };
+    }
+    std::array::from_fn(|r| std::array::from_fn(|c| square[c][r]))
+}
+
+/// [`transposed`], where the compiler would move element by element: to interleave each row with the one eight rows on puts every
+/// element at twice its number, modulo 255, so that four times do it.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transposed_in_registers(square: &[[f32; 16]; 16]) -> [[f32; 16]; 16] {
+    use std::arch::x86_64::{__m512, _mm512_loadu_ps, _mm512_permutex2var_ps, _mm512_setr_epi32, _mm512_storeu_ps};
+    let first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    let second = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    let interleaved = |rows: [__m512; 16]| -> [__m512; 16] {
+        std::array::from_fn(|i| _mm512_permutex2var_ps(rows[i / 2], if i % 2 == 0 { first } else { second }, rows[i / 2 + 8]))
+    };
+    // SAFETY: each row has 16 floats.
+    let rows = std::array::from_fn(|i| unsafe { _mm512_loadu_ps(square[i].as_ptr()) });
+    let rows = interleaved(interleaved(interleaved(interleaved(rows))));
+    let mut to = [[0.0; 16]; 16];
+    // SAFETY: as above.
+    to.iter_mut().zip(rows).for_each(|(to, row)| unsafe { _mm512_storeu_ps(to.as_mut_ptr(), row) });
+    to
+}
+
 /// The instructions of a function of [`simd_dispatch`].
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
