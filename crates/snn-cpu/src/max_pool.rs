@@ -191,9 +191,74 @@ impl Run {
         let at = if first < end { before + shift + first } else { 0 };
         Run { first: first as usize, end: end as usize, at: at as usize }
     }
+}
 
-    fn len(self) -> usize {
-        self.end - self.first
+// Loops over indices, because iterators of a function as large as those below are called and not inlined, and then have no wide vectors.
+
+/// Notes which elements are the first of their windows that are the result, and that these windows have one.
+#[inline(always)]
+fn note_first<T: Pooled>(hits: &mut [u32], open: &mut [u32], x: &[T], y: &[T]) {
+    let n = hits.len();
+    let (open, x, y) = (&mut open[..n], &x[..n], &y[..n]);
+    for i in 0..n {
+        hits[i] = open[i] & u32::from(x[i].is(y[i])).wrapping_neg();
+        open[i] &= !hits[i];
+    }
+}
+
+/// The elements of a row that are a stride apart, side by side.
+#[inline(always)]
+fn split<T: Copy>(row: &[T], stride: usize, mut to: &mut [T]) {
+    for phase in 0..stride.min(row.len()) {
+        let (own, rest) = to.split_at_mut((row.len() - phase).div_ceil(stride));
+        own.iter_mut().zip(row[phase..].iter().step_by(stride)).for_each(|(to, x)| *to = *x);
+        to = rest;
+    }
+}
+
+/// [`split`] for a stride of two, for which there are instructions.
+#[inline(always)]
+fn split_pairs<T: Copy>(row: &[T], to: &mut [T]) {
+    let (pairs, last) = row.as_chunks::<2>();
+    let (even, odd) = to.split_at_mut(row.len().div_ceil(2));
+    let (even, last_even) = even.split_at_mut(pairs.len());
+    let odd = &mut odd[..pairs.len()];
+    for i in 0..pairs.len() {
+        [even[i], odd[i]] = pairs[i];
+    }
+    last_even.copy_from_slice(last);
+}
+
+/// The opposite of [`split`].
+#[inline(always)]
+fn join<T: Copy>(mut from: &[T], stride: usize, row: &mut [T]) {
+    for phase in 0..stride.min(row.len()) {
+        let (own, rest) = from.split_at((row.len() - phase).div_ceil(stride));
+        row[phase..].iter_mut().step_by(stride).zip(own).for_each(|(to, x)| *to = *x);
+        from = rest;
+    }
+}
+
+/// The opposite of [`split_pairs`].
+#[inline(always)]
+fn join_pairs<T: Copy>(from: &[T], row: &mut [T]) {
+    let (even, odd) = from.split_at(row.len().div_ceil(2));
+    let (pairs, last) = row.as_chunks_mut::<2>();
+    let (even, last_even) = even.split_at(pairs.len());
+    let odd = &odd[..pairs.len()];
+    for i in 0..pairs.len() {
+        pairs[i] = [even[i], odd[i]];
+    }
+    last.copy_from_slice(last_even);
+}
+
+/// Adds gradients where a hit is noted.
+#[inline(always)]
+fn add_where(to: &mut [f32], hits: &[u32], gradient: &[f32]) {
+    let n = hits.len();
+    let (to, gradient) = (&mut to[..n], &gradient[..n]);
+    for i in 0..n {
+        to[i] += f32::from_bits(gradient[i].to_bits() & hits[i]);
     }
 }
 
@@ -202,9 +267,9 @@ simd_dispatch! {
     fn overlapping<T: Pooled>(axes: [&PoolAxis; 2], space: [usize; 2], windows: usize, sources: (&[T], &[T], &[f32]), out: &mut [f32], scratch: &mut Rows<T>) {
         let ([rows, columns], [height, width], (x, y, gradient)) = (axes, space, sources);
         let stride = columns.stride as usize;
-        scratch.x.clear();
-        for row in x.chunks_exact(width) {
-            (0..stride.min(width)).for_each(|phase| scratch.x.extend(row[phase..].iter().step_by(stride).copied()));
+        scratch.x.resize(x.len(), T::default());
+        for (row, to) in x.chunks_exact(width).zip(scratch.x.chunks_exact_mut(width)) {
+            if stride == 2 { split_pairs(row, to) } else { split(row, stride, to) }
         }
         scratch.out.clear();
         scratch.out.resize(x.len(), 0.0);
@@ -218,31 +283,19 @@ simd_dispatch! {
             for (noted, line) in lines() {
                 for (run, hits) in runs.iter().zip(scratch.hits[noted..].chunks_exact_mut(windows)) {
                     let range = run.first..run.end;
-                    let all =
-                        hits[range.clone()].iter_mut().zip(&mut scratch.open[range.clone()]).zip(&scratch.x[line + run.at..][..run.len()]);
-                    for (((hit, open), x), y) in all.zip(&y[range]) {
-                        *hit = *open & u32::from(x.is(*y)).wrapping_neg();
-                        *open &= !*hit;
-                    }
+                    note_first(&mut hits[range.clone()], &mut scratch.open[range.clone()], &scratch.x[line + run.at..], &y[range]);
                 }
             }
             // An element is in later windows the further left it is in them.
             for (noted, line) in lines() {
                 for (run, hits) in runs.iter().zip(scratch.hits[noted..].chunks_exact(windows)).rev() {
                     let range = run.first..run.end;
-                    for ((to, hit), gradient) in
-                        scratch.out[line + run.at..][..run.len()].iter_mut().zip(&hits[range.clone()]).zip(&gradient[range])
-                    {
-                        *to += f32::from_bits(gradient.to_bits() & hit);
-                    }
+                    add_where(&mut scratch.out[line + run.at..], &hits[range.clone()], &gradient[range]);
                 }
             }
         }
         for (to, from) in out.chunks_exact_mut(width).zip(scratch.out.chunks_exact(width)) {
-            let mut from = from.iter();
-            for phase in 0..stride.min(width) {
-                to[phase..].iter_mut().step_by(stride).zip(&mut from).for_each(|(to, from)| *to = *from);
-            }
+            if stride == 2 { join_pairs(from, to) } else { join(from, stride, to) }
         }
     }
 }
@@ -280,8 +333,7 @@ simd_dispatch! {
         }
         let rows = x.as_chunks::<2>().0;
         for ((hits, x), best) in hits.iter_mut().zip(rows).zip(&*best) {
-            let [low, high] = x.map(|x| u32::from(x.is(*best)).wrapping_neg());
-            *hits = both(low, high);
+            *hits = both(u32::from(x[0].is(*best)).wrapping_neg(), u32::from(x[1].is(*best)).wrapping_neg());
         }
         // The upper row comes before the lower, and in a row the left one first.
         for hits in hits.chunks_exact_mut(2 * width) {
@@ -291,7 +343,7 @@ simd_dispatch! {
         for ((to, hits), gradient) in out.as_chunks_mut::<2>().0.iter_mut().zip(hits).zip(gradients) {
             let word = *gradient & *hits & !(*hits << 32);
             // A sum that begins with 0 is never -0.
-            *to = [word as u32, (word >> 32) as u32].map(|bits| 0.0 + f32::from_bits(bits));
+            *to = [0.0 + f32::from_bits(word as u32), 0.0 + f32::from_bits((word >> 32) as u32)];
         }
     }
 }

@@ -123,7 +123,11 @@ impl Plan<'_> {
     fn together(&self) -> (usize, usize) {
         let tiles = (BLOCK / (PLACES * (self.outs + self.channels))).max(1);
         let [height, width] = self.tiles.count;
-        if 2 * tiles >= self.tiles.of_image() { ((tiles / self.tiles.of_image()).clamp(1, self.images), height) } else { (1, (tiles / width).max(1)) }
+        if 2 * tiles >= self.tiles.of_image() {
+            ((tiles / self.tiles.of_image()).clamp(1, self.images), height)
+        } else {
+            (1, (tiles / width).max(1))
+        }
     }
 
     /// Floats that a thread needs for a block: the tiles before and after products, and a few channels of a plane.
@@ -344,7 +348,8 @@ simd_dispatch! {
         let mut done = 0;
         if planes.len() == LANES {
             for (i, square) in squares.iter_mut().enumerate() {
-                let rows: [Lanes; LANES] = std::array::from_fn(|l| *planes[l][i * LANES..].first_chunk().expect("a square is whole"));
+                let mut rows = [[0.0; LANES]; LANES];
+                rows.iter_mut().zip(&planes).for_each(|(row, plane)| *row = lanes(plane, i * LANES));
                 *square = transposed(&rows);
             }
             done = squares.len() * LANES;
