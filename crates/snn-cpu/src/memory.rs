@@ -3,6 +3,7 @@
 use snn_ir::{Graph, Value};
 use snn_plan::convolution::{ConvolutionPlan, Direction, Windows};
 use snn_plan::product::ProductPlan;
+use snn_plan::selection::Place;
 use snn_plan::{Kernel, Plan, Task};
 
 use crate::convolution::unrolled_floats;
@@ -48,7 +49,7 @@ pub fn scratch(graph: &Graph, plan: &Plan, task: &Task, threads: usize) -> Scrat
             let operands = &graph.node(task.node).operands;
             converted(of_convolution(c, [floats(operands[0]), floats(operands[1])], threads))
         }
-        Kernel::Selection(_) => Scratch { shared: 0, own: threads.saturating_mul(task.computed) },
+        Kernel::Selection(s) => Scratch { shared: 0, own: if s.place == Place::Last { task.computed } else { 0 } },
         Kernel::Step(s) => Scratch { shared: 0, own: step::bytes(s, threads) },
         Kernel::MaxPoolGradient(g) => Scratch { shared: 0, own: threads.saturating_mul(max_pool::bytes(g)) },
         Kernel::Alias | Kernel::Reduction(_) => Scratch::default(),

@@ -25,7 +25,7 @@ use crate::shared::alone;
 
 use crate::max_pool::MaxPoolBackward;
 use crate::memory;
-use crate::selection::Select;
+use crate::selection::{Select, Sources};
 use crate::spikes::Elements;
 use crate::step::Step;
 use crate::ways::Products;
@@ -301,12 +301,27 @@ impl Run<'_> {
             }
             Kernel::Selection(s) => {
                 let mut out = self.floats(count(&node.types[0].sizes()?));
-                let x = match s.kind {
-                    SelectionKind::Counts => &[],
-                    SelectionKind::Product { x, .. } => values.get(graph, x)?.as_f32(),
+                let floats = |v: Value| values.get(graph, v).map(Tensor::as_f32);
+                let integers = |v: Value| values.get(graph, v).map(Tensor::as_i64);
+                let mut sources = Sources::default();
+                let rows = match &s.kind {
+                    SelectionKind::Counts(labels) => {
+                        sources.labels = integers(labels.value)?;
+                        None
+                    }
+                    SelectionKind::Chosen(rows) => Some(rows),
+                    SelectionKind::Added { rows, labels, to } => {
+                        sources.labels = integers(labels.value)?;
+                        sources.to = to.map(floats).transpose()?.unwrap_or_default();
+                        Some(rows)
+                    }
                 };
-                let Data::I64(labels) = values.get(graph, s.labels)?.data() else { unreachable!("labels are integers") };
-                Select(s).execute(labels, x, &mut out)?;
+                if let Some(rows) = rows {
+                    sources.x = floats(rows.x)?;
+                    sources.chosen = rows.chosen.map(|c| integers(c.value)).transpose()?.unwrap_or_default();
+                    sources.factors = rows.factors.map(floats).transpose()?.unwrap_or_default();
+                }
+                Select(s).execute(sources, &mut out)?;
                 values.insert(result, Tensor::f32(node.types[0].sizes()?, out));
             }
             Kernel::Delay(steps) if node.types[0].dtype == DType::F32 => {

@@ -1,11 +1,13 @@
-//! Products with one-hot rows, without the rows: elements are chosen, or added to the class of their label.
+//! Rows that are chosen by number, multiplied, and added up by number, without one-hot rows and without writing what is added.
 //!
-//! The result is that of the product to the bit. Each of its sums has one product by 1 for each element that is chosen or added, and
-//! products by 0 for all others, which matter only where an element is not finite: 0 times that is NaN.
+//! The result is that of the operations to the bit. A sum of a product with one-hot rows has one product by 1 for each element that is
+//! chosen or added, and products by 0 for all others, which matter only where an element is not finite: 0 times that is NaN.
+//!
+//! Memory bounds it: each row is read once for each time that it is chosen, and what is added to stays in cache where it fits.
 
 use rayon::prelude::*;
 use snn_ir::interpret::RuntimeError;
-use snn_plan::selection::{Selection, SelectionKind};
+use snn_plan::selection::{Labels, Place, Rows, Selection, SelectionKind};
 
 use crate::shared::threads;
 use crate::simd::simd_dispatch;
@@ -13,102 +15,220 @@ use crate::simd::simd_dispatch;
 /// Fewer elements than this are not worth a second thread.
 const WORTH_A_THREAD: usize = 1 << 15;
 
+/// What a selection reads, in the order of the fields of its plan; what the plan has not is empty.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sources<'a> {
+    /// The tensor of rows.
+    pub x: &'a [f32],
+    /// Which rows.
+    pub chosen: &'a [i64],
+    /// What each is multiplied by.
+    pub factors: &'a [f32],
+    /// Where each is added.
+    pub labels: &'a [i64],
+    /// To what.
+    pub to: &'a [f32],
+}
+
 /// A selection that is computed.
 pub struct Select<'a>(pub &'a Selection);
 
 impl Select<'_> {
-    /// Writes the selection of the elements `x`, which are none for counts, into `out`.
+    /// Writes the selection into `out`.
     ///
     /// # Errors
-    /// A label out of range.
-    pub fn execute(&self, labels: &[i64], x: &[f32], out: &mut [f32]) -> Result<(), RuntimeError> {
-        let classes = self.0.classes;
-        if let Some((index, value)) = labels.iter().enumerate().find(|(_, l)| !(0..classes as i64).contains(*l)) {
-            return Err(RuntimeError::LabelOutOfRange { value: *value, index, last: classes as i64 - 1 });
-        }
-        match self.0.kind {
-            SelectionKind::Counts => {
-                let mut counts = vec![0u64; classes];
-                labels.iter().for_each(|l| counts[*l as usize] += 1);
+    /// A label or an index out of range.
+    pub fn execute(&self, sources: Sources<'_>, out: &mut [f32]) -> Result<(), RuntimeError> {
+        match &self.0.kind {
+            SelectionKind::Counts(labels) => {
+                check(sources.labels, labels)?;
+                let mut counts = vec![0u64; labels.classes];
+                sources.labels.iter().for_each(|l| counts[*l as usize] += 1);
                 out.iter_mut().zip(counts).for_each(|(to, n)| *to = n as f32);
             }
-            SelectionKind::Product { outer, inner, chooses, first, .. } => {
-                Rows { labels, x, outer, inner, middle: if chooses { classes } else { labels.len() }, chooses }.write(out, first);
+            SelectionKind::Chosen(rows) => {
+                if let Some(chosen) = &rows.chosen {
+                    check(sources.chosen, chosen)?;
+                }
+                Picked { rows, sources }.write(self.0.place, out);
+            }
+            SelectionKind::Added { rows, labels, .. } => {
+                if let Some(chosen) = &rows.chosen {
+                    check(sources.chosen, chosen)?;
+                }
+                check(sources.labels, labels)?;
+                Picked { rows, sources }.add(labels, self.0.place, out);
             }
         }
         Ok(())
     }
 }
 
-struct Rows<'a> {
-    labels: &'a [i64],
-    /// `[outer, middle, inner]`.
-    x: &'a [f32],
-    outer: usize,
-    inner: usize,
-    middle: usize,
-    chooses: bool,
+fn check(labels: &[i64], of: &Labels) -> Result<(), RuntimeError> {
+    let last = of.classes as i64 - 1;
+    let Some((index, value)) = labels.iter().copied().enumerate().find(|(_, l)| !(0..=last).contains(l)) else { return Ok(()) };
+    Err(if of.one_hot { RuntimeError::LabelOutOfRange { value, index, last } } else { RuntimeError::IndexOutOfRange { value, last } })
 }
 
-impl Rows<'_> {
-    /// Writes `[position, outer, inner]`, or, if positions are not first, `[outer, inner, position]`.
-    fn write(&self, out: &mut [f32], first: bool) {
-        let width = self.outer * self.inner;
+/// A part of a result: some of its rows, in one or all of the outer places.
+struct Part<'o> {
+    outer: std::ops::Range<usize>,
+    rows: std::ops::Range<usize>,
+    /// `[row, outer, inner]`, or `[outer, row, inner]` of one outer place.
+    out: &'o mut [f32],
+}
+
+/// Rows that are read.
+struct Picked<'a> {
+    rows: &'a Rows,
+    sources: Sources<'a>,
+}
+
+impl Picked<'_> {
+    /// The parts that threads compute of a result of `count` rows that are first or in the middle.
+    fn parts<'o>(&self, count: usize, place: Place, out: &'o mut [f32]) -> Vec<Part<'o>> {
+        let Rows { outer, inner, .. } = *self.rows;
+        let wanted = if self.rows.count() * outer * inner + out.len() < WORTH_A_THREAD { 1 } else { 2 * threads() };
+        if place == Place::First {
+            let some = count.div_ceil(wanted).max(1);
+            let part =
+                |(i, out): (usize, &'o mut [f32])| Part { outer: 0..outer, rows: i * some..i * some + out.len() / (outer * inner), out };
+            return out.chunks_mut(some * outer * inner).enumerate().map(part).collect();
+        }
+        let some = count.div_ceil(wanted.div_ceil(outer)).max(1);
+        let of_plane = |(o, plane): (usize, &'o mut [f32])| {
+            let parts = plane.chunks_mut(some * inner).enumerate();
+            parts.map(move |(i, out)| Part { outer: o..o + 1, rows: i * some..i * some + out.len() / inner, out })
+        };
+        out.chunks_mut(count * inner).enumerate().flat_map(of_plane).collect()
+    }
+
+    /// Row `k` in an outer place, and what it is multiplied by.
+    fn row(&self, k: usize, outer: usize) -> (&[f32], f32) {
+        let Rows { size, inner, .. } = *self.rows;
+        let from = if self.rows.chosen.is_some() { self.sources.chosen[k] as usize } else { k };
+        let factor = if self.rows.factors.is_some() { self.sources.factors[k] } else { 1.0 };
+        (&self.sources.x[(outer * size + from) * inner..][..inner], factor)
+    }
+
+    /// To what elements are added when they are chosen: a sum of products with one-hot rows begins with 0 and is never -0; -0 changes nothing.
+    fn zero(&self) -> f32 {
+        if self.by_one_hot() { 0.0 } else { -0.0 }
+    }
+
+    /// Are the rows chosen by one-hot rows?
+    fn by_one_hot(&self) -> bool {
+        self.rows.chosen.is_some_and(|labels| labels.one_hot)
+    }
+
+    /// Writes the rows.
+    fn write(&self, place: Place, out: &mut [f32]) {
         if out.is_empty() {
             return;
         }
-        if !first {
-            let mut rows = vec![0f32; out.len()];
-            self.write(&mut rows, true);
-            let positions = out.len() / width;
-            out.chunks_exact_mut(positions).enumerate().for_each(|(c, to)| {
-                to.iter_mut().zip(rows[c..].iter().step_by(width)).for_each(|(to, x)| *to = *x);
-            });
+        if place == Place::Last {
+            return self.last(out, |first| self.write(Place::First, first));
+        }
+        let count = self.rows.count();
+        self.parts(count, place, out).into_par_iter().for_each(|Part { outer, rows, out }| {
+            let places = rows.flat_map(|k| outer.clone().map(move |o| (k, o)));
+            for (to, (k, o)) in out.chunks_exact_mut(self.rows.inner).zip(places) {
+                let (x, factor) = self.row(k, o);
+                write_row(to, x, self.zero(), factor);
+            }
+        });
+        if self.by_one_hot() && !all_finite(self.sources.x) {
+            let Rows { outer, size, inner, .. } = *self.rows;
+            Broken { outer, inner, size, place, count }.put(
+                |o, k, i| self.sources.x[(o * size + k) * inner + i],
+                |k| k,
+                |p| self.sources.chosen[p] as usize,
+                out,
+            );
+        }
+    }
+
+    /// Adds the rows to those of their labels.
+    fn add(&self, labels: &Labels, place: Place, out: &mut [f32]) {
+        if out.is_empty() {
             return;
         }
-        // Each thread has some positions of the result, and adds in the order of labels.
-        let some = if self.x.len() + out.len() < WORTH_A_THREAD { out.len() } else { (out.len() / width).div_ceil(2 * threads()) * width };
-        out.par_chunks_mut(some).enumerate().for_each(|(i, out)| {
-            let positions = i * (some / width)..i * (some / width) + out.len() / width;
-            if self.chooses {
-                for (row, label) in out.chunks_exact_mut(width).zip(&self.labels[positions]) {
-                    self.each(row, *label as usize, |to, x| to.iter_mut().zip(x).for_each(|(to, x)| *to = 0.0 + *x));
-                }
-            } else {
+        if place == Place::Last {
+            return self.last(out, |first| self.add(labels, Place::First, first));
+        }
+        // Rows of the result with elements that are not finite get such elements from rows that are not chosen too.
+        if self.by_one_hot() && !all_finite(self.sources.x) {
+            return self.add_written(labels, place, out);
+        }
+        let places = self.sources.labels;
+        self.parts(labels.classes, place, out).into_par_iter().for_each(|Part { outer, rows, out }| {
+            let (inner, width) = (self.rows.inner, outer.len() * self.rows.inner);
+            if self.sources.to.is_empty() {
                 out.fill(0.0);
-                for (k, label) in self.labels.iter().enumerate().filter(|(_, l)| positions.contains(&(**l as usize))) {
-                    let row = &mut out[(*label as usize - positions.start) * width..][..width];
-                    self.each(row, k, |to, x| to.iter_mut().zip(x).for_each(|(to, x)| *to += *x));
+            } else {
+                out.copy_from_slice(&self.sources.to[(outer.start * labels.classes + rows.start) * inner..][..out.len()]);
+            }
+            for (k, label) in places.iter().enumerate().filter(|(_, l)| rows.contains(&(**l as usize))) {
+                let row = &mut out[(*label as usize - rows.start) * width..][..width];
+                for (to, o) in row.chunks_exact_mut(inner).zip(outer.clone()) {
+                    let (x, factor) = self.row(k, o);
+                    add_row(to, x, self.zero(), factor);
                 }
             }
         });
-        if !all_finite(self.x) {
-            self.broadcast(out);
+        // Every row is added somewhere, so that a sum is not finite where an element is not.
+        if labels.one_hot && !all_finite(out) {
+            let Rows { outer, inner, .. } = *self.rows;
+            let at = |o: usize, k: usize, i: usize| {
+                let (x, factor) = self.row(k, o);
+                (self.zero() + x[i]) * factor
+            };
+            let broken = Broken { outer, inner, size: places.len(), place, count: labels.classes };
+            broken.put(at, |k| places[k] as usize, |p| p, out);
         }
     }
 
-    /// Does something with each run of a row, and the elements of number `k` of the middle axis.
-    fn each(&self, row: &mut [f32], k: usize, act: impl Fn(&mut [f32], &[f32])) {
-        for (o, to) in row.chunks_exact_mut(self.inner).enumerate() {
-            act(to, &self.x[(o * self.middle + k) * self.inner..][..self.inner]);
-        }
+    /// [`Picked::add`] of rows that are written first: only where some are not finite.
+    fn add_written(&self, labels: &Labels, place: Place, out: &mut [f32]) {
+        let Rows { outer, inner, .. } = *self.rows;
+        let chosen = Rows { factors: None, ..self.rows.clone() };
+        let mut written = vec![0f32; outer * self.rows.count() * inner];
+        Picked { rows: &chosen, sources: self.sources }.write(Place::Middle, &mut written);
+        let rows = Rows { size: self.rows.count(), chosen: None, ..self.rows.clone() };
+        Picked { rows: &rows, sources: Sources { x: &written, ..self.sources } }.add(labels, place, out);
     }
 
-    /// Puts NaN where 0 meets an element that is not finite: in its column, at each position that does not select it.
-    fn broadcast(&self, out: &mut [f32]) {
-        let width = self.outer * self.inner;
-        for column in 0..width {
-            let (o, i) = (column / self.inner, column % self.inner);
-            let odd = (0..self.middle).filter(|k| !self.x[(o * self.middle + k) * self.inner + i].is_finite());
-            // The positions that select an element: the one of its number, or of its label.
-            let mut keys = odd.map(|k| if self.chooses { k } else { self.labels[k] as usize });
+    /// Writes `[outer, inner, row]` from what writes `[row, outer, inner]`.
+    fn last(&self, out: &mut [f32], write: impl FnOnce(&mut [f32])) {
+        let width = self.rows.outer * self.rows.inner;
+        let mut rows = vec![0f32; out.len()];
+        write(&mut rows);
+        crate::moves::transpose(&rows, [out.len() / width, width], out);
+    }
+}
+
+/// A result of one-hot rows and elements that are not finite.
+struct Broken {
+    outer: usize,
+    inner: usize,
+    /// How many rows meet the one-hot rows.
+    size: usize,
+    place: Place,
+    /// Rows of the result.
+    count: usize,
+}
+
+impl Broken {
+    /// Puts NaN where 0 meets an element that is not finite: in its column, at each row of the result that does not select it. `at` are the
+    /// elements, `key` says what selects a row, and `own` what a row of the result selects.
+    fn put(&self, at: impl Fn(usize, usize, usize) -> f32, key: impl Fn(usize) -> usize, own: impl Fn(usize) -> usize, out: &mut [f32]) {
+        for (o, i) in (0..self.outer).flat_map(|o| (0..self.inner).map(move |i| (o, i))) {
+            let mut keys = (0..self.size).filter(|k| !at(o, *k, i).is_finite()).map(&key);
             let Some(first) = keys.next() else { continue };
             let several = keys.any(|key| key != first);
-            for (position, to) in out[column..].iter_mut().step_by(width).enumerate() {
-                let own = if self.chooses { self.labels[position] as usize } else { position };
-                if several || own != first {
-                    *to = f32::NAN;
-                }
+            for row in (0..self.count).filter(|row| several || own(*row) != first) {
+                let place = if self.place == Place::First { row * self.outer + o } else { o * self.count + row };
+                out[place * self.inner + i] = f32::NAN;
             }
         }
     }
@@ -129,46 +249,152 @@ simd_dispatch! {
     }
 }
 
+simd_dispatch! {
+    /// Writes `(zero + x) factor`.
+    fn write_row(to: &mut [f32], x: &[f32], zero: f32, factor: f32) {
+        to.iter_mut().zip(x).for_each(|(to, x)| *to = (zero + *x) * factor);
+    }
+}
+
+simd_dispatch! {
+    /// Adds `(zero + x) factor`.
+    fn add_row(to: &mut [f32], x: &[f32], zero: f32, factor: f32) {
+        to.iter_mut().zip(x).for_each(|(to, x)| *to += (zero + *x) * factor);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use snn_ir::interpret::{Randomness, evaluate};
-    use snn_ir::{Contraction, DType, Op, Tensor, Type};
+    use snn_ir::{BinaryOp, Contraction, Graph, Op, Tensor, Type, Value};
 
-    /// Every form of a product with one-hot rows, also of elements that are not finite, is the interpreter's to the bit.
-    #[test]
-    fn selections_are_products() {
-        let (count, classes) = (9usize, 5usize);
-        let labels: Vec<i64> = (0..count as i64).map(|i| (i * i + 1) % 4).collect();
-        let one_hot_op = Op::RedundantOneHot { classes: classes as i64, repeat: 1 };
-        let ty = |shape: &[usize]| Type::new(DType::F32, shape.iter().map(|n| (*n as i64).into()).collect::<Vec<_>>());
-        let evaluated = |op: &Op, operands: &[&Tensor], shape: &[usize]| {
-            evaluate(op, operands, &[ty(shape)], &mut Randomness::Counter { seed: 0 }).unwrap().remove(0)
+    /// Evaluates the last node of a graph as a selection, which reads so many tensors, and as the interpreter does.
+    fn both(graph: &Graph, inputs: &[(Value, Tensor)], reads: usize) -> [Vec<u32>; 2] {
+        let mut values: std::collections::HashMap<Value, Tensor> = inputs.iter().cloned().collect();
+        let mut last = None;
+        for (id, node) in graph.nodes() {
+            last = Some(id);
+            let result = Value { node: id, result: 0 };
+            if values.contains_key(&result) {
+                continue;
+            }
+            let operands: Vec<&Tensor> = node.operands.iter().map(|v| &values[v]).collect();
+            let made = evaluate(&node.op, &operands, &node.types, &mut Randomness::Counter { seed: 0 }).unwrap().remove(0);
+            values.insert(result, made);
+        }
+        let last = Value { node: last.unwrap(), result: 0 };
+        let selection = Selection::new(graph, graph.node(last.node)).unwrap().expect("it is a selection");
+        assert_eq!(selection.reads().len(), reads, "rows are read where they come from: {selection:?}");
+        let floats = |v: Value| values[&v].as_f32();
+        let integers = |v: Value| values[&v].as_i64();
+        let mut sources = Sources::default();
+        let rows = match &selection.kind {
+            SelectionKind::Counts(_) => unreachable!("rows are read"),
+            SelectionKind::Chosen(rows) => rows,
+            SelectionKind::Added { rows, labels, to } => {
+                sources.labels = integers(labels.value);
+                sources.to = to.map_or(&[], floats);
+                rows
+            }
         };
-        let one_hot = evaluated(&one_hot_op, &[&Tensor::i64([count], labels.clone())], &[count, classes]);
+        sources.x = floats(rows.x);
+        sources.chosen = rows.chosen.map_or(&[], |c| integers(c.value));
+        sources.factors = rows.factors.map_or(&[], floats);
+        let mut out = vec![7.0; values[&last].len()];
+        Select(&selection).execute(sources, &mut out).unwrap();
+        let bits = |v: &[f32]| v.iter().map(|x| if x.is_nan() { u32::MAX } else { x.to_bits() }).collect::<Vec<_>>();
+        [bits(&out), bits(floats(last))]
+    }
+
+    /// Every form, also of elements that are not finite, is the interpreter's to the bit: rows as they are, chosen by indices or by one-hot
+    /// rows, multiplied or not, and written or added by one-hot rows or indices.
+    #[test]
+    fn selections_are_their_operations() {
+        let (count, classes, nodes) = (9usize, 5usize, 6usize);
         for odd in [0.0, f32::INFINITY, f32::NAN] {
             for (outer, inner) in [(1, 1), (2, 3), (1, 700), (80, 20)] {
-                for (chooses, first) in [(true, true), (true, false), (false, true), (false, false)] {
-                    let (middle, positions) = if chooses { (classes, count) } else { (count, classes) };
-                    let mut next = crate::testing::numbers(inner as u64);
-                    let mut x: Vec<f32> = (0..outer * middle * inner).map(|_| next() - 0.5).collect();
-                    let last = x.len() - 1;
+                for (chosen, factors, added) in (0..3).flat_map(|c| (0..2).flat_map(move |f| (0..6).map(move |a| (c, f == 1, a)))) {
+                    let mut graph = Graph::new("rows");
+                    let mut inputs = Vec::new();
+                    let mut next = crate::testing::numbers((inner + outer) as u64);
+                    let mut input = |graph: &mut Graph, name: &str, tensor: Tensor| {
+                        let ty = Type::new(tensor.dtype(), tensor.shape().iter().map(|n| (*n as i64).into()).collect::<Vec<_>>());
+                        let v = graph.input(name, ty);
+                        inputs.push((v, tensor));
+                        v
+                    };
+                    let size = if chosen == 0 { count } else { nodes };
+                    let mut x: Vec<f32> = (0..outer * size * inner).map(|_| next() - 0.5).collect();
+                    let end = x.len() - 1;
                     x[0] = -0.0;
                     if odd != 0.0 {
-                        x[last] = odd;
-                        x[last / 2] = odd;
+                        x[end] = odd;
+                        x[end / 2] = odd;
                     }
-                    let tensor = Tensor::f32([outer, middle, inner], x.clone());
-                    let own = vec![usize::from(chooses)];
-                    let (sums, operands) =
-                        if first { ((own, vec![1]), [&one_hot, &tensor]) } else { ((vec![1], own), [&tensor, &one_hot]) };
-                    let c = Contraction { lhs_sum: sums.0, rhs_sum: sums.1, ..Contraction::default() };
-                    let shape = if first { [positions, outer, inner] } else { [outer, inner, positions] };
-                    let want = evaluated(&Op::Contract(c), &operands, &shape);
-                    let mut out = vec![7.0; want.len()];
-                    Rows { labels: &labels, x: &x, outer, inner, middle, chooses }.write(&mut out, first);
-                    let bits = |v: &[f32]| v.iter().map(|x| if x.is_nan() { u32::MAX } else { x.to_bits() }).collect::<Vec<_>>();
-                    assert_eq!(bits(&out), bits(want.as_f32()), "{outer} {inner} {chooses} {first} {odd}");
+                    let mut v = input(&mut graph, "x", Tensor::f32([outer, size, inner], x));
+                    let one_hot = |graph: &mut Graph, labels: Value, classes: usize| {
+                        graph.add(Op::RedundantOneHot { classes: classes as i64, repeat: 1 }, &[labels])
+                    };
+                    if chosen > 0 {
+                        let places =
+                            input(&mut graph, "places", Tensor::i64([count], (0..count as i64).map(|i| (i * i + 2) % 5).collect()));
+                        v = if chosen == 1 {
+                            graph.add(Op::Gather { axis: 1 }, &[v, places])
+                        } else {
+                            let rows = one_hot(&mut graph, places, size);
+                            let c = Contraction { lhs_sum: vec![1], rhs_sum: vec![1], ..Contraction::default() };
+                            let product = graph.add(Op::Contract(c), &[rows, v]);
+                            graph.add(Op::Transpose { permutation: vec![1, 0, 2] }, &[product])
+                        };
+                    }
+                    if factors {
+                        let values = (0..count).map(|_| next() - 0.5).collect();
+                        let f = input(&mut graph, "factors", Tensor::f32([count], values));
+                        let shape = [outer, count, inner].map(|n| (n as i64).into()).to_vec();
+                        let f = graph.add(Op::Broadcast { axes: vec![1], shape }, &[f]);
+                        v = graph.add(Op::Binary(BinaryOp::Mul), &[v, f]);
+                    }
+                    let of: Vec<i64> = (0..count as i64).map(|i| (i * i + 1) % 4).collect();
+                    match added {
+                        // Added by one-hot rows, which are the first or the last operand.
+                        0 | 1 => {
+                            let labels = input(&mut graph, "labels", Tensor::i64([count], of));
+                            let rows = one_hot(&mut graph, labels, classes);
+                            let (sums, operands) =
+                                if added == 0 { ((vec![0], vec![1]), [rows, v]) } else { ((vec![1], vec![0]), [v, rows]) };
+                            let c = Contraction { lhs_sum: sums.0, rhs_sum: sums.1, ..Contraction::default() };
+                            graph.add(Op::Contract(c), &operands);
+                        }
+                        // Added to something, or to zeros.
+                        2 | 3 => {
+                            let labels = input(&mut graph, "labels", Tensor::i64([count], of));
+                            let shape = [outer, classes, inner];
+                            let to = if added == 2 {
+                                input(&mut graph, "to", Tensor::f32(shape, vec![-0.0; outer * classes * inner]))
+                            } else {
+                                let zero = graph.add_f32(0.0);
+                                let shape = shape.map(|n| (n as i64).into()).to_vec();
+                                graph.add(Op::Broadcast { axes: vec![], shape }, &[zero])
+                            };
+                            graph.add(Op::ScatterAdd { axis: 1 }, &[to, labels, v]);
+                        }
+                        // Chosen: by indices, or by one-hot rows, which are the first or the last operand.
+                        _ => {
+                            let labels = input(&mut graph, "labels", Tensor::i64([count], of));
+                            if added == 4 {
+                                graph.add(Op::Gather { axis: 1 }, &[v, labels]);
+                            } else {
+                                let rows = one_hot(&mut graph, labels, count);
+                                let c = Contraction { lhs_sum: vec![1], rhs_sum: vec![1], ..Contraction::default() };
+                                graph.add(Op::Contract(c), &[v, rows]);
+                            }
+                        }
+                    }
+                    let sources = usize::from(chosen > 0) + usize::from(factors);
+                    let reads = if added < 4 { 2 + sources + usize::from(added == 2) } else { 2 };
+                    let [found, want] = both(&graph, &inputs, reads);
+                    assert_eq!(found, want, "outer {outer}, inner {inner}, chosen {chosen}, factors {factors}, added {added}, {odd}");
                 }
             }
         }

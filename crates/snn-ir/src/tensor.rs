@@ -160,6 +160,17 @@ impl Tensor {
         }
     }
 
+    /// The elements as integers.
+    ///
+    /// # Panics
+    /// If they are not integers; the verifier has made sure of the type before.
+    pub fn as_i64(&self) -> &[i64] {
+        match &self.data {
+            Data::I64(v) => v,
+            Data::F32(_) | Data::Bool(_) | Data::U8(_) => panic!("expected i64 elements, found {}", self.dtype()),
+        }
+    }
+
     /// The indices, one for each axis, of the element at a place in row-major order.
     pub fn indices(&self, place: usize) -> Vec<usize> {
         row_major_strides(&self.shape).iter().zip(&self.shape[..]).map(|(s, n)| place / s % n).collect()

@@ -14,7 +14,7 @@ use crate::partition::partition_batch;
 use crate::product::ProductPlan;
 use crate::reduction::{ReductionPlan, ReductionShape};
 use crate::ring::{Ring, RingPart};
-use crate::selection::{Selection, SelectionKind};
+use crate::selection::Selection;
 use crate::step::{StepKernel, build};
 
 /// What one task does.
@@ -168,7 +168,7 @@ fn whole(graph: &Graph, divides: bool) -> Result<Plan, CompileError> {
 
 /// As [`plan`]; `counts` says what has been numbered so far.
 fn plan_from(graph: &Graph, divides: bool, counts: &mut Counts) -> Result<Plan, CompileError> {
-    let live = graph.live_nodes();
+    let live = needed(graph, divides);
     let mut p = Planner { graph, live, divides, groups: vec![], group_of: HashMap::new(), readers: HashMap::new() };
     p.form_groups()?;
     p.attach_sums();
@@ -176,6 +176,25 @@ fn plan_from(graph: &Graph, divides: bool, counts: &mut Counts) -> Result<Plan, 
     let demanded = p.demanded();
     let spikes = if divides { crate::spikes::stored_as_bytes(&p, &demanded) } else { BTreeSet::new() };
     p.schedule(&demanded, spikes, counts)
+}
+
+/// The nodes that results are computed from: one-hot rows that a selection reads as labels, and rows that it reads where they come from, are not.
+fn needed(graph: &Graph, divides: bool) -> Vec<bool> {
+    let mut needed = vec![false; graph.nodes().count()];
+    graph.roots().for_each(|root| needed[root.node.index()] = true);
+    for (id, node) in graph.nodes().rev() {
+        if needed[id.index()] {
+            let selection = selection(graph, node, divides);
+            let reads = selection.map_or_else(|| node.operands.clone(), |s| s.reads());
+            reads.into_iter().for_each(|v| needed[v.node.index()] = true);
+        }
+    }
+    needed
+}
+
+/// The selection that a node is, where kernels know these.
+fn selection(graph: &Graph, node: &Node, divides: bool) -> Option<Selection> {
+    divides.then(|| Selection::new(graph, node).ok().flatten()).flatten()
 }
 
 /// Numbers the step kernels in the order of the plan, those of loops where they stand: the order in which they are generated.
@@ -382,7 +401,7 @@ impl Planner<'_> {
     }
 
     pub(crate) fn selection(&self, node: &Node) -> Option<Selection> {
-        self.divides.then(|| Selection::new(self.graph, node).ok().flatten()).flatten()
+        selection(self.graph, node, self.divides)
     }
 
     /// What a node reads as a whole tensor.
@@ -622,10 +641,7 @@ pub fn operations(graph: &Graph, task: &Task) -> usize {
         }
         Kernel::Reduction(f) => elements(f.source),
         Kernel::MaxPoolGradient(u) => elements(u.x),
-        Kernel::Selection(s) => match s.kind {
-            SelectionKind::Counts => s.count,
-            SelectionKind::Product { outer, inner, .. } => s.count * outer * inner,
-        },
+        Kernel::Selection(s) => s.sums(),
         // What moves elements, and what is told by the kernels inside.
         Kernel::Alias | Kernel::Delay(_) | Kernel::Move | Kernel::FirstSpike(_) => 0,
         Kernel::Loop(_) | Kernel::Ring(_) | Kernel::Reference => 0,
@@ -651,7 +667,7 @@ pub fn describe_task(graph: &Graph, task: &Task) -> String {
         },
         Kernel::Reduction(f) => format!("reduction {:?}", f.kind).to_lowercase(),
         Kernel::MaxPoolGradient(_) => "max-pool backward".into(),
-        Kernel::Selection(s) => format!("selection by {} labels of {} classes", s.count, s.classes),
+        Kernel::Selection(s) => s.describe(),
         Kernel::Delay(d) => format!("delay {d}"),
         Kernel::Move => "move".into(),
         Kernel::FirstSpike(_) => "first spike".into(),
