@@ -18,7 +18,7 @@ use crate::panels::{Identity, Kept, Packed, product};
 use crate::products::{Matrix, MatrixMut};
 use crate::shared::threads;
 use crate::spike_windows::{BySpikes, spikes_of_windows};
-use crate::spikes::{Elements, WORD};
+use crate::spikes::{Densest, Elements, WORD, are_few};
 use crate::ways::Products;
 use crate::winograd;
 
@@ -76,6 +76,12 @@ pub fn convolve(
             if lines::fits_weight_gradient(windows) && !products.is_exact() {
                 return lines::weight_gradient(windows, a.floats(buffers, &mut held), b, out);
             }
+            if products.rounds_freely() && filters_weight_gradient(windows, products, a) {
+                let a = a.floats(buffers, &mut held);
+                if winograd::weight_gradient(windows, buffers, a, b, out) {
+                    return;
+                }
+            }
             let mut rows = buffers.scratch(b.len());
             // The gradient of results as `[positions, channels]`.
             crate::moves::transpose(b, [windows.out_channels, windows.out_plane()], &mut rows);
@@ -84,6 +90,16 @@ pub fn convolve(
             }
         }
     }
+}
+
+/// Up to which densities of the input the gradient of weights is faster by spikes than by filtering.
+const SPARSE: Densest = Densest { ones: 0.35, values: 0.3 };
+
+/// Is the gradient of weights faster by filtering?
+fn filters_weight_gradient(windows: &Windows, products: Products, x: Elements<'_>) -> bool {
+    let images = x.len() / (windows.channels * windows.plane());
+    let dense = products.densest().is_none_or(|densest| densest != Densest::ANY && !are_few(x, windows.input[1], SPARSE));
+    winograd::fits_weight_gradient(windows, images) && dense
 }
 
 /// A convolution. `kept` has the packed weights of each group; those that are not there are packed, into memory of `packing` if they are given back.
@@ -489,6 +505,7 @@ impl Unrolled<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ways::ProductKernel;
     use snn_ir::interpret::{Randomness, evaluate};
     use snn_ir::{ConvGradient, Convolution, DType, Op, Tensor, Type};
 
@@ -541,7 +558,7 @@ mod tests {
             let y_shape = vec![images, out_channels, out(0), out(1)];
             let windows = Windows::new(&c, &x_shape, &w_shape, &y_shape);
             let mut next = crate::testing::numbers((channels * out_channels + input[1]) as u64);
-            for density in [0.2f32, 2.0] {
+            for density in [0.2f32, 0.6, 2.0] {
                 let mut tensor = |shape: &[usize], spikes: bool| {
                     let mut value = |_| if spikes { f32::from(u8::from(next() < density)) } else { next() - 0.5 };
                     Tensor::f32(shape.to_vec(), (0..shape.iter().product()).map(&mut value).collect())
@@ -579,6 +596,37 @@ mod tests {
                         assert_eq!(pool.install(run), found, "{direction:?} of {case:?} on {threads} threads");
                     }
                 }
+            }
+        }
+    }
+
+    /// An element that is not finite reaches the sums that it is part of and no others, in every direction.
+    #[test]
+    fn infinities_stay_where_they_are() {
+        let (images, channels, outs, size) = (9, 32, 40, 7);
+        let c = Convolution { stride: vec![1, 1], padding: vec![1, 1], dilation: vec![1, 1], groups: 1 };
+        let (x_shape, w_shape, y_shape) = ([images, channels, size, size], [outs, channels, 3, 3], [images, outs, size, size]);
+        let windows = Windows::new(&c, &x_shape, &w_shape, &y_shape);
+        assert!(winograd::fits_weight_gradient(&windows, images));
+        let mut next = crate::testing::numbers(3);
+        let mut tensor = |shape: [usize; 4]| -> Vec<f32> { (0..shape.iter().product()).map(|_| next() - 0.5).collect() };
+        let (x, w, mut g) = (tensor(x_shape), tensor(w_shape), tensor(y_shape));
+        g[size + 2] = f32::INFINITY;
+        g[4 * outs * size * size + 3] = f32::NAN;
+        for (direction, a, b, n) in [(Direction::InputGradient, &g, &w, x.len()), (Direction::WeightGradient, &x, &g, w.len())] {
+            let plan = ConvolutionPlan { direction, windows: windows.clone(), packed: None };
+            let [found, want] = [ProductKernel::Fastest, ProductKernel::Exact].map(|kernel| {
+                let products = Products { kernel, ..Products::default() };
+                let mut out = vec![7.0; n];
+                convolve(&plan, &[], &Buffers::new(0), (a[..].into(), b), || Identity::Named("w".into()), products, &mut out);
+                out
+            });
+            assert!(want.iter().any(|x| x.is_finite()) || direction == Direction::WeightGradient);
+            for (i, (a, b)) in found.iter().zip(&want).enumerate() {
+                assert!(
+                    a.is_finite() == b.is_finite() && (!a.is_finite() || (a - b).abs() < 1e-4),
+                    "{direction:?}, element {i}: {a} instead of {b}"
+                );
             }
         }
     }

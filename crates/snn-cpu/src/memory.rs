@@ -89,17 +89,32 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], threads: usi
         Direction::InputGradient if lines::fits_input_gradient(w) => Scratch::default(),
         Direction::InputGradient => {
             let images = first / (w.out_channels * w.out_plane()).max(1);
-            let [kernels, block] = if winograd::fits(w, images) { winograd::scratch_floats(w, images) } else { [0; 2] };
-            Scratch { shared: threads.saturating_mul(block).saturating_add(kernels).saturating_mul(FLOAT), own: unrolled }
+            Scratch { shared: filtered_bytes(c, images, threads), own: unrolled }
         }
         Direction::WeightGradient if lines::fits_weight_gradient(w) => Scratch::default(),
         Direction::WeightGradient => {
             let positions = second / w.out_channels.max(1);
             let packed = Packed::len([positions, w.out_channels], WORD);
             let bits = Spikes::bytes([w.channels * w.taps(), positions]);
-            Scratch { shared: second.saturating_add(packed).saturating_mul(FLOAT), own: bits.max(unrolled) }
+            let images = positions / w.out_plane().max(1);
+            let rows = second.saturating_add(packed).saturating_mul(FLOAT);
+            Scratch { shared: rows.max(filtered_bytes(c, images, threads)), own: bits.max(unrolled) }
         }
     }
+}
+
+/// What a gradient takes in [`winograd`].
+fn filtered_bytes(c: &ConvolutionPlan, images: usize, threads: usize) -> usize {
+    let fits = match c.direction {
+        Direction::Forward => false,
+        Direction::InputGradient => winograd::fits(&c.windows, images),
+        Direction::WeightGradient => winograd::fits_weight_gradient(&c.windows, images),
+    };
+    if !fits {
+        return 0;
+    }
+    let [shared, own] = winograd::scratch_floats(&c.windows, c.direction, images);
+    threads.saturating_mul(own).saturating_add(shared).saturating_mul(FLOAT)
 }
 
 /// The bytes of the packed weights of a convolution.

@@ -129,12 +129,12 @@ impl Picked<'_> {
         if place == Place::Last {
             return self.last(out, |first| self.write(Place::First, first));
         }
-        let count = self.rows.count();
+        let (count, zero) = (self.rows.count(), self.zero());
         self.parts(count, place, out).into_par_iter().for_each(|Part { outer, rows, out }| {
             let places = rows.flat_map(|k| outer.clone().map(move |o| (k, o)));
             for (to, (k, o)) in out.chunks_exact_mut(self.rows.inner).zip(places) {
                 let (x, factor) = self.row(k, o);
-                write_row(to, x, self.zero(), factor);
+                write(to, x, zero, factor);
             }
         });
         if self.by_one_hot() && !all_finite(self.sources.x) {
@@ -160,7 +160,7 @@ impl Picked<'_> {
         if self.by_one_hot() && !all_finite(self.sources.x) {
             return self.add_written(labels, place, out);
         }
-        let places = self.sources.labels;
+        let (places, zero) = (self.sources.labels, self.zero());
         self.parts(labels.classes, place, out).into_par_iter().for_each(|Part { outer, rows, out }| {
             let (inner, width) = (self.rows.inner, outer.len() * self.rows.inner);
             if self.sources.to.is_empty() {
@@ -172,7 +172,7 @@ impl Picked<'_> {
                 let row = &mut out[(*label as usize - rows.start) * width..][..width];
                 for (to, o) in row.chunks_exact_mut(inner).zip(outer.clone()) {
                     let (x, factor) = self.row(k, o);
-                    add_row(to, x, self.zero(), factor);
+                    add(to, x, zero, factor);
                 }
             }
         });
@@ -247,6 +247,27 @@ simd_dispatch! {
     fn are_finite(x: &[f32], finite: &mut bool) {
         *finite = x.iter().fold(true, |all, x| all & x.is_finite());
     }
+}
+
+/// [`write_row`] and [`add_row`] are called for rows of more elements than this; fewer are not worth the call.
+const FEW: usize = 4;
+
+/// Writes `(zero + x) factor`.
+#[inline(always)]
+fn write(to: &mut [f32], x: &[f32], zero: f32, factor: f32) {
+    if to.len() <= FEW {
+        return to.iter_mut().zip(x).for_each(|(to, x)| *to = (zero + *x) * factor);
+    }
+    write_row(to, x, zero, factor);
+}
+
+/// Adds `(zero + x) factor`.
+#[inline(always)]
+fn add(to: &mut [f32], x: &[f32], zero: f32, factor: f32) {
+    if to.len() <= FEW {
+        return to.iter_mut().zip(x).for_each(|(to, x)| *to += (zero + *x) * factor);
+    }
+    add_row(to, x, zero, factor);
 }
 
 simd_dispatch! {
