@@ -8,8 +8,8 @@
 //! * The derivative of a spike is its surrogate, a scalar graph that is put in where the spike is ([`elementwise`]).
 //! * The backward of a scan is a scan against time ([`recurrence`]): its step function computes the forward step again from the
 //!   state before the step, which the forward scan gives as one more sequence, and then the derivative of that step. Nothing
-//!   else is stored. A loop is treated in the same way, and products with weights that do not change over time are taken out of
-//!   it: their gradients are one product over all steps.
+//!   else is stored. A loop is treated in the same way, but that it keeps the results of its products too; and products with weights that
+//!   do not change over time are taken out of it: their gradients are one product over all steps.
 //! * `detach`, comparisons, roundings, labels and `first_spike` have no gradient.
 //! * Where several elements are the largest, the first one gets the gradient of a `max` over axes, as in PyTorch's pools and
 //!   `max(dim)`, and padding never does; `maximum(a, b)` gives half to each.
@@ -27,6 +27,7 @@ mod reverse;
 
 use snn_ir::{Build, DType, Graph, Op, Type, Value};
 
+use crate::recurrence::Kept;
 use crate::reverse::Reverse;
 
 /// Why a graph has no gradient.
@@ -74,13 +75,13 @@ pub fn loss_output(graph: &Graph) -> Result<(String, Value), GradientError> {
 /// See [`GradientError`].
 pub fn differentiate(graph: &Graph, wrt: &[String]) -> Result<Gradients, GradientError> {
     loss_output(graph)?;
-    let mut graph = recurrence::with_states_before(&graph.pruned());
-    let (loss_name, loss) = loss_output(&graph)?;
+    let mut kept = Kept::of(&graph.pruned());
+    let (loss_name, loss) = loss_output(&kept.graph)?;
     let mut sources = Vec::new();
     for name in wrt {
-        sources.push(source(&mut graph, name)?);
+        sources.push(source(&mut kept.graph, name)?);
     }
-    let mut reverse = Reverse::new(graph, &sources);
+    let mut reverse = Reverse::new(kept, &sources);
     let one = Build(&mut reverse.graph).full(1.0, &Type::scalar(DType::F32));
     reverse.add(loss, one);
     reverse.run();

@@ -1,11 +1,11 @@
 //! Derivatives through time: the backward of a scan is a scan against time, that of a loop is a loop against time.
 //!
-//! Both need the states before each step. [`with_states_before`] makes every scan and loop give them as further outputs; what no
-//! gradient reads is removed again by pruning. The backward step computes the forward step again from them.
+//! Both need the states before each step. [`Kept::of`] makes every scan and loop give them as further outputs, and a loop the results of
+//! its products; what no gradient reads is removed again by pruning. The backward step computes the rest of the forward step again from them.
 
 use std::collections::HashMap;
 
-use snn_ir::{Build, Contraction, DType, Dim, Graph, Loop, Node, NodeId, Op, Roles, Scan, Type, Value};
+use snn_ir::{BinaryOp, Build, Class, Contraction, DType, Dim, Graph, Loop, Node, NodeId, Op, Roles, Scan, Type, Value};
 
 use crate::products;
 use crate::reverse::Reverse;
@@ -23,38 +23,97 @@ pub struct Hoisted {
     pub gradient: Value,
 }
 
-/// The graph with the states before each step as further outputs of its scans and loops, after their own.
-pub fn with_states_before(graph: &Graph) -> Graph {
-    graph.rebuild(|new, _, mut node| {
-        let Some((roles, _)) = node.op.recurrence() else { return copy(new, node) };
-        let (first, n) = (roles.first_state(), roles.outputs);
-        if let Op::Scan(s) = &mut node.op {
-            let before: Vec<_> = (0..s.roles.states).map(|k| (format!("before.{k}"), s.body.inputs[first + k])).collect();
-            let s = std::sync::Arc::make_mut(s);
-            s.body.outputs.splice(n..n, before);
-            s.roles.outputs += s.roles.states;
-        } else if let Op::Loop(l) = &mut node.op {
-            let mut before = Vec::new();
-            for k in 0..l.roles.states {
-                let state = l.body.inputs[first + k];
-                let mut shape = vec![Dim::constant(1)];
-                shape.extend(l.body.ty(state).shape.iter().cloned());
-                let ty = Type::new(l.body.ty(state).dtype, shape);
-                before.push((format!("before.{k}"), l.body.add(Op::Reshape { shape: ty.shape }, &[state])));
+/// A graph whose scans and loops give as further outputs, after their own, the states before each step, and then, if they are loops, the
+/// results of products, which are dearer to compute again than to keep.
+pub struct Kept {
+    /// The graph.
+    pub graph: Graph,
+    /// How many results of products a loop gives.
+    pub products: HashMap<NodeId, usize>,
+}
+
+impl Kept {
+    /// Adds the outputs.
+    pub fn of(graph: &Graph) -> Kept {
+        let mut products = HashMap::new();
+        let graph = graph.rebuild(|new, _, mut node| {
+            let Some((roles, _)) = node.op.recurrence() else { return copy(new, node) };
+            let (first, n) = (roles.first_state(), roles.outputs);
+            let mut added = Vec::new();
+            if let Op::Scan(s) = &mut node.op {
+                added.extend((0..s.roles.states).map(|k| (format!("before.{k}"), s.body.inputs[first + k])));
+                let s = std::sync::Arc::make_mut(s);
+                s.body.outputs.splice(n..n, added.iter().cloned());
+                s.roles.outputs += added.len();
+            } else if let Op::Loop(l) = &mut node.op {
+                let kept = products_of(&l.body);
+                products.insert(NodeId(new.len() as u32), kept.len());
+                let states = (0..l.roles.states).map(|k| (format!("before.{k}"), l.body.inputs[first + k]));
+                let all: Vec<_> = states.chain(kept.into_iter().enumerate().map(|(i, v)| (format!("kept.{i}"), v))).collect();
+                for (name, v) in all {
+                    let shape = step_of(l.body.ty(v)).shape;
+                    added.push((name, l.body.add(Op::Reshape { shape }, &[v])));
+                }
+                l.body.outputs.splice(n..n, added.iter().cloned());
+                l.roles.outputs += added.len();
             }
-            l.body.outputs.splice(n..n, before);
-            l.roles.outputs += l.roles.states;
+            let operands: Vec<&Type> = node.operands.iter().map(|v| new.ty(*v)).collect();
+            match snn_ir::infer(&node.op, &operands) {
+                Ok(types) => node.types = types,
+                Err(e) => unreachable!("further outputs change nothing else: {e}"),
+            }
+            let id = new.push(node);
+            let result = |i: usize| Value { node: id, result: i as u16 };
+            (0..n).chain(n + added.len()..n + added.len() + roles.states).map(result).collect()
+        });
+        Kept { graph, products }
+    }
+
+    /// [`Kept::of`] a body, with some values of it in the new one.
+    fn of_body<const N: usize>(body: &Graph, lists: [Vec<Value>; N]) -> (Kept, [Vec<Value>; N]) {
+        let mut body = body.clone();
+        body.outputs = lists.iter().flatten().enumerate().map(|(i, v)| (format!("v{i}"), *v)).collect();
+        let mut kept = Kept::of(&body);
+        let mut values = std::mem::take(&mut kept.graph.outputs).into_iter().map(|(_, v)| v);
+        let lists = lists.map(|list| values.by_ref().take(list.len()).collect());
+        (kept, lists)
+    }
+}
+
+/// The type of one step of a sequence of these.
+fn step_of(ty: &Type) -> Type {
+    let shape: Vec<Dim> = std::iter::once(1.into()).chain(ty.shape.iter().cloned()).collect();
+    Type::new(ty.dtype, shape)
+}
+
+/// What a loop keeps of its products: their results, or the sums that are all that is made of these.
+fn products_of(body: &Graph) -> Vec<Value> {
+    let counts = body.use_counts();
+    let mut reader: HashMap<Value, NodeId> = HashMap::new();
+    for (id, node) in body.nodes() {
+        node.operands.iter().for_each(|v| {
+            reader.insert(*v, id);
+        });
+    }
+    let mut kept = Vec::new();
+    for (id, node) in body.nodes() {
+        let mut v = Value { node: id, result: 0 };
+        let uses = |v: Value| counts[v.node.index()][v.result as usize];
+        if node.op.class() != Class::Product || uses(v) == 0 {
+            continue;
         }
-        let (outputs, states) = (n, roles.states);
-        let operands: Vec<&Type> = node.operands.iter().map(|v| new.ty(*v)).collect();
-        match snn_ir::infer(&node.op, &operands) {
-            Ok(types) => node.types = types,
-            Err(e) => unreachable!("further outputs change nothing else: {e}"),
+        while let (1, Some(next)) = (uses(v), reader.get(&v)) {
+            let is_sum = matches!(body.node(*next).op, Op::Binary(BinaryOp::Add | BinaryOp::Sub));
+            if !is_sum || body.node(*next).types[0] != *body.ty(v) {
+                break;
+            }
+            v = Value { node: *next, result: 0 };
         }
-        let id = new.push(node);
-        let result = |i: usize| Value { node: id, result: i as u16 };
-        (0..outputs).chain(outputs + states..outputs + 2 * states).map(result).collect()
-    })
+        if !kept.contains(&v) {
+            kept.push(v);
+        }
+    }
+    kept
 }
 
 fn copy(graph: &mut Graph, node: Node) -> Vec<Value> {
@@ -133,6 +192,8 @@ struct Parts {
     sequences: usize,
     invariants: usize,
     states: usize,
+    /// Results of products that a loop gives.
+    kept: usize,
 }
 
 impl Parts {
@@ -146,12 +207,23 @@ impl Reverse {
     /// Adjoints of outputs and of final states.
     fn results(&mut self, id: NodeId, p: &Parts) -> (Vec<Option<Value>>, Vec<Option<Value>>) {
         let mut of = |i: usize| self.adjoint(Value { node: id, result: i as u16 });
-        let last = p.outputs + p.states;
+        let last = p.outputs + p.states + p.kept;
         ((0..p.outputs).map(&mut of).collect(), (last..last + p.states).map(of).collect())
     }
 
-    fn before(id: NodeId, p: &Parts, state: usize) -> Value {
-        Value { node: id, result: (p.outputs + state) as u16 }
+    /// The states before the steps of a scan.
+    fn before_steps(&mut self, id: NodeId, p: &Parts, operands: &[Value], state: usize) -> Value {
+        let given = Value { node: id, result: (p.outputs + state) as u16 };
+        let ty = self.graph.ty(given).clone();
+        if !ty.shape[0].is_one() {
+            return given;
+        }
+        // Before the only step it is what it starts from.
+        let first = operands[p.first_state() + state];
+        let rank = self.graph.ty(first).rank();
+        let mut build = self.build();
+        let element = build.broadcast(first, (ty.rank() - 1 - rank..ty.rank() - 1).collect(), ty.shape[1..].to_vec());
+        build.reshape(element, ty.shape)
     }
 
     pub(crate) fn scan(&mut self, id: NodeId, s: &Scan, operands: &[Value]) {
@@ -160,6 +232,7 @@ impl Reverse {
             sequences: s.roles.sequences,
             invariants: s.roles.invariants,
             states: s.roles.states,
+            kept: 0,
         };
         let (from_outputs, from_states) = self.results(id, &p);
         let first_state = p.first_state();
@@ -173,7 +246,7 @@ impl Reverse {
         let (inputs, seeds) = Inputs::declare(&mut body, &p, &own_inputs, &outputs, &wanted, &from_outputs);
         let sources: Vec<Value> = own_inputs.iter().zip(&wanted).filter(|(_, w)| **w).map(|(v, _)| *v).collect();
         // And backwards.
-        let mut inner = Reverse::new(body, &sources);
+        let mut inner = Reverse::new(Kept { graph: body, products: HashMap::new() }, &sources);
         seeds.into_iter().for_each(|(v, g)| inner.add(v, g));
         inner.run();
         self.refused = self.refused.or(inner.refused);
@@ -193,17 +266,19 @@ impl Reverse {
             body: in_order(body),
         };
         let zero = self.build().full(0.0, &Type::scalar(DType::F32));
-        let given = self.given(id, &p, operands, &wanted, &from_outputs, &from_states, |_, _| zero);
+        let before = (0..p.states).map(|k| self.before_steps(id, &p, operands, k)).collect();
+        let given = self.given(&p, before, operands, &wanted, &from_outputs, &from_states, |_, _| zero);
         self.take_back(Op::Scan(std::sync::Arc::new(backward)), &given, &p, operands, &wanted, &new_sequences);
     }
 
-    /// The operands of the backward scan or loop, in the order of [`Inputs::in_order`]; `zero` gives a state that starts at zero,
+    /// The operands of the backward scan or loop, in the order of [`Inputs::in_order`]. `kept` are the states before the steps, and the
+    /// results of products; `zero` gives a state that starts at zero,
     /// like a value.
     #[allow(clippy::too_many_arguments)]
     fn given(
         &mut self,
-        id: NodeId,
         p: &Parts,
+        kept: Vec<Value>,
         operands: &[Value],
         wanted: &[bool],
         from_outputs: &[Option<Value>],
@@ -211,7 +286,7 @@ impl Reverse {
         zero: impl Fn(&mut Build<'_>, Value) -> Value,
     ) -> Vec<Value> {
         let mut given: Vec<Value> = operands[..p.sequences].to_vec();
-        given.extend((0..p.states).map(|k| Self::before(id, p, k)));
+        given.extend(kept);
         given.extend(from_outputs.iter().flatten());
         given.extend(&operands[p.sequences..p.first_state()]);
         for k in (0..p.states).filter(|k| wanted[p.first_state() + k]) {
@@ -274,39 +349,44 @@ impl Reverse {
     }
 
     pub(crate) fn repeated(&mut self, id: NodeId, l: &Loop, operands: &[Value]) {
+        let kept = self.products.get(&id).copied().unwrap_or(0);
         let p = Parts {
-            outputs: l.roles.outputs - l.roles.states,
+            outputs: l.roles.outputs - l.roles.states - kept,
             sequences: l.roles.sequences,
             invariants: l.roles.invariants,
             states: l.roles.states,
+            kept,
         };
         let (from_outputs, from_states) = self.results(id, &p);
         let first_state = p.first_state();
         let is_float = |i: usize| l.body.ty(l.body.inputs[i]).dtype == DType::F32;
         let wanted: Vec<bool> =
             (0..operands.len()).map(|i| if i < first_state { self.is_active(operands[i]) } else { is_float(i) }).collect();
-        // The body, with its states read from one step of the states before.
+        // The body, with its states, and later the results of its products, read from one step of what was kept.
         let mut body = Graph::new(format!("backward_of_{}", l.body.name));
         let mut map: HashMap<Value, Value> = HashMap::new();
         let mut own_inputs = Vec::new();
-        let mut before = Vec::new();
+        let mut steps = Vec::new();
+        let mut read = |body: &mut Graph, name: String, ty: Type| {
+            let step = body.input(name, step_of(&ty));
+            steps.push(step);
+            body.add(Op::Reshape { shape: ty.shape }, &[step])
+        };
         for (i, v) in l.body.inputs.iter().enumerate() {
             let ty = l.body.ty(*v).clone();
-            let value = if i < first_state {
-                body.input(format!("in{i}"), ty)
-            } else {
-                let shape: Vec<Dim> = std::iter::once(1.into()).chain(ty.shape.iter().cloned()).collect();
-                let step = body.input(format!("before{}", i - first_state), Type::new(ty.dtype, shape));
-                before.push(step);
-                body.add(Op::Reshape { shape: ty.shape }, &[step])
-            };
+            let value =
+                if i < first_state { body.input(format!("in{i}"), ty) } else { read(&mut body, format!("before{}", i - first_state), ty) };
             own_inputs.push(value);
             map.insert(*v, value);
         }
+        let kept = l.body.outputs[p.outputs + p.states..][..p.kept].iter();
+        let products: Vec<Value> = kept.map(|(_, v)| l.body.node(v.node).operands[0]).collect();
+        let kept = products.iter().enumerate().map(|(i, v)| read(&mut body, format!("kept{i}"), l.body.ty(*v).clone())).collect();
         body.append(&l.body, &mut map);
-        let outputs: Vec<Value> = l.body.outputs.iter().map(|(_, v)| map[v]).collect();
-        let (mut body, outputs, own_inputs, before) = with_states_before_and(&body, outputs, own_inputs, before);
-        let (inputs, seeds) = Inputs::declare(&mut body, &p, &own_inputs, &outputs, &wanted, &from_outputs);
+        let outputs = l.body.outputs.iter().map(|(_, v)| map[v]).collect();
+        let products = products.iter().map(|v| map[v]).collect();
+        let (mut body, [outputs, own_inputs, steps, kept, products]) = Kept::of_body(&body, [outputs, own_inputs, steps, kept, products]);
+        let (inputs, seeds) = Inputs::declare(&mut body.graph, &p, &own_inputs, &outputs, &wanted, &from_outputs);
         let sources: Vec<Value> = own_inputs.iter().zip(&wanted).filter(|(_, w)| **w).map(|(v, _)| *v).collect();
         let mut inner = Reverse::new(body, &sources);
         // Invariants and what is only moved of them are the same in every step.
@@ -320,34 +400,64 @@ impl Reverse {
         inner.run();
         self.refused = self.refused.or(inner.refused);
         let (mut results, new_sequences) = inner.results_of_step(&p, &own_inputs, &wanted, &inputs);
-        let hoisted = std::mem::take(&mut inner.hoisted);
-        for (i, h) in hoisted.iter().enumerate() {
-            let at = new_sequences.len() + 2 * i;
-            results.insert(at, (format!("d.left{i}"), h.lhs));
-            results.insert(at + 1, (format!("d.right{i}"), h.gradient));
+        let mut hoisted = std::mem::take(&mut inner.hoisted);
+        // What was derived from products reads what was kept of them.
+        let kept: HashMap<Value, Value> = products.into_iter().zip(kept).collect();
+        let reads_kept = |v: &mut Value| *v = kept.get(v).copied().unwrap_or(*v);
+        for i in 0..inner.graph.len() {
+            inner.graph.node_mut(NodeId(i as u32)).operands.iter_mut().for_each(reads_kept);
         }
+        results.iter_mut().for_each(|(_, v)| reads_kept(v));
+        hoisted.iter_mut().for_each(|h| [&mut h.lhs, &mut h.gradient].into_iter().for_each(reads_kept));
+        // The operands of hoisted products, unless they are there outside, or given already.
         let mut body = inner.graph;
-        body.inputs = inputs.in_order(&p, &own_inputs, &before);
+        let sequences: Vec<Value> = own_inputs[..p.sequences].iter().chain(&steps).copied().collect();
+        let states = results.split_off(new_sequences.len());
+        let mut given_as = |name: String, v: Value| {
+            let source = unshaped(&body, v);
+            if let Some(i) = sequences.iter().position(|s| *s == source) {
+                return Sequence::Read(i, body.ty(v).shape.clone());
+            }
+            let at = results.iter().position(|(_, result)| *result == v).unwrap_or_else(|| {
+                results.push((name, v));
+                results.len() - 1
+            });
+            Sequence::Given(at)
+        };
+        let operands_of: Vec<[Sequence; 2]> = hoisted
+            .iter()
+            .enumerate()
+            .map(|(i, h)| [given_as(format!("d.left{i}"), h.lhs), given_as(format!("d.right{i}"), h.gradient)])
+            .collect();
+        let outputs = results.len();
+        results.extend(states);
+        body.inputs = inputs.in_order(&p, &own_inputs, &steps);
         body.outputs = results;
         let backward = Loop {
             roles: Roles {
-                sequences: p.sequences + p.states + inputs.gradients.len(),
+                sequences: p.sequences + p.states + p.kept + inputs.gradients.len(),
                 invariants: p.invariants,
                 states: inputs.states.len() + inputs.sums.len(),
-                outputs: new_sequences.len() + 2 * hoisted.len(),
+                outputs,
             },
             reverse: !l.reverse,
             steps: l.steps.clone(),
             body,
         };
         // The states of a loop have the types of what they are adjoints of.
-        let given = self.given(id, &p, operands, &wanted, &from_outputs, &from_states, |build, like| build.like(0.0, like));
+        let before = (p.outputs..p.outputs + p.states + p.kept).map(|i| Value { node: id, result: i as u16 }).collect();
+        let given = self.given(&p, before, operands, &wanted, &from_outputs, &from_states, |build, like| build.like(0.0, like));
         let inner = backward.body.clone();
         let node = self.take_back(Op::Loop(Box::new(backward)), &given, &p, operands, &wanted, &new_sequences);
         // Products that were left outside: over all steps at once.
-        for (i, h) in hoisted.iter().enumerate() {
-            let at = new_sequences.len() + 2 * i;
-            let (lhs, gradient) = (Value { node, result: at as u16 }, Value { node, result: at as u16 + 1 });
+        for (h, sequences) in hoisted.iter().zip(operands_of) {
+            let [lhs, gradient] = sequences.map(|sequence| match sequence {
+                Sequence::Given(i) => Value { node, result: i as u16 },
+                Sequence::Read(i, step) => {
+                    let steps = self.graph.ty(given[i]).shape[0].clone();
+                    self.build().reshape(given[i], std::iter::once(steps).chain(step.into_iter().skip(1)).collect())
+                }
+            });
             // From the invariant to the right operand there are only transpositions.
             let mut path = Vec::new();
             let mut source = h.rhs;
@@ -367,6 +477,22 @@ impl Reverse {
             self.add(operands[j], d);
         }
     }
+}
+
+/// All steps of an operand of a hoisted product.
+enum Sequence {
+    /// What the backward loop reads, of which one step has this shape.
+    Read(usize, Vec<Dim>),
+    /// What it gives.
+    Given(usize),
+}
+
+/// What a value is but for its shape.
+fn unshaped(graph: &Graph, mut v: Value) -> Value {
+    while let Op::Reshape { .. } = graph.op(v) {
+        v = graph.node(v.node).operands[0];
+    }
+    v
 }
 
 /// The inputs of a backward step that its forward step has not.
@@ -403,7 +529,7 @@ impl Inputs {
         for k in (0..p.states).filter(|k| wanted[p.first_state() + k]) {
             inputs.states.push(declare(format!("d.state{k}"), own[p.first_state() + k]));
             // After its own outputs and the states before.
-            seeds.push((outputs[p.outputs + p.states + k], inputs.states[inputs.states.len() - 1]));
+            seeds.push((outputs[p.outputs + p.states + p.kept + k], inputs.states[inputs.states.len() - 1]));
         }
         for j in (p.sequences..p.first_state()).filter(|j| wanted[*j]) {
             inputs.sums.push(declare(format!("d.sum{j}"), own[j]));
@@ -417,23 +543,6 @@ impl Inputs {
         let invariants = &own[p.sequences..p.first_state()];
         sequences.chain(invariants).chain(&self.states).chain(&self.sums).copied().collect()
     }
-}
-
-/// A body with the states before each step of the scans and loops inside, and values of it in the new body.
-fn with_states_before_and(
-    body: &Graph,
-    outputs: Vec<Value>,
-    inputs: Vec<Value>,
-    before: Vec<Value>,
-) -> (Graph, Vec<Value>, Vec<Value>, Vec<Value>) {
-    let mut body = body.clone();
-    let all = outputs.iter().chain(&inputs).chain(&before);
-    body.outputs = all.enumerate().map(|(i, v)| (format!("v{i}"), *v)).collect();
-    let mut body = with_states_before(&body);
-    let mut values = std::mem::take(&mut body.outputs).into_iter().map(|(_, v)| v);
-    let outputs = values.by_ref().take(outputs.len()).collect();
-    let inputs = values.by_ref().take(inputs.len()).collect();
-    (body, outputs, inputs, values.collect())
 }
 
 /// A step function whose inputs come first, in their order, as printers and backends like it.

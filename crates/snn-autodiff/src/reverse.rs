@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use snn_ir::{Build, Class, DType, Dim, Graph, Node, NodeId, Op, Value};
 
-use crate::recurrence::Hoisted;
+use crate::recurrence::{Hoisted, Kept};
 
 /// The adjoint of a part of a value along one axis.
 #[derive(Clone, Copy)]
@@ -28,13 +28,16 @@ pub struct Reverse {
     pub fixed: HashSet<Value>,
     /// See [`Reverse::fixed`].
     pub hoisted: Vec<Hoisted>,
+    /// How many results of products each loop gives, see [`Kept`].
+    pub(crate) products: HashMap<NodeId, usize>,
     /// An operation that was met and has no derivative.
     pub refused: Option<&'static str>,
 }
 
 impl Reverse {
     /// Starts with a graph and the values whose adjoints are wanted.
-    pub fn new(graph: Graph, sources: &[Value]) -> Reverse {
+    pub fn new(kept: Kept, sources: &[Value]) -> Reverse {
+        let Kept { graph, products } = kept;
         let mut active = vec![false; graph.len()];
         for v in sources {
             active[v.node.index()] = true;
@@ -42,7 +45,16 @@ impl Reverse {
         for (id, node) in graph.nodes() {
             active[id.index()] |= node.operands.iter().any(|v| active[v.node.index()] && graph.ty(*v).dtype == DType::F32);
         }
-        Reverse { graph, adjoints: HashMap::new(), parts: HashMap::new(), active, fixed: HashSet::new(), hoisted: vec![], refused: None }
+        Reverse {
+            graph,
+            adjoints: HashMap::new(),
+            parts: HashMap::new(),
+            active,
+            fixed: HashSet::new(),
+            hoisted: vec![],
+            products,
+            refused: None,
+        }
     }
 
     /// Does the gradient of a value matter?

@@ -22,16 +22,16 @@ pub(crate) fn prune(graph: &Graph) -> Graph {
                     (0..counts.len()).map(|i| (i >= l.roles.outputs && stays(l, i)).then(|| begins(i))).collect();
                 return copy(new, node).into_iter().zip(ends).map(|(v, end)| end.unwrap_or(v)).collect();
             }
-            let Some(kept) = counts.contains(&0).then(|| kept(&roles, body, counts)).flatten() else { return copy(new, node) };
+            let Some(kept) = kept(&node.op, &roles, body, counts) else { return copy(new, node) };
             changed = true;
-            let (invariants, states, outputs) = kept.counts(&roles);
+            let [sequences, invariants, states, outputs] = kept.counts(&roles);
             let body = kept.body(body);
             let mut op = node.op.clone();
             if let Op::Scan(s) = &mut op {
                 let s = std::sync::Arc::make_mut(s);
-                (s.roles.invariants, s.roles.states, s.roles.outputs, s.body) = (invariants, states, outputs, body);
+                (s.roles, s.body) = (Roles { sequences, invariants, states, outputs }, body);
             } else if let Op::Loop(l) = &mut op {
-                (l.roles.invariants, l.roles.states, l.roles.outputs, l.body) = (invariants, states, outputs, body);
+                (l.roles, l.body) = (Roles { sequences, invariants, states, outputs }, body);
             }
             kept.replace(new, node, op)
         });
@@ -59,7 +59,7 @@ struct Kept {
 }
 
 /// What of a scan or loop stays; `None` where everything does.
-fn kept(roles: &Roles, body: &Graph, counts: &[usize]) -> Option<Kept> {
+fn kept(op: &Op, roles: &Roles, body: &Graph, counts: &[usize]) -> Option<Kept> {
     let mut results: Vec<bool> = counts.iter().map(|c| *c > 0).collect();
     let first_state = roles.first_state();
     let mut operands;
@@ -90,16 +90,20 @@ fn kept(roles: &Roles, body: &Graph, counts: &[usize]) -> Option<Kept> {
             break;
         }
     }
-    // Sequences stay: the first gives the shape.
-    operands[..roles.sequences].fill(true);
+    // The first sequence of a scan gives the shape; a loop has one at least.
+    let sequences = &mut operands[..roles.sequences];
+    if matches!(op, Op::Scan(_)) || !sequences.contains(&true) {
+        sequences.iter_mut().take(1).for_each(|kept| *kept = true);
+    }
     (results.contains(&false) || operands.contains(&false)).then_some(Kept { results, operands })
 }
 
 impl Kept {
-    fn counts(&self, roles: &Roles) -> (usize, usize, usize) {
-        let count = |flags: &[bool]| flags.iter().filter(|k| **k).count();
-        let first_state = roles.first_state();
-        (count(&self.operands[roles.sequences..first_state]), count(&self.operands[first_state..]), count(&self.results[..roles.outputs]))
+    /// Sequences, invariants, states and outputs.
+    fn counts(&self, roles: &Roles) -> [usize; 4] {
+        let (sequences, others) = self.operands.split_at(roles.sequences);
+        let (invariants, states) = others.split_at(roles.invariants);
+        [sequences, invariants, states, &self.results[..roles.outputs]].map(|flags| flags.iter().filter(|k| **k).count())
     }
 
     fn body(&self, body: &Graph) -> Graph {
