@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use snn_ir::{BinaryOp, Build, Class, Contraction, DType, Dim, Graph, Loop, Node, NodeId, Op, Roles, Scan, Type, Value};
+use snn_ir::{BinaryOp, Build, Class, Contraction, DType, Dim, Graph, Loop, Node, NodeId, Op, Reduction, Roles, Scan, Type, Value};
 
 use crate::products;
 use crate::reverse::Reverse;
@@ -250,7 +250,7 @@ impl Reverse {
         seeds.into_iter().for_each(|(v, g)| inner.add(v, g));
         inner.run();
         self.refused = self.refused.or(inner.refused);
-        let (results, new_sequences) = inner.results_of_step(&p, &own_inputs, &wanted, &inputs);
+        let (results, new_sequences) = inner.results_of_step(&p, &own_inputs, &wanted, &inputs, &[]);
         let mut body = inner.graph;
         body.name = format!("backward of {}", s.body.name).replace(' ', "_");
         body.inputs = inputs.in_order(&p, &own_inputs, &own_inputs[first_state..]);
@@ -299,7 +299,15 @@ impl Reverse {
     }
 
     /// Outputs and next states of a backward step, and which sequences it gives the gradient of.
-    fn results_of_step(&mut self, p: &Parts, own: &[Value], wanted: &[bool], inputs: &Inputs) -> (Vec<(String, Value)>, Vec<usize>) {
+    /// Those of the invariants in `outside` are summed elsewhere.
+    fn results_of_step(
+        &mut self,
+        p: &Parts,
+        own: &[Value],
+        wanted: &[bool],
+        inputs: &Inputs,
+        outside: &[Summed],
+    ) -> (Vec<(String, Value)>, Vec<usize>) {
         let first_state = p.first_state();
         let mut results = Vec::new();
         let mut sequences = Vec::new();
@@ -315,7 +323,8 @@ impl Reverse {
         }
         let sums = (p.sequences..first_state).filter(|j| wanted[*j]).zip(&inputs.sums);
         for (j, sum) in sums {
-            let next = match self.adjoint(own[j]) {
+            let inside = outside.iter().all(|s| s.invariant != j);
+            let next = match self.adjoint(own[j]).filter(|_| inside) {
                 Some(d) => self.build().add(*sum, d),
                 None => *sum,
             };
@@ -399,7 +408,13 @@ impl Reverse {
         seeds.into_iter().for_each(|(v, g)| inner.add(v, g));
         inner.run();
         self.refused = self.refused.or(inner.refused);
-        let (mut results, new_sequences) = inner.results_of_step(&p, &own_inputs, &wanted, &inputs);
+        // Sums over samples are left to the outside too, so that samples do not meet in a step.
+        let mut summed = Vec::new();
+        for invariant in (p.sequences..first_state).filter(|j| wanted[*j]) {
+            let terms = inner.adjoint(own_inputs[invariant]).and_then(|d| sums_of(&inner.graph, d));
+            summed.extend(terms.into_iter().flatten().map(|(of, axes)| Summed { invariant, of, axes }));
+        }
+        let (mut results, new_sequences) = inner.results_of_step(&p, &own_inputs, &wanted, &inputs, &summed);
         let mut hoisted = std::mem::take(&mut inner.hoisted);
         // What was derived from products reads what was kept of them.
         let kept: HashMap<Value, Value> = products.into_iter().zip(kept).collect();
@@ -409,6 +424,11 @@ impl Reverse {
         }
         results.iter_mut().for_each(|(_, v)| reads_kept(v));
         hoisted.iter_mut().for_each(|h| [&mut h.lhs, &mut h.gradient].into_iter().for_each(reads_kept));
+        for s in &mut summed {
+            reads_kept(&mut s.of);
+            let shape = step_of(inner.graph.ty(s.of)).shape;
+            s.of = inner.build().reshape(s.of, shape);
+        }
         // The operands of hoisted products, unless they are there outside, or given already.
         let mut body = inner.graph;
         let sequences: Vec<Value> = own_inputs[..p.sequences].iter().chain(&steps).copied().collect();
@@ -429,6 +449,7 @@ impl Reverse {
             .enumerate()
             .map(|(i, h)| [given_as(format!("d.left{i}"), h.lhs), given_as(format!("d.right{i}"), h.gradient)])
             .collect();
+        let terms: Vec<Sequence> = summed.iter().enumerate().map(|(i, s)| given_as(format!("d.term{i}"), s.of)).collect();
         let outputs = results.len();
         results.extend(states);
         body.inputs = inputs.in_order(&p, &own_inputs, &steps);
@@ -449,15 +470,22 @@ impl Reverse {
         let given = self.given(&p, before, operands, &wanted, &from_outputs, &from_states, |build, like| build.like(0.0, like));
         let inner = backward.body.clone();
         let node = self.take_back(Op::Loop(Box::new(backward)), &given, &p, operands, &wanted, &new_sequences);
+        let all_steps = |build: &mut Build<'_>, sequence: Sequence| match sequence {
+            Sequence::Given(i) => Value { node, result: i as u16 },
+            Sequence::Read(i, step) => {
+                let steps = build.0.ty(given[i]).shape[0].clone();
+                build.reshape(given[i], std::iter::once(steps).chain(step.into_iter().skip(1)).collect())
+            }
+        };
+        for (s, terms) in summed.iter().zip(terms) {
+            let terms = all_steps(&mut self.build(), terms);
+            let axes = std::iter::once(0).chain(s.axes.iter().map(|a| a + 1)).collect();
+            let d = self.graph.add(Op::Reduce { kind: Reduction::Sum, axes }, &[terms]);
+            self.add(operands[s.invariant], d);
+        }
         // Products that were left outside: over all steps at once.
         for (h, sequences) in hoisted.iter().zip(operands_of) {
-            let [lhs, gradient] = sequences.map(|sequence| match sequence {
-                Sequence::Given(i) => Value { node, result: i as u16 },
-                Sequence::Read(i, step) => {
-                    let steps = self.graph.ty(given[i]).shape[0].clone();
-                    self.build().reshape(given[i], std::iter::once(steps).chain(step.into_iter().skip(1)).collect())
-                }
-            });
+            let [lhs, gradient] = sequences.map(|sequence| all_steps(&mut self.build(), sequence));
             // From the invariant to the right operand there are only transpositions.
             let mut path = Vec::new();
             let mut source = h.rhs;
@@ -479,7 +507,27 @@ impl Reverse {
     }
 }
 
-/// All steps of an operand of a hoisted product.
+/// A sum over axes inside a loop that is a part of the gradient of an invariant: it is taken outside, over all steps.
+struct Summed {
+    /// Which operand of the loop.
+    invariant: usize,
+    /// What is summed.
+    of: Value,
+    axes: Vec<usize>,
+}
+
+/// What a value is a sum over axes of, or several of these added.
+fn sums_of(graph: &Graph, v: Value) -> Option<Vec<(Value, Vec<usize>)>> {
+    let node = graph.node(v.node);
+    if let Op::Reduce { kind: Reduction::Sum, axes } = &node.op {
+        return Some(vec![(node.operands[0], axes.clone())]);
+    }
+    let Op::Binary(BinaryOp::Add) = node.op else { return None };
+    let terms = node.operands.iter().map(|v| sums_of(graph, *v)).collect::<Option<Vec<_>>>()?;
+    Some(terms.concat())
+}
+
+/// All steps of what a loop reads or gives.
 enum Sequence {
     /// What the backward loop reads, of which one step has this shape.
     Read(usize, Vec<Dim>),
