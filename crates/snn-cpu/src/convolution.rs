@@ -24,6 +24,8 @@ use crate::winograd;
 
 /// Positions of the result that are computed together: their unrolled windows stay in the L2 cache for up to a thousand rows.
 const POSITIONS: usize = 256;
+/// Planes of fewer positions leave too much of a product empty.
+const SMALL_PLANE: usize = 48;
 /// Positions that the gradient of weights sums over at a time.
 const SUMMED_POSITIONS: usize = 256;
 /// Columns of unrolled windows that one task sums over all positions.
@@ -208,6 +210,13 @@ fn sized(v: &mut Vec<f32>, n: usize) -> &mut [f32] {
     &mut v[..n]
 }
 
+/// Rows `[images][plane]`, `n` elements in all, of planes that are anywhere: `of(row, image)`.
+fn side_by_side<'p>(rows: &mut [f32], n: usize, plane: usize, of: impl Fn(usize, usize) -> &'p [f32]) {
+    for (r, row) in rows.chunks_exact_mut(n).enumerate() {
+        row.chunks_exact_mut(plane).enumerate().for_each(|(i, to)| to.copy_from_slice(of(r, i)));
+    }
+}
+
 impl Unrolled<'_> {
     /// Rows of the unrolled windows of a group.
     fn rows(&self) -> usize {
@@ -250,7 +259,9 @@ impl Unrolled<'_> {
 
     /// Computes a result of images of `size` elements block by block; `act` gets the part of the result of a block's images.
     fn each_block(&self, out: &mut [f32], size: usize, products: usize, act: impl Fn(Block, &mut [f32], &mut Scratch, Parallelism) + Sync) {
-        let blocks = self.blocks(out.len() / size, POSITIONS);
+        // Planes of a pointwise convolution are multiplied where they are, unless they are small.
+        let positions = if self.is_pointwise() && self.out_plane() >= SMALL_PLANE { self.out_plane() } else { POSITIONS };
+        let blocks = self.blocks(out.len() / size, positions);
         // Bands of one image are computed one after the other, because they meet in the gradient of the input.
         let bands = blocks.iter().take_while(|b| b.first_image == 0).count();
         let part = blocks[0].images * size;
@@ -287,7 +298,11 @@ impl Unrolled<'_> {
                 continue;
             }
             let columns = sized(&mut scratch.columns, rows * n);
-            self.unroll(block, x, g, columns, &mut scratch.lines, parallelism);
+            if self.is_pointwise() {
+                side_by_side(columns, n, out_plane, |c, i| &x[(i * self.channels + g * per_group.0 + c) * out_plane..][..out_plane]);
+            } else {
+                self.unroll(block, x, g, columns, &mut scratch.lines, parallelism);
+            }
             let columns = Matrix { values: columns, row: n, column: 1 };
             if block.images == 1 {
                 let mut own = MatrixMut::new(&mut own[first_place..], per_group.1, n, out_plane);
@@ -313,11 +328,7 @@ impl Unrolled<'_> {
             return Matrix { values: &g[first(0) + block.first_line * self.output[1]..], row: out_plane, column: 1 };
         }
         let positions = sized(positions, outs * n);
-        for (o, positions) in positions.chunks_exact_mut(n).enumerate() {
-            for (i, positions) in positions.chunks_exact_mut(out_plane).enumerate() {
-                positions.copy_from_slice(&g[first(i) + o * out_plane..][..out_plane]);
-            }
-        }
+        side_by_side(positions, n, out_plane, |o, i| &g[first(i) + o * out_plane..][..out_plane]);
         Matrix { values: positions, row: n, column: 1 }
     }
 
@@ -325,7 +336,7 @@ impl Unrolled<'_> {
         let image = self.channels * self.plane();
         self.each_block(out, image, g.len() * self.rows(), |block, out, scratch, parallelism| {
             // What is given back is added, unless it is written where it is.
-            if block.first_line == 0 && !(self.is_pointwise() && block.images == 1) {
+            if block.first_line == 0 && !self.is_pointwise() {
                 out.fill(0.0);
             }
             self.input_gradient_block(block, g, w, out, scratch, parallelism);
@@ -350,7 +361,12 @@ impl Unrolled<'_> {
             let of_image = self.channels * plane;
             // Each image gets its channels from the columns of all of them.
             let planes = |image: &mut [f32], i: usize, c: usize, columns: &[f32], lines: &mut Vec<f32>| {
-                self.give_back(block, i, columns, &mut image[c * plane..][..plane], lines);
+                let to = &mut image[c * plane..][..plane];
+                if self.is_pointwise() {
+                    to.copy_from_slice(&columns[i * plane..][..plane]);
+                } else {
+                    self.give_back(block, i, columns, to, lines);
+                }
             };
             if matches!(parallelism, Parallelism::None) {
                 for (c, columns) in channels.enumerate() {
