@@ -19,6 +19,7 @@ use crate::products::{Matrix, MatrixMut};
 use crate::shared::threads;
 use crate::spike_windows::{BySpikes, spikes_of_windows};
 use crate::spikes::{Densest, Elements, WORD, are_few};
+use crate::taps;
 use crate::ways::Products;
 use crate::winograd;
 
@@ -67,6 +68,8 @@ pub fn convolve(
             let a = a.floats(buffers, &mut held);
             if lines::fits_input_gradient(windows) {
                 lines::input_gradient(windows, a, b, out);
+            } else if taps::fits_input_gradient(windows) {
+                taps::input_gradient(windows, products, buffers, a, b, out);
             } else if !(products.rounds_freely()
                 && winograd::fits(windows, out.len() / (windows.channels * windows.plane()))
                 && winograd::input_gradient(windows, buffers, a, b, out))
@@ -528,7 +531,7 @@ mod tests {
     /// Images, groups, channels, output channels, input, kernel, stride, padding, dilation.
     type Case = (usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], [usize; 2]);
 
-    const CASES: [Case; 22] = [
+    const CASES: [Case; 25] = [
         (3, 1, 4, 8, [12, 12], [3, 3], [1, 1], [1, 1], [1, 1]),
         (1, 1, 7, 70, [28, 28], [3, 3], [1, 1], [1, 1], [1, 1]),
         (2, 2, 8, 32, [9, 11], [5, 4], [2, 3], [2, 0], [1, 1]),
@@ -548,6 +551,10 @@ mod tests {
         // Bands of lines, of which the last has fewer.
         (3, 1, 2, 9, [37, 64], [3, 3], [1, 1], [1, 1], [1, 1]),
         (2, 1, 1, 5, [50, 40], [3, 5], [1, 1], [2, 1], [2, 1]),
+        // Lines and the elements of a kernel: padding that reaches further than the kernel and less far.
+        (5, 1, 40, 33, [1, 60], [1, 5], [1, 1], [0, 2], [1, 1]),
+        (2, 1, 32, 48, [1, 70], [1, 4], [1, 1], [0, 0], [1, 3]),
+        (3, 1, 33, 32, [1, 50], [1, 3], [1, 1], [0, 7], [1, 2]),
         // Tiles of 4 x 4: whole ones and not, several images and bands of one, every padding.
         (9, 1, 40, 33, [7, 6], [3, 3], [1, 1], [1, 1], [1, 1]),
         (2, 1, 32, 48, [37, 50], [3, 3], [1, 1], [1, 1], [1, 1]),

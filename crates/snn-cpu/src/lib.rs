@@ -28,6 +28,7 @@ mod simd;
 mod spike_windows;
 mod spikes;
 pub mod step;
+mod taps;
 #[cfg(test)]
 mod testing;
 mod ways;

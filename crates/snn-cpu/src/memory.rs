@@ -15,6 +15,7 @@ use crate::panels::Packed;
 use crate::spike_windows::BySpikes;
 use crate::spikes::{Densest, Spikes, WORD};
 use crate::step;
+use crate::taps;
 use crate::winograd;
 
 const FLOAT: usize = size_of::<f32>();
@@ -89,6 +90,9 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], threads: usi
         Direction::InputGradient if lines::fits_input_gradient(w) => Scratch::default(),
         Direction::InputGradient => {
             let images = first / (w.out_channels * w.out_plane()).max(1);
+            if taps::fits_input_gradient(w) {
+                return Scratch { shared: taps::scratch_floats(w).saturating_mul(FLOAT), own: 0 };
+            }
             Scratch { shared: filtered_bytes(c, images, threads), own: unrolled }
         }
         Direction::WeightGradient if lines::fits_weight_gradient(w) => Scratch::default(),
