@@ -531,7 +531,7 @@ mod tests {
     /// Images, groups, channels, output channels, input, kernel, stride, padding, dilation.
     type Case = (usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], [usize; 2]);
 
-    const CASES: [Case; 25] = [
+    const CASES: [Case; 30] = [
         (3, 1, 4, 8, [12, 12], [3, 3], [1, 1], [1, 1], [1, 1]),
         (1, 1, 7, 70, [28, 28], [3, 3], [1, 1], [1, 1], [1, 1]),
         (2, 2, 8, 32, [9, 11], [5, 4], [2, 3], [2, 0], [1, 1]),
@@ -551,6 +551,12 @@ mod tests {
         // Bands of lines, of which the last has fewer.
         (3, 1, 2, 9, [37, 64], [3, 3], [1, 1], [1, 1], [1, 1]),
         (2, 1, 1, 5, [50, 40], [3, 5], [1, 1], [2, 1], [2, 1]),
+        // Positions that lie as every second or third element of an image.
+        (6, 1, 12, 16, [16, 12], [3, 3], [2, 2], [1, 1], [1, 1]),
+        (5, 1, 10, 24, [18, 30], [3, 3], [3, 3], [1, 1], [1, 1]),
+        (8, 1, 20, 16, [16, 16], [1, 1], [2, 2], [0, 0], [1, 1]),
+        (2, 1, 9, 16, [8, 140], [3, 3], [2, 2], [1, 1], [1, 1]),
+        (4, 1, 9, 16, [10, 44], [3, 5], [1, 2], [1, 3], [1, 2]),
         // Lines and the elements of a kernel: padding that reaches further than the kernel and less far.
         (5, 1, 40, 33, [1, 60], [1, 5], [1, 1], [0, 2], [1, 1]),
         (2, 1, 32, 48, [1, 70], [1, 4], [1, 1], [0, 0], [1, 3]),

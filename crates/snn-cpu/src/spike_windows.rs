@@ -226,7 +226,7 @@ pub fn spikes_of_windows(windows: &Windows, x: Elements<'_>, densest: Densest) -
     let mut spikes = Spikes::none(windows.channels * taps, (images * out_height * out_width).div_ceil(WORD));
     let own_words = spikes.words;
     let few = |found: Found| found.are_few(x.len(), densest);
-    let found = if windows.stride == [1, 1] && windows.input == windows.output {
+    let found = if (0..2).all(|a| windows.input[a] == windows.output[a] * windows.stride[a]) {
         shifted_planes(windows, x, images, &mut spikes, few)?
     } else {
         runs_of_lines(windows, x, images, &mut spikes, few)?
@@ -247,33 +247,58 @@ pub fn spikes_of_windows(windows: &Windows, x: Elements<'_>, densest: Densest) -
     Some(spikes)
 }
 
-/// [`spikes_of_windows`] where positions lie as the elements of images do: the bits of a channel, moved by as many as an element of the
-/// kernel is away, without those that come from another line or image.
+/// [`spikes_of_windows`] where positions lie as the elements of images do, or as every so many of them, by the stride: the bits of a channel
+/// that are a stride apart, moved by as many as an element of the kernel is away, without those that come from another line or image.
 fn shifted_planes(windows: &Windows, x: Elements<'_>, images: usize, spikes: &mut Spikes, few: impl Fn(Found) -> bool) -> Option<Found> {
-    let ([height, width], plane, taps) = (windows.input, windows.plane(), windows.taps());
-    // How far away each element of the kernel is, in lines and columns.
-    let away = |tap: usize| {
+    let ([height, width], plane, taps) = (windows.output, windows.out_plane(), windows.taps());
+    let stride = windows.stride.map(|s| s as isize);
+    let phases = windows.stride[0] * windows.stride[1];
+    let along = |tap: usize| {
         let at = |axis: usize, k: usize| (k * windows.dilation[axis]) as isize - windows.padding[axis] as isize;
         [at(0, tap / windows.kernel[1]), at(1, tap % windows.kernel[1])]
+    };
+    // How far away each element of the kernel is, in lines and columns that are a stride apart, and which of these it is among.
+    let away = |tap: usize| [0, 1].map(|axis| along(tap)[axis].div_euclid(stride[axis]));
+    let phase = |tap: usize| {
+        let [y, x] = [0, 1].map(|axis| along(tap)[axis].rem_euclid(stride[axis]) as usize);
+        y * windows.stride[1] + x
     };
     let distance = |tap: usize| away(tap)[0] * width as isize + away(tap)[1];
     let margin = (0..taps).map(|tap| distance(tap).unsigned_abs()).max().unwrap_or(0).div_ceil(WORD) + 1;
     let words = spikes.words + 2 * margin;
     let looker = Looker::new();
-    let mut planes = vec![0u64; windows.channels * words];
-    let image = |i: usize, c: usize| x.range((i * windows.channels + c) * plane..(i * windows.channels + c + 1) * plane);
+    let mut planes = vec![0u64; windows.channels * phases * words];
+    let image =
+        |i: usize, c: usize| x.range((i * windows.channels + c) * windows.plane()..(i * windows.channels + c + 1) * windows.plane());
     let of_channel = |(c, bits): (usize, &mut [u64])| {
         let mut all = Found::default();
         for i in 0..images {
             for (n, values) in image(i, c).chunks(WORD).enumerate() {
                 let found = looker.look(values);
-                put(bits, (margin + n) * WORD + i * plane, found.mask);
                 all = all.and(found);
+                if phases == 1 {
+                    put(bits, (margin + n) * WORD + i * plane, found.mask);
+                    continue;
+                }
+                // Line by line, and of each the elements that are a stride apart.
+                let (mut at, end) = (n * WORD, n * WORD + values.len());
+                while at < end {
+                    let (y, x) = (at / windows.input[1], at % windows.input[1]);
+                    let length = (windows.input[1] - x).min(end - at);
+                    let line = found.mask >> (at - n * WORD) & ones(length);
+                    for skipped in 0..windows.stride[1].min(length) {
+                        let x = x + skipped;
+                        let own = y % windows.stride[0] * windows.stride[1] + x % windows.stride[1];
+                        let place = margin * WORD + i * plane + y / windows.stride[0] * width + x / windows.stride[1];
+                        put(&mut bits[own * words..][..words], place, every(line >> skipped, windows.stride[1]));
+                    }
+                    at += length;
+                }
             }
         }
         all
     };
-    let found = planes.par_chunks_mut(words).enumerate().map(of_channel).reduce(Found::default, Found::and);
+    let found = planes.par_chunks_mut(phases * words).enumerate().map(of_channel).reduce(Found::default, Found::and);
     if !few(found) {
         return None;
     }
@@ -292,7 +317,8 @@ fn shifted_planes(windows: &Windows, x: Elements<'_>, images: usize, spikes: &mu
         // Where the bits of each row begin, and which places it has.
         let of_row = |r: usize| {
             let (channel, tap) = ((g * group + r) / taps, (g * group + r) % taps);
-            (((channel * words + margin) * WORD).wrapping_add_signed(distance(tap)), tap * own_words)
+            let plane = channel * phases + phase(tap);
+            (((plane * words + margin) * WORD).wrapping_add_signed(distance(tap)), tap * own_words)
         };
         let rows: Vec<_> = (0..group.min(windows.channels * taps - g * group)).map(of_row).collect();
         for (w, bits) in bits.chunks_exact_mut(group).enumerate() {
@@ -411,6 +437,24 @@ fn put(words: &mut [u64], at: usize, bits: u64) {
     let (word, shift) = (at / WORD, at % WORD);
     words[word] |= bits << shift;
     words[word + 1] |= (bits >> 1) >> (WORD - 1 - shift);
+}
+
+/// The bits that are a stride apart, from the first on, side by side.
+fn every(mut bits: u64, stride: usize) -> u64 {
+    if stride != 2 {
+        return (0..WORD.div_ceil(stride)).fold(0, |all, i| all | (bits >> (i * stride) & 1) << i);
+    }
+    bits &= 0x5555_5555_5555_5555;
+    for (shift, kept) in [
+        (1, 0x3333_3333_3333_3333),
+        (2, 0x0f0f_0f0f_0f0f_0f0f),
+        (4, 0x00ff_00ff_00ff_00ff),
+        (8, 0x0000_ffff_0000_ffff),
+        (16, 0x0000_0000_ffff_ffff),
+    ] {
+        bits = (bits | bits >> shift) & kept;
+    }
+    bits
 }
 
 /// That many ones.
