@@ -123,7 +123,8 @@ fn forward(
     if ByIntegers(windows).compute(x, w, kept, identity, out) {
         return;
     }
-    let by_spikes = products.densest().filter(|_| !(by_lines && lines::has_few_terms(windows)));
+    let sparse = |densest| lines::sparse(windows).is_some_and(|sparse| densest == Densest::ANY || are_few(x, windows.input[1], sparse));
+    let by_spikes = products.densest().filter(|densest| !by_lines || sparse(*densest));
     if by_spikes.is_some_and(|densest| BySpikes { windows, densest, buffers: packing }.compute(x, w, kept, identity, out)) {
         return;
     }
