@@ -31,6 +31,8 @@ const SMALL_PLANE: usize = 48;
 const SUMMED_POSITIONS: usize = 256;
 /// Columns of unrolled windows that one task sums over all positions.
 const UNROLLED_COLUMNS: usize = 160;
+/// Parts of the positions that the gradient of few weights is summed over by themselves.
+const PARTS: usize = 4;
 /// Fewer products than this are not worth a second thread.
 const WORTH_A_THREAD: usize = 1 << 18;
 
@@ -195,7 +197,11 @@ pub fn unrolled_floats(windows: &Windows, direction: Direction) -> usize {
         Direction::Forward | Direction::InputGradient => unrolled.rows() + windows.per_group().1,
         Direction::WeightGradient => UNROLLED_COLUMNS.max(windows.taps()),
     };
-    block.saturating_mul(rows)
+    let sums = match direction {
+        Direction::Forward | Direction::InputGradient => 0,
+        Direction::WeightGradient => windows.out_channels.saturating_mul((PARTS - 1) * unrolled.rows().min(PARTS * UNROLLED_COLUMNS)),
+    };
+    block.saturating_mul(rows).saturating_add(sums)
 }
 
 /// Memory of one thread.
@@ -391,29 +397,29 @@ impl Unrolled<'_> {
     fn weight_gradient(&self, x: &[f32], g_rows: &[f32], out: &mut [f32]) {
         let (per_group, rows, image) = (self.per_group(), self.rows(), self.channels * self.plane());
         let blocks = self.blocks(x.len() / image, SUMMED_POSITIONS);
-        // Each task has some channels of both sides, and sums over all positions.
+        // Each task has some channels, and sums over all positions, or, where there are few tasks, over a part of them.
         let channels = (UNROLLED_COLUMNS / self.taps()).clamp(1, per_group.0);
-        let outs = if per_group.0.div_ceil(channels) * self.groups < 4 { per_group.1.div_ceil(2) } else { per_group.1 };
+        let few = per_group.0.div_ceil(channels) * self.groups < PARTS && !self.products.is_exact();
+        let parts = if few { PARTS.min(blocks.len()) } else { 1 };
+        let mut others = vec![0f32; (parts - 1) * out.len()];
         let mut tasks = Vec::new();
-        for (group, part) in out.chunks_mut(per_group.1 * rows).enumerate() {
-            for (i, part) in part.chunks_mut(outs * rows).enumerate() {
-                let height = part.len() / rows;
-                let columns = MatrixMut::new(part, height, rows, rows).column_blocks(channels * self.taps());
-                let first_out = group * per_group.1 + i * outs;
-                tasks.extend(columns.into_iter().enumerate().map(|(c, columns)| (first_out, c * channels, columns)));
+        for (p, sums) in std::iter::once(&mut *out).chain(others.chunks_mut(per_group.1 * rows * self.groups)).enumerate() {
+            for (group, sums) in sums.chunks_mut(per_group.1 * rows).enumerate() {
+                let columns = MatrixMut::new(sums, per_group.1, rows, rows).column_blocks(channels * self.taps());
+                tasks.extend(columns.into_iter().enumerate().map(|(c, columns)| (p, group, c * channels, columns)));
             }
         }
-        let task = |scratch: &mut Scratch, (first_out, first_channel, mut out): (usize, usize, MatrixMut<'_>)| {
-            let group = first_out / per_group.1;
+        let task = |scratch: &mut Scratch, (p, group, first_channel, mut out): (usize, usize, usize, MatrixMut<'_>)| {
             let channels = group * per_group.0 + first_channel..group * per_group.0 + (first_channel + channels).min(per_group.0);
             let width = channels.len() * self.taps();
-            for (i, block) in blocks.iter().enumerate() {
+            for (i, block) in blocks.iter().skip(p).step_by(parts).enumerate() {
                 let n = self.size(*block);
                 let columns = sized(&mut scratch.columns, n * width);
                 let x = &x[block.first_image * image..][..block.images * image];
                 self.unroll_places(*block, x, channels.clone(), columns, &mut scratch.lines);
                 let first = block.first_image * self.out_plane() + block.first_line * self.output[1];
-                let gradient = Matrix { values: &g_rows[first * self.out_channels + first_out..], row: 1, column: self.out_channels };
+                let gradient = &g_rows[first * self.out_channels + group * per_group.1..];
+                let gradient = Matrix { values: gradient, row: 1, column: self.out_channels };
                 self.products.multiply(n, gradient, Matrix { values: columns, row: width, column: 1 }, &mut out, i > 0, Parallelism::None);
             }
         };
@@ -422,6 +428,9 @@ impl Unrolled<'_> {
         } else {
             let mut scratch = Scratch::default();
             tasks.into_iter().for_each(|t| task(&mut scratch, t));
+        }
+        for sums in others.chunks(out.len()) {
+            out.iter_mut().zip(sums).for_each(|(to, x)| *to += x);
         }
     }
 
