@@ -72,18 +72,18 @@ pub fn convolve(
                 lines::input_gradient(windows, a, b, out);
             } else if taps::fits_input_gradient(windows) {
                 taps::input_gradient(windows, products, buffers, a, b, out);
-            } else if !(products.rounds_freely()
-                && winograd::fits(windows, out.len() / (windows.channels * windows.plane()))
-                && winograd::input_gradient(windows, buffers, a, b, out))
-            {
-                Unrolled { windows, products }.input_gradient(a, b, out);
+            } else {
+                let filters = !products.is_exact() && winograd::fits(windows, out.len() / (windows.channels * windows.plane()));
+                if !filters || !winograd::input_gradient(windows, buffers, a, b, out) {
+                    Unrolled { windows, products }.input_gradient(a, b, out);
+                }
             }
         }
         Direction::WeightGradient => {
             if lines::fits_weight_gradient(windows) && !products.is_exact() {
                 return lines::weight_gradient(windows, a.floats(buffers, &mut held), b, out);
             }
-            if products.rounds_freely() && filters_weight_gradient(windows, products, a) {
+            if filters_weight_gradient(windows, products, a) {
                 let a = a.floats(buffers, &mut held);
                 if winograd::weight_gradient(windows, buffers, a, b, out) {
                     return;
@@ -106,7 +106,7 @@ const SPARSE: Densest = Densest { ones: 0.35, values: 0.3 };
 fn filters_weight_gradient(windows: &Windows, products: Products, x: Elements<'_>) -> bool {
     let images = x.len() / (windows.channels * windows.plane());
     let dense = products.densest().is_none_or(|densest| densest != Densest::ANY && !are_few(x, windows.input[1], SPARSE));
-    winograd::fits_weight_gradient(windows, images) && dense
+    !products.is_exact() && winograd::fits_weight_gradient(windows, images) && dense
 }
 
 /// A convolution. `kept` has the packed weights of each group; those that are not there are packed, into memory of `packing` if they are given back.
@@ -269,8 +269,9 @@ impl Unrolled<'_> {
 
     /// Computes a result of images of `size` elements block by block; `act` gets the part of the result of a block's images.
     fn each_block(&self, out: &mut [f32], size: usize, products: usize, act: impl Fn(Block, &mut [f32], &mut Scratch, Parallelism) + Sync) {
-        // Planes of a pointwise convolution are multiplied where they are, unless they are small.
-        let positions = if self.is_pointwise() && self.out_plane() >= SMALL_PLANE { self.out_plane() } else { POSITIONS };
+        // Planes of a pointwise convolution are multiplied where they are, unless they are small, or weights are rounded for each product.
+        let whole = self.is_pointwise() && self.out_plane() >= SMALL_PLANE && !self.products.bf16;
+        let positions = if whole { self.out_plane() } else { POSITIONS };
         let blocks = self.blocks(out.len() / size, positions);
         // Bands of one image are computed one after the other, because they meet in the gradient of the input.
         let bands = blocks.iter().take_while(|b| b.first_image == 0).count();

@@ -46,11 +46,6 @@ impl Products {
         self.kernel == ProductKernel::Exact
     }
 
-    /// May a sum be taken in another way than by adding up its products, as f32?
-    pub fn rounds_freely(self) -> bool {
-        !self.is_exact() && !self.bf16
-    }
-
     /// `out[m, n] = a[m, k] b[k, n]`, or, where `add` is set, that is added.
     pub(crate) fn multiply(self, k: usize, a: Matrix<'_>, b: Matrix<'_>, out: &mut MatrixMut<'_>, add: bool, parallelism: Parallelism) {
         let divided = !matches!(parallelism, Parallelism::None);
