@@ -39,6 +39,7 @@ const SMOOTH: &[&str] = &[
     "adaptive_avg_pool2d(p, [3, 4])",
     "leaky(x, m)",
     "leaky_twice(x, m)",
+    "leaky_constants(x, k, m)",
     "unsqueeze(cross_entropy(mean(x, axis = 0), label), 0)",
     "unsqueeze(mse_loss(x, y * k), 0)",
     "fractional_delay_of(x)",
@@ -66,6 +67,11 @@ net leaky(x: f32[T, B, 4], m: f32[4, 3]) {
 net leaky_twice(x: f32[T, B, 4], m: f32[4, 3]) {
     layer back = linear(4, 4)
     let rec h = non_spiking_lif(tanh(x + back(delay(h, 1))), tau = 1.5)
+    h @ m
+}
+net leaky_constants(x: f32[T, B, 4], k: f32[4], m: f32[4, 3]) {
+    layer back = linear(4, 4)
+    let rec h = tanh(x * k + back(delay(h, 1)) * k - 0.5 * delay(h, 1))
     h @ m
 }
 net fractional_delay_of(x: f32[T, B, 4]) {

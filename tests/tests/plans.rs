@@ -81,19 +81,22 @@ fn loops_over_independent_samples_are_divided() {
 
 #[test]
 fn the_backward_of_a_loop_is_divided() {
-    let text = "net loss(s: f32[T, B, 24]) -> f32[] {
+    // The gradient of what differs from neuron to neuron is a sum over samples, which is taken outside.
+    let text = "net loss(s: f32[T, B, 24], k: f32[24]) -> f32[] {
     layer fc = linear(24, 24, bias = false)
-    let rec h = if_node(s + fc(delay(h, 1)), v_threshold = 1.5, surrogate = erf(), detach_reset = true)
+    let rec h = if_node(s * k + fc(delay(h, 1)), v_threshold = 1.5, surrogate = erf(), detach_reset = true)
     sum(h * s)
 }";
-    let plan = plan(text, "loss", Some(&["fc.weight", "s"]), &[("T", 60), ("B", 48)]);
+    let plan = plan(text, "loss", Some(&["fc.weight", "s", "k"]), &[("T", 60), ("B", 48)]);
     assert_eq!(plan.matches("loop in 3 parts").count(), 2, "{plan}");
+    assert_eq!(plan.matches("product 16 x 24 x 24").count(), 2, "the way back reads the product of each step\n{plan}");
     let mut d = Dice(11);
-    let data = [("s".to_string(), spikes(&mut d, &[60, 48, 24]))];
+    let k = Tensor::f32([24], (0..24).map(|_| 1.0 + d.tame() * 0.3).collect());
+    let data = [("s".to_string(), spikes(&mut d, &[60, 48, 24])), ("k".to_string(), k)];
     let weights = [("fc.weight".to_string(), Tensor::f32([24, 24], (0..576).map(|_| d.tame() * 0.4).collect()))];
     let program = Program::parse("t", text).unwrap();
     let run = |backend, threads| {
-        let gradients = Some(vec!["fc.weight".to_string(), "s".to_string()]);
+        let gradients = Some(["fc.weight", "s", "k"].map(String::from).to_vec());
         let options = CompileOptions::default().backend(backend).threads(threads).gradients(gradients);
         program.compile(None, &options).and_then(|c| c.run(&data, &weights)).unwrap_or_else(|e| panic!("{e}")).outputs
     };
