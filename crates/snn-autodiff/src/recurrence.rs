@@ -272,8 +272,7 @@ impl Reverse {
     }
 
     /// The operands of the backward scan or loop, in the order of [`Inputs::in_order`]. `kept` are the states before the steps, and the
-    /// results of products; `zero` gives a state that starts at zero,
-    /// like a value.
+    /// results of products; `zero` gives a state that starts at zero, like a value.
     #[allow(clippy::too_many_arguments)]
     fn given(
         &mut self,

@@ -402,9 +402,10 @@ impl Unrolled<'_> {
         let channels = (UNROLLED_COLUMNS / self.taps()).clamp(1, per_group.0);
         let few = per_group.0.div_ceil(channels) * self.groups < PARTS && !self.products.is_exact();
         let parts = if few { PARTS.min(blocks.len()) } else { 1 };
-        let mut others = vec![0f32; (parts - 1) * out.len()];
+        let size = out.len();
+        let mut others = vec![0f32; (parts - 1) * size];
         let mut tasks = Vec::new();
-        for (p, sums) in std::iter::once(&mut *out).chain(others.chunks_mut(per_group.1 * rows * self.groups)).enumerate() {
+        for (p, sums) in std::iter::once(&mut *out).chain(others.chunks_mut(size)).enumerate() {
             for (group, sums) in sums.chunks_mut(per_group.1 * rows).enumerate() {
                 let columns = MatrixMut::new(sums, per_group.1, rows, rows).column_blocks(channels * self.taps());
                 tasks.extend(columns.into_iter().enumerate().map(|(c, columns)| (p, group, c * channels, columns)));
@@ -430,7 +431,7 @@ impl Unrolled<'_> {
             let mut scratch = Scratch::default();
             tasks.into_iter().for_each(|t| task(&mut scratch, t));
         }
-        for sums in others.chunks(out.len()) {
+        for sums in others.chunks(size) {
             out.iter_mut().zip(sums).for_each(|(to, x)| *to += x);
         }
     }

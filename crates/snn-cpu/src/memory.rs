@@ -88,11 +88,11 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], threads: usi
             Scratch { shared: packed, own: dense.max(ByIntegers(w).scratch_bytes(first, threads)) }
         }
         Direction::InputGradient if lines::fits_input_gradient(w) => Scratch::default(),
+        Direction::InputGradient if taps::fits_input_gradient(w) => {
+            Scratch { shared: taps::scratch_floats(w).saturating_mul(FLOAT), own: 0 }
+        }
         Direction::InputGradient => {
             let images = first / (w.out_channels * w.out_plane()).max(1);
-            if taps::fits_input_gradient(w) {
-                return Scratch { shared: taps::scratch_floats(w).saturating_mul(FLOAT), own: 0 };
-            }
             Scratch { shared: filtered_bytes(c, images, threads), own: unrolled }
         }
         Direction::WeightGradient if lines::fits_weight_gradient(w) => Scratch::default(),
@@ -109,14 +109,6 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], threads: usi
 
 /// What a gradient takes in [`winograd`].
 fn filtered_bytes(c: &ConvolutionPlan, images: usize, threads: usize) -> usize {
-    let fits = match c.direction {
-        Direction::Forward => false,
-        Direction::InputGradient => winograd::fits(&c.windows, images),
-        Direction::WeightGradient => winograd::fits_weight_gradient(&c.windows, images),
-    };
-    if !fits {
-        return 0;
-    }
     let [shared, own] = winograd::scratch_floats(&c.windows, c.direction, images);
     threads.saturating_mul(own).saturating_add(shared).saturating_mul(FLOAT)
 }

@@ -11,7 +11,6 @@ use snn_ir::{CompileError, DType, Data, Executable, Graph, KernelTime, Loop, Op,
 use snn_plan::buffers::{Buffers, InputSlice, OutputBuffer};
 use snn_plan::convolution::Direction;
 use snn_plan::ring::RingPart;
-use snn_plan::selection::SelectionKind;
 use snn_plan::step::InPlace;
 use snn_plan::{Kernel, LoopPlan, Plan, Task};
 
@@ -303,24 +302,7 @@ impl Run<'_> {
                 let mut out = self.floats(count(&node.types[0].sizes()?));
                 let floats = |v: Value| values.get(graph, v).map(Tensor::as_f32);
                 let integers = |v: Value| values.get(graph, v).map(Tensor::as_i64);
-                let mut sources = Sources::default();
-                let rows = match &s.kind {
-                    SelectionKind::Counts(labels) => {
-                        sources.labels = integers(labels.value)?;
-                        None
-                    }
-                    SelectionKind::Chosen(rows) => Some(rows),
-                    SelectionKind::Added { rows, labels, to } => {
-                        sources.labels = integers(labels.value)?;
-                        sources.to = to.map(floats).transpose()?.unwrap_or_default();
-                        Some(rows)
-                    }
-                };
-                if let Some(rows) = rows {
-                    sources.x = floats(rows.x)?;
-                    sources.chosen = rows.chosen.map(|c| integers(c.value)).transpose()?.unwrap_or_default();
-                    sources.factors = rows.factors.map(floats).transpose()?.unwrap_or_default();
-                }
+                let sources = Sources::of(s, floats, integers)?;
                 Select(s).execute(sources, &mut out)?;
                 values.insert(result, Tensor::f32(node.types[0].sizes()?, out));
             }

@@ -6,6 +6,7 @@
 //! Memory bounds it: each row is read once for each time that it is chosen, and what is added to stays in cache where it fits.
 
 use rayon::prelude::*;
+use snn_ir::Value;
 use snn_ir::interpret::RuntimeError;
 use snn_plan::selection::{Labels, Place, Rows, Selection, SelectionKind};
 
@@ -30,6 +31,33 @@ pub struct Sources<'a> {
     pub to: &'a [f32],
 }
 
+impl<'a> Sources<'a> {
+    /// What a selection reads, from where values are.
+    ///
+    /// # Errors
+    /// Those of `floats` and `integers`.
+    pub fn of<E>(
+        selection: &Selection,
+        floats: impl Fn(Value) -> Result<&'a [f32], E>,
+        integers: impl Fn(Value) -> Result<&'a [i64], E>,
+    ) -> Result<Sources<'a>, E> {
+        let (rows, labels, to) = match &selection.kind {
+            SelectionKind::Counts(labels) => (None, Some(labels), None),
+            SelectionKind::Chosen(rows) => (Some(rows), None, None),
+            SelectionKind::Added { rows, labels, to } => (Some(rows), Some(labels), *to),
+        };
+        let indices = |labels: Option<Labels>| labels.map_or(Ok(&[][..]), |labels| integers(labels.value));
+        let values = |v: Option<Value>| v.map_or(Ok(&[][..]), &floats);
+        Ok(Sources {
+            x: values(rows.map(|rows| rows.x))?,
+            chosen: indices(rows.and_then(|rows| rows.chosen))?,
+            factors: values(rows.and_then(|rows| rows.factors))?,
+            labels: indices(labels.copied())?,
+            to: values(to)?,
+        })
+    }
+}
+
 /// A selection that is computed.
 pub struct Select<'a>(pub &'a Selection);
 
@@ -46,18 +74,11 @@ impl Select<'_> {
                 sources.labels.iter().for_each(|l| counts[*l as usize] += 1);
                 out.iter_mut().zip(counts).for_each(|(to, n)| *to = n as f32);
             }
-            SelectionKind::Chosen(rows) => {
-                if let Some(chosen) = &rows.chosen {
-                    check(sources.chosen, chosen)?;
-                }
-                Picked { rows, sources }.write(self.0.place, out);
-            }
+            SelectionKind::Chosen(rows) => Picked::new(rows, sources)?.write(self.0.place, out),
             SelectionKind::Added { rows, labels, .. } => {
-                if let Some(chosen) = &rows.chosen {
-                    check(sources.chosen, chosen)?;
-                }
+                let picked = Picked::new(rows, sources)?;
                 check(sources.labels, labels)?;
-                Picked { rows, sources }.add(labels, self.0.place, out);
+                picked.add(labels, self.0.place, out);
             }
         }
         Ok(())
@@ -84,7 +105,13 @@ struct Picked<'a> {
     sources: Sources<'a>,
 }
 
-impl Picked<'_> {
+impl<'a> Picked<'a> {
+    /// Rows that are there.
+    fn new(rows: &'a Rows, sources: Sources<'a>) -> Result<Picked<'a>, RuntimeError> {
+        rows.chosen.map_or(Ok(()), |chosen| check(sources.chosen, &chosen))?;
+        Ok(Picked { rows, sources })
+    }
+
     /// The parts that threads compute of a result of `count` rows that are first or in the middle.
     fn parts<'o>(&self, count: usize, place: Place, out: &'o mut [f32]) -> Vec<Part<'o>> {
         let Rows { outer, inner, .. } = *self.rows;
@@ -288,7 +315,8 @@ simd_dispatch! {
 mod tests {
     use super::*;
     use snn_ir::interpret::{Randomness, evaluate};
-    use snn_ir::{BinaryOp, Contraction, Graph, Op, Tensor, Type, Value};
+    use snn_ir::{BinaryOp, Contraction, Graph, Op, Tensor, Type};
+    use std::convert::Infallible;
 
     /// Evaluates the last node of a graph as a selection, which reads so many tensors, and as the interpreter does.
     fn both(graph: &Graph, inputs: &[(Value, Tensor)], reads: usize) -> [Vec<u32>; 2] {
@@ -309,19 +337,7 @@ mod tests {
         assert_eq!(selection.reads().len(), reads, "rows are read where they come from: {selection:?}");
         let floats = |v: Value| values[&v].as_f32();
         let integers = |v: Value| values[&v].as_i64();
-        let mut sources = Sources::default();
-        let rows = match &selection.kind {
-            SelectionKind::Counts(_) => unreachable!("rows are read"),
-            SelectionKind::Chosen(rows) => rows,
-            SelectionKind::Added { rows, labels, to } => {
-                sources.labels = integers(labels.value);
-                sources.to = to.map_or(&[], floats);
-                rows
-            }
-        };
-        sources.x = floats(rows.x);
-        sources.chosen = rows.chosen.map_or(&[], |c| integers(c.value));
-        sources.factors = rows.factors.map_or(&[], floats);
+        let Ok(sources) = Sources::of(&selection, |v| Ok::<_, Infallible>(floats(v)), |v| Ok(integers(v)));
         let mut out = vec![7.0; values[&last].len()];
         Select(&selection).execute(sources, &mut out).unwrap();
         let bits = |v: &[f32]| v.iter().map(|x| if x.is_nan() { u32::MAX } else { x.to_bits() }).collect::<Vec<_>>();

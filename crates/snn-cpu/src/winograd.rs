@@ -54,19 +54,18 @@ pub fn fits_weight_gradient(windows: &Windows, images: usize) -> bool {
     fits(windows, images) && Sizes::new(windows).parts() > 1
 }
 
-/// The floats that a gradient takes for so many images: shared, and for each thread.
+/// The floats that a convolution or gradient takes for so many images: shared, and for each thread; none where it does not fit.
 pub fn scratch_floats(windows: &Windows, direction: Direction, images: usize) -> [usize; 2] {
     let sizes = Sizes::new(windows);
     match direction {
-        Direction::Forward => [0; 2],
-        Direction::InputGradient => {
-            let tiling = sizes.tiling(windows.input, images);
-            [windows.out_channels.saturating_mul(sizes.of_kernel()), sizes.of_tiles(&tiling, sizes.both()) + sizes.of_planes(&tiling)]
+        Direction::InputGradient if fits(windows, images) => {
+            let kernels = windows.out_channels.saturating_mul(sizes.of_kernel());
+            [kernels, sizes.of_block(&sizes.tiling(windows.input, images))]
         }
-        Direction::WeightGradient => {
-            let tiling = sizes.tiling(windows.output, images);
-            [sizes.parts().saturating_mul(sizes.of_sums()), sizes.of_tiles(&tiling, sizes.both()) + sizes.of_planes(&tiling)]
+        Direction::WeightGradient if fits_weight_gradient(windows, images) => {
+            [sizes.parts().saturating_mul(sizes.of_sums()), sizes.of_block(&sizes.tiling(windows.output, images))]
         }
+        Direction::Forward | Direction::InputGradient | Direction::WeightGradient => [0; 2],
     }
 }
 
@@ -86,8 +85,8 @@ pub fn input_gradient(windows: &Windows, buffers: &Buffers, g: &[f32], w: &[f32]
     let some = |scratch: &mut [f32], (g, out): (&[f32], &mut [f32])| {
         tiling.bands().fold(true, |all, lines| all & gradient.block(lines, g, scratch, out))
     };
-    let of_block = sizes.of_tiles(&tiling, sizes.both()) + sizes.of_planes(&tiling);
-    if threads() > 1 && images * windows.out_plane() * windows.channels * windows.out_channels > WORTH_A_THREAD {
+    let of_block = sizes.of_block(&tiling);
+    if sizes.are_worth_a_thread(images) {
         let parts = g.par_chunks(together * of_g).zip(out.par_chunks_mut(together * of_out));
         parts.map_init(|| buffers.scratch(of_block), |scratch, part| some(scratch, part)).reduce(|| true, |a, b| a & b)
     } else {
@@ -109,7 +108,7 @@ pub fn weight_gradient(windows: &Windows, buffers: &Buffers, x: &[f32], g: &[f32
     let parts = sizes.parts().min(blocks.len());
     let of_sums = sizes.of_sums();
     let mut sums = buffers.scratch(parts * of_sums);
-    let (of_tiles, of_planes) = (sizes.of_tiles(&tiling, sizes.both()), sizes.of_planes(&tiling));
+    let of_tiles = sizes.of_tiles(&tiling);
     let add_part = |scratch: &mut [f32], (part, sums): (usize, &mut [f32])| {
         let (scratch, planes) = scratch.split_at_mut(of_tiles);
         for (i, (image, lines)) in blocks.iter().skip(part).step_by(parts).enumerate() {
@@ -128,8 +127,8 @@ pub fn weight_gradient(windows: &Windows, buffers: &Buffers, x: &[f32], g: &[f32
             }
         }
     };
-    let scratch = || buffers.scratch(of_tiles + of_planes);
-    if threads() > 1 && images * windows.out_plane() * windows.channels * windows.out_channels > WORTH_A_THREAD {
+    let scratch = || buffers.scratch(sizes.of_block(&tiling));
+    if sizes.are_worth_a_thread(images) {
         let all = sums.par_chunks_mut(of_sums).enumerate().with_max_len(1);
         all.for_each_init(scratch, |scratch, part| add_part(scratch, part));
     } else {
@@ -173,6 +172,11 @@ impl Sizes<'_> {
         self.outs + self.channels
     }
 
+    fn are_worth_a_thread(&self, images: usize) -> bool {
+        let w = self.windows;
+        threads() > 1 && images * w.out_plane() * w.channels * w.out_channels > WORTH_A_THREAD
+    }
+
     fn tiling(&self, size: [usize; 2], images: usize) -> Tiling {
         Tiling::new(size.map(|n| n.div_ceil(2)), self.both(), images)
     }
@@ -192,14 +196,14 @@ impl Sizes<'_> {
         (SUMS / self.of_sums()).min(PARTS)
     }
 
-    /// Floats of the tiles of a block, before and after, or of both sides.
-    fn of_tiles(&self, tiling: &Tiling, channels: usize) -> usize {
-        PLACES * (place_of(tiling.most(), channels) + LANES)
+    /// Floats of the tiles of a block, before and after products, or of both sides.
+    fn of_tiles(&self, tiling: &Tiling) -> usize {
+        [self.outs, self.channels].map(|channels| PLACES * place_of(tiling.most(), channels)).iter().sum()
     }
 
-    /// Floats of the planes of an image and of some lanes that are moved there.
-    fn of_planes(&self, tiling: &Tiling) -> usize {
-        (LANES + self.outs.max(self.channels)) * tiling.plane(tiling.lines)
+    /// Floats that a thread takes: tiles, the planes of an image, and some lanes that are moved there.
+    fn of_block(&self, tiling: &Tiling) -> usize {
+        self.of_tiles(tiling) + (LANES + self.outs.max(self.channels)) * tiling.plane(tiling.lines)
     }
 
     /// `G f Gᵀ` of each kernel, turned round: `[channel of the result][place][channel]`.
