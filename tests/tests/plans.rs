@@ -334,6 +334,47 @@ fn sums_of_what_a_kernel_computes_are_added_there() {
 }
 
 #[test]
+fn short_runs_are_handled_together() {
+    // A neuron with slopes and first membranes of its own kinds: operands that differ along some axes only, some of them in time, one that is spikes.
+    let text = "neuron slow(x, s; k = 1.0, start = 0.0) {
+    state v = start
+    let h = v * k + x
+    v = h
+    emit spike(h - 1.5, rect()) + s
+}
+net main(x: f32[T, B, C, N], a: f32[C, 1], b: f32[T, B, 1, 1], c: f32[B, 1, N], d: f32[T, 1, C, 1], k: f32[C, 1]) -> f32[T, B, C, N] {
+    let s = if_node(x)
+    slow(x * a + b * c, s, k = k, start = a) * d + c
+}
+net loss(x: f32[T, B, C, N], a: f32[C, 1], b: f32[T, B, 1, 1], c: f32[B, 1, N], d: f32[T, 1, C, 1], k: f32[C, 1]) -> f32[] {
+    let y = main(x, a, b, c, d, k)
+    sum(y * y)
+}";
+    let sizes = |c: usize, n: usize| {
+        [
+            ("x", vec![5, 3, c, n]),
+            ("a", vec![c, 1]),
+            ("b", vec![5, 3, 1, 1]),
+            ("c", vec![3, 1, n]),
+            ("d", vec![5, 1, c, 1]),
+            ("k", vec![c, 1]),
+        ]
+    };
+    for (c, n, together) in
+        [(40, 16, "120 runs of 16 together"), (9, 4, "27 runs of 4 together"), (300, 7, "300 runs of 7 together"), (5, 200, "")]
+    {
+        let dims = [("T", 5), ("B", 3), ("C", c as i64), ("N", n as i64)];
+        let lists = plan(text, "main", None, &dims);
+        assert!(if together.is_empty() { !lists.contains("together") } else { lists.contains(together) }, "{lists}");
+        let mut d = Dice(31);
+        let data: Vec<(String, Tensor)> =
+            sizes(c, n).into_iter().map(|(name, shape)| (name.to_string(), whole_numbers(&mut d, &shape))).collect();
+        agrees(text, "main", None, &data, &[]);
+        agrees(text, "loss", Some(&["x", "a", "b", "c", "d", "k"]), &data, &[]);
+    }
+}
+
+#[test]
 fn kernels_that_give_memory_back_come_first() {
     // Each running sum is summed up before the next is made, though the text has all sums at the end.
     let text = "net main(x: f32[N, 256], k: f32[256]) -> f32[] {

@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 use snn_ir::{DType, Value};
 use snn_plan::buffers::{InputSlice, OutputBuffer};
-use snn_plan::step::{InPlace, Initial, Load, StepKernel};
+use snn_plan::step::{Along, InPlace, Initial, Load, StepKernel};
 
 use crate::emit::{KernelFunction, Machine};
 use crate::reductions::sum_of;
@@ -13,6 +13,8 @@ use crate::shared::{Shared, offset};
 /// Elements of a run that are handled at once, at least and at most: states of this length stay in the L2 cache, and rows are
 /// long enough for the processor to see that they are read in order.
 const TILE: [usize; 2] = [1024, 8192];
+/// Elements of a tile of several runs at least.
+const SHORTEST_CALL: usize = 256;
 /// Into how many tiles at least a row is divided whose elements are summed.
 const PARTS_OF_SUMS: usize = 8;
 /// Fewer elements than this are not worth a second thread.
@@ -51,6 +53,8 @@ struct Bound<'a> {
     again: Vec<Option<usize>>,
     /// The loads of earlier steps, and how much earlier they are.
     delayed: Vec<(usize, i64)>,
+    /// The loads whose runs are copied one behind the other.
+    spread: Vec<usize>,
     /// What each state starts with, where that is no constant.
     starts: Vec<Option<Shared<u8>>>,
 }
@@ -63,10 +67,16 @@ impl<'a> Bound<'a> {
             function: machine.kernels[kernel.function],
             sources: kernel.loads.iter().enumerate().map(|(i, l)| source(i, l)).collect(),
             again: kernel.loads.iter().map(|l| kernel.again(l)).collect(),
+            spread: spread(kernel).map(|(i, _)| i).collect(),
             delayed: kernel.loads.iter().enumerate().filter(|(_, l)| l.delay > 0).map(|(i, l)| (i, l.delay)).collect(),
             starts: kernel.initial.iter().map(start).collect(),
         }
     }
+}
+
+/// The loads of a kernel that are copied to where a call reads them in order, and their places.
+fn spread(kernel: &StepKernel) -> impl Iterator<Item = (usize, &Load)> {
+    kernel.loads.iter().enumerate().filter(|(_, l)| kernel.along(l) == Along::Spread)
 }
 
 impl Step<'_> {
@@ -96,33 +106,32 @@ impl Step<'_> {
         });
         let before = self.before.as_deref().map(|before| Bound::new(before, machine, |_, l| pointer(inputs(l.source))));
         let row = self.elements();
-        let outer: usize = self.outer.iter().product();
-        let threads = crate::shared::threads();
-        let size = tile(self, threads);
-        let tiles = self.run.div_ceil(size);
-        let count = outer * tiles;
-        let mut partial = vec![0.0; count * self.sums.len()];
+        let division = Division::new(self, crate::shared::threads());
+        let count = division.tiles();
+        let width = self.sums.len();
+        let mut partial = vec![0.0; division.sums_before(count) * width];
         if row > 0 {
+            let threads = crate::shared::threads();
             let per = if threads > 1 && row * self.steps >= WORTH_A_THREAD { count.div_ceil(threads * 4) } else { count };
             let some = |first: usize, count: usize, mut partial: &mut [f64]| {
-                let size = size.min(self.run);
+                let size = division.longest();
                 let mut scratch = Scratch::new(self, size);
                 let mut before = before.as_ref().map(|before| (before, Scratch::new(before.kernel, size)));
                 // All time steps of each value that is computed before.
                 let mut again = vec![vec![0f32; self.steps * size]; before.as_ref().map_or(0, |(before, _)| before.kernel.stores.len())];
                 let again: Vec<Shared<u8>> = again.iter_mut().map(|rows| Shared(rows.as_mut_ptr().cast())).collect();
-                for task in first..first + count {
+                for i in first..first + count {
                     if snn_ir::interrupt::is_wanted() {
                         return;
                     }
-                    let sums = partial.split_off_mut(..self.sums.len()).unwrap_or_default();
-                    let place = Tile { outer: task / tiles, first: task % tiles * size, size, row };
+                    let tile = division.tile(i);
+                    let sums = partial.split_off_mut(..tile.runs * width).unwrap_or_default();
                     if let Some((before, scratch)) = &mut before {
                         // SAFETY: as below; its rows are those of this thread, of all time steps of a tile.
-                        unsafe { before.run(place, Rows::OfTile(&again), &[], &mut [], scratch) };
+                        unsafe { before.run(tile, Rows::OfTile(&again), &[], &mut [], scratch) };
                     }
-                    // SAFETY: tasks are different tiles of the element space; see `run`.
-                    unsafe { own.run(place, Rows::OfTensors(&outputs), &again, sums, &mut scratch) };
+                    // SAFETY: different tiles of the element space; see `run`.
+                    unsafe { own.run(tile, Rows::OfTensors(&outputs), &again, sums, &mut scratch) };
                 }
             };
             if per == count {
@@ -131,7 +140,8 @@ impl Step<'_> {
                 let mut rest = &mut partial[..];
                 let split = |i: usize| {
                     let (first, count) = (i * per, per.min(count - i * per));
-                    (first, count, rest.split_off_mut(..count * self.sums.len()).unwrap_or_default())
+                    let sums = division.sums_before(first + count) - division.sums_before(first);
+                    (first, count, rest.split_off_mut(..sums * width).unwrap_or_default())
                 };
                 let parts: Vec<(usize, usize, &mut [f64])> = (0..count.div_ceil(per)).map(split).collect();
                 parts.into_par_iter().for_each(|(first, count, partial)| some(first, count, partial));
@@ -140,8 +150,8 @@ impl Step<'_> {
         for (k, (sum, (_, result))) in self.sums.iter().zip(&mut sums).enumerate() {
             let OutputBuffer::Floats(result) = result else { continue };
             let mut all = vec![0.0; result.len()];
-            for (tile, partial) in partial.chunks_exact(self.sums.len()).enumerate() {
-                all[place(self, &sum.outer, tile / tiles)] += partial[k];
+            for (i, partial) in partial.chunks_exact(width).enumerate() {
+                all[place(self, &sum.outer, i / division.parts)] += partial[k];
             }
             result.iter_mut().zip(all).for_each(|(to, sum)| *to = sum as f32);
         }
@@ -155,14 +165,77 @@ fn place(kernel: &StepKernel, distances: &[usize], i: usize) -> usize {
     offset(kernel.outer.iter().copied().zip(distances.iter().copied()), i)
 }
 
-/// A part of a run.
+/// How the elements of a step are divided into tiles: parts of a run, or several runs of the joined axes.
+struct Division<'a> {
+    kernel: &'a StepKernel,
+    /// The elements of a part of a run.
+    size: usize,
+    /// The parts of a run; one where a tile has several runs.
+    parts: usize,
+    /// The runs of a tile, and of all joined axes.
+    runs: [usize; 2],
+}
+
+impl<'a> Division<'a> {
+    fn new(kernel: &'a StepKernel, threads: usize) -> Division<'a> {
+        let size =
+            |parts: usize, least: usize| (kernel.elements() / parts).next_multiple_of(64).clamp(least, TILE[1]).min(kernel.longest_tile());
+        let joined = kernel.joined_runs();
+        if joined <= 1 {
+            // Tiles that depended on the number of threads would change the order of sums, which are of parts of runs.
+            let parts = if kernel.sums.is_empty() { threads * 4 } else { PARTS_OF_SUMS };
+            let size = size(parts, TILE[0]).min(kernel.run);
+            return Division { kernel, size, parts: kernel.run.div_ceil(size.max(1)), runs: [1, 1] };
+        }
+        let runs = (size(threads * 2, SHORTEST_CALL) / kernel.run.max(1)).clamp(1, joined);
+        Division { kernel, size: kernel.run, parts: 1, runs: [runs, joined] }
+    }
+
+    /// The elements of a tile at most.
+    fn longest(&self) -> usize {
+        self.size * self.runs[0]
+    }
+
+    /// The tiles of a block, of all joined axes.
+    fn of_block(&self) -> usize {
+        (self.parts * self.runs[1].div_ceil(self.runs[0])).max(1)
+    }
+
+    fn tiles(&self) -> usize {
+        self.kernel.outer.iter().product::<usize>() / self.runs[1] * self.of_block()
+    }
+
+    /// The partial sums of the tiles before this one: there is one for each part of a run.
+    fn sums_before(&self, tile: usize) -> usize {
+        let (block, within) = (tile / self.of_block(), tile % self.of_block());
+        if self.runs[1] == 1 { tile } else { block * self.runs[1] + within * self.runs[0] }
+    }
+
+    fn tile(&self, i: usize) -> Tile {
+        let (block, within) = (i / self.of_block(), i % self.of_block());
+        let (kernel, size, row) = (self.kernel, self.longest(), self.kernel.elements());
+        if self.runs[1] == 1 {
+            let first = within * self.size;
+            return Tile { outer: block, first, runs: 1, elements: self.size.min(kernel.run - first), size, row };
+        }
+        let first = within * self.runs[0];
+        let runs = self.runs[0].min(self.runs[1] - first);
+        Tile { outer: block * self.runs[1] + first, first: 0, runs, elements: runs * kernel.run, size, row }
+    }
+}
+
+/// What is handled at once: a part of a run, or several runs.
 #[derive(Clone, Copy)]
 struct Tile {
-    /// Its place along the outer axes.
+    /// The place of its first run along the outer axes.
     outer: usize,
     /// Its first element in the run.
     first: usize,
-    /// Its elements at most.
+    /// How many runs it has.
+    runs: usize,
+    /// Its elements.
+    elements: usize,
+    /// The elements of the longest tile.
     size: usize,
     /// Elements of a time step.
     row: usize,
@@ -185,22 +258,25 @@ impl Bound<'_> {
     /// may run the same tile. Rows of tiles have all time steps of a tile.
     unsafe fn run(&self, tile: Tile, rows: Rows<'_>, again: &[Shared<u8>], sums: &mut [f64], scratch: &mut Scratch) {
         let kernel = self.kernel;
-        let (size, first) = (tile.size, tile.first);
-        let n = size.min(kernel.run - first);
-        let first_of = |l: &Load| place(kernel, &l.outer, tile.outer) + if l.uniform { 0 } else { first };
+        let (size, first, n) = (tile.size, tile.first, tile.elements);
+        // Where a load begins in a run of the tile.
+        let first_of = |l: &Load, run: usize| place(kernel, &l.outer, tile.outer + run) + if l.uniform { 0 } else { first };
         let own = tile.outer * kernel.run + first;
         for (k, (initial, start)) in kernel.initial.iter().zip(&self.starts).enumerate() {
             let state = &mut scratch.states[k * size..k * size + n];
             match (initial, start) {
                 (Initial::Constant(x), _) => state.fill(*x),
                 (Initial::Load(l), Some(p)) => {
-                    // SAFETY: the offset and `n` elements after it (one, where uniform) lie inside the planned tensor.
-                    unsafe {
-                        let from = p.0.cast::<f32>().add(first_of(l));
-                        if l.uniform {
-                            state.fill(*from);
-                        } else {
-                            std::ptr::copy_nonoverlapping(from, state.as_mut_ptr(), n);
+                    let per = n / tile.runs;
+                    for (i, state) in state.chunks_exact_mut(per).enumerate() {
+                        // SAFETY: the offset and the elements of a run after it (one, where uniform) lie inside the planned tensor.
+                        unsafe {
+                            let from = p.0.cast::<f32>().add(first_of(l, i));
+                            if l.uniform {
+                                state.fill(*from);
+                            } else {
+                                std::ptr::copy_nonoverlapping(from, state.as_mut_ptr(), per);
+                            }
                         }
                     }
                 }
@@ -214,7 +290,7 @@ impl Bound<'_> {
             scratch.walks.push(match row {
                 Some(k) => (again[*k].0, size * l.dtype.bytes()),
                 // SAFETY: the element exists in the planned tensor.
-                None => (unsafe { source.0.add(first_of(l) * l.dtype.bytes()) }, l.time * l.dtype.bytes()),
+                None => (unsafe { source.0.add(first_of(l, 0) * l.dtype.bytes()) }, l.time * l.dtype.bytes()),
             });
         }
         scratch.walks.extend(scratch.states.chunks_exact_mut(size).map(|row| (row.as_mut_ptr().cast(), 0)));
@@ -226,10 +302,27 @@ impl Bound<'_> {
             });
         }
         scratch.walks.extend(scratch.summed.chunks_exact_mut(size).map(|row| (row.as_mut_ptr().cast(), 0)));
+        for (i, spread) in self.spread.iter().zip(&mut scratch.spread) {
+            let l = &kernel.loads[*i];
+            let walk = &mut scratch.walks[*i];
+            spread.runs.clear();
+            // SAFETY: the first element of each run exists in the planned tensor.
+            spread.runs.extend((0..tile.runs).map(|run| unsafe { self.sources[*i].0.add(first_of(l, run) * l.dtype.bytes()) }));
+            spread.time = walk.1;
+            *walk = (spread.row.as_mut_ptr().cast(), 0);
+            if spread.time == 0 {
+                // SAFETY: the runs of a load reach as many elements as its kernel was planned for.
+                unsafe { spread.read(0, kernel.run, l) };
+            }
+        }
         for step in 0..kernel.steps {
             let t = if kernel.reverse { kernel.steps - 1 - step } else { step };
             for (pointer, (first, distance)) in scratch.pointers.iter_mut().zip(&scratch.walks) {
                 *pointer = first.wrapping_add(t * distance);
+            }
+            for (i, spread) in self.spread.iter().zip(&mut scratch.spread).filter(|(_, spread)| spread.time > 0) {
+                // SAFETY: as above, at step `t`.
+                unsafe { spread.read(t, kernel.run, &kernel.loads[*i]) };
             }
             for (i, delay) in &self.delayed {
                 let (first, distance) = scratch.walks[*i];
@@ -238,10 +331,12 @@ impl Bound<'_> {
             }
             // SAFETY: every pointer of the table reaches `n` elements of the type that the kernel was generated for.
             unsafe { (self.function)(scratch.pointers.as_ptr(), n as i64) };
-            for (sum, total) in kernel.sums.iter().zip(sums.iter_mut()) {
+            for (k, sum) in kernel.sums.iter().enumerate() {
                 // SAFETY: the kernel has written `n` floats there, and nobody changes them before its next step.
                 let row = unsafe { std::slice::from_raw_parts(scratch.pointers[loads + states + sum.row].cast::<f32>(), n) };
-                *total += sum_of(row);
+                for (run, sums) in row.chunks_exact(n / tile.runs).zip(sums.chunks_exact_mut(kernel.sums.len())) {
+                    sums[k] += sum_of(run);
+                }
             }
         }
         let Rows::OfTensors(outputs) = rows else { return };
@@ -253,22 +348,60 @@ impl Bound<'_> {
     }
 }
 
-/// Elements of a tile, of so many threads.
-fn tile(kernel: &StepKernel, threads: usize) -> usize {
-    // Tiles that depended on the number of threads would change the order of sums.
-    let parts = if kernel.sums.is_empty() { threads * 4 } else { PARTS_OF_SUMS };
-    (kernel.elements() / parts).next_multiple_of(64).clamp(TILE[0], TILE[1]).min(kernel.longest_tile())
-}
-
 /// The bytes that a kernel takes beside what it reads and writes: rows of a tile for each thread, and the sums of each tile.
 pub fn bytes(kernel: &StepKernel, threads: usize) -> usize {
-    let tile = tile(kernel, threads);
-    let tiles = kernel.outer.iter().product::<usize>().saturating_mul(kernel.run.div_ceil(tile));
-    let rows = |k: &StepKernel| k.initial.len() + k.summed.len() + usize::from(k.loads.iter().any(|l| l.delay > 0));
+    let division = Division::new(kernel, threads);
+    let rows = |k: &StepKernel| k.initial.len() + k.summed.len() + spread(k).count() + usize::from(k.loads.iter().any(|l| l.delay > 0));
     let again = kernel.before.as_deref().map_or(0, |before| rows(before) + before.stores.len() * kernel.steps);
     let rows = rows(kernel) + again;
-    let own = threads.saturating_mul(rows).saturating_mul(tile.min(kernel.run)).saturating_mul(size_of::<f32>());
-    own.saturating_add(tiles.saturating_mul(kernel.sums.len()).saturating_mul(size_of::<f64>()))
+    let own = threads.saturating_mul(rows).saturating_mul(division.longest()).saturating_mul(size_of::<f32>());
+    own.saturating_add(division.sums_before(division.tiles()).saturating_mul(kernel.sums.len()).saturating_mul(size_of::<f64>()))
+}
+
+/// The runs of a load that are copied one behind the other, one step of a tile.
+struct Spread {
+    /// Where each run begins at the first step.
+    runs: Vec<*mut u8>,
+    /// The bytes from a step to the next.
+    time: usize,
+    /// Their elements; these may be bytes.
+    row: Vec<f32>,
+}
+
+impl Spread {
+    /// Copies the runs, of `elements` each, of step `t`.
+    ///
+    /// # Safety
+    /// From where each run begins at that step there must be as many elements of the load's type, or one where it is uniform.
+    unsafe fn read(&mut self, t: usize, elements: usize, load: &Load) {
+        let begins = self.runs.iter().map(|run| run.wrapping_add(t * self.time));
+        // SAFETY: the row has four bytes for each element of the tile; the rest is what the caller promises.
+        unsafe {
+            match load.dtype.bytes() {
+                1 => copy_runs(begins, self.row.as_mut_ptr().cast::<u8>(), elements, load.uniform),
+                _ => copy_runs(begins.map(<*mut u8>::cast::<f32>), self.row.as_mut_ptr(), elements, load.uniform),
+            }
+        }
+    }
+}
+
+/// Copies runs one behind the other, or repeats the first element of each where they are uniform.
+///
+/// # Safety
+/// All runs must have so many elements, or one where they are uniform, and `to` must have room for those of all runs.
+unsafe fn copy_runs<T: Copy>(runs: impl Iterator<Item = *mut T>, to: *mut T, elements: usize, uniform: bool) {
+    for (i, run) in runs.enumerate() {
+        // SAFETY: the caller promises it.
+        unsafe {
+            let to = to.add(i * elements);
+            if uniform {
+                let value = *run;
+                (0..elements).for_each(|k| *to.add(k) = value);
+            } else {
+                std::ptr::copy_nonoverlapping(run, to, elements);
+            }
+        }
+    }
 }
 
 /// Memory of one thread.
@@ -280,6 +413,8 @@ struct Scratch {
     walks: Vec<(*mut u8, usize)>,
     /// One step of values that are only summed.
     summed: Vec<f32>,
+    /// The loads that are spread.
+    spread: Vec<Spread>,
 }
 
 impl Scratch {
@@ -292,6 +427,7 @@ impl Scratch {
             pointers: vec![std::ptr::null_mut(); count.max(MOST_POINTERS)],
             walks: Vec::with_capacity(count),
             summed: vec![0.0; kernel.summed.len() * tile],
+            spread: spread(kernel).map(|_| Spread { runs: vec![], time: 0, row: vec![0.0; tile] }).collect(),
         }
     }
 }

@@ -656,7 +656,8 @@ pub fn describe_task(graph: &Graph, task: &Task) -> String {
         Kernel::Step(s) => {
             let sums = if s.sums.is_empty() { String::new() } else { format!(", {} summed", s.sums.len()) };
             let again = s.before.as_ref().map_or(String::new(), |b| format!(", {} before as kernel{}", b.operations, b.function));
-            format!("step kernel{} ({} operations{sums}{again})", s.function, s.operations)
+            let runs = if s.joined_runs() > 1 { format!(", {} runs of {} together", s.joined_runs(), s.run) } else { String::new() };
+            format!("step kernel{} ({} operations{sums}{again}{runs})", s.function, s.operations)
         }
         Kernel::Alias => "alias".into(),
         Kernel::Product(p) => format!("product {} x {} x {}", p.m, p.n, p.k),

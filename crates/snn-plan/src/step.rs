@@ -12,7 +12,7 @@ use crate::plan::{Access, Group, access, immediate, stored};
 /// What a kernel reads and writes.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// Element type of each load, and whether it is the same for all elements of a run.
+    /// Element type of each load, and whether it is the same for all elements of a call.
     pub loads: Vec<(DType, bool)>,
     /// How many states it carries.
     pub states: usize,
@@ -35,6 +35,17 @@ pub struct Load {
     pub outer: Vec<usize>,
     /// Are all elements of a run the same?
     pub uniform: bool,
+}
+
+/// How an operand lies along what a call handles: the joined axes and the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Along {
+    /// One element after the other, as results do.
+    InOrder,
+    /// All elements are the same.
+    Uniform,
+    /// Each run lies somewhere else, or repeats an element: it is copied to where the call reads it in order.
+    Spread,
 }
 
 /// What a state starts with.
@@ -84,6 +95,8 @@ pub struct StepKernel {
     pub outer: Vec<usize>,
     /// The elements of a run.
     pub run: usize,
+    /// So many of the last outer axes are handled in one call with a run, since runs are short: see [`StepKernel::along`].
+    pub joined: usize,
     /// How many operations are fused in it.
     pub operations: usize,
     /// Stores that take over the memory of what a load reads and nobody reads after it: each element is read before it is written.
@@ -248,6 +261,7 @@ pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value], spikes: &BTr
     let walk = Walk::new(shape, timed, &all);
     let own_count = own.accesses().count();
     let (loads, initial) = own.walked(&walk, 0);
+    let joined = walk.joined(&all);
 
     let mut summed: Vec<Value> = Vec::new();
     let mut sums = Vec::with_capacity(of_sums.len());
@@ -282,6 +296,7 @@ pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value], spikes: &BTr
             reverse: false,
             outer: walk.outer.clone(),
             run: walk.run,
+            joined,
             operations: group.before.len(),
             in_place: vec![],
             before: None,
@@ -301,6 +316,7 @@ pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value], spikes: &BTr
         reverse: group.reverse.unwrap_or(false),
         outer: walk.outer.clone(),
         run: walk.run,
+        joined,
         operations: members.len(),
         in_place: vec![],
         before,
@@ -340,6 +356,10 @@ pub(crate) fn can_compute_before(graph: &Graph, group: &Group, before: &Group, r
 
 /// Runs that sums make no shorter than this are long enough.
 const SHORTEST_RUN: usize = 256;
+/// Runs that are shorter than this are handled several in a call.
+const SHORTEST_CALL: usize = 128;
+/// Elements of a call that handles several runs, where there are as many.
+const LONG_CALL: usize = 1024;
 
 /// How a kernel over `shape` walks over the result of a sum of one of its values.
 fn sum_access(graph: &Graph, id: NodeId, shape: &[usize]) -> Result<Access, CompileError> {
@@ -406,6 +426,20 @@ impl Walk {
         Walk { timed, outer: sizes, run, columns, inner }
     }
 
+    /// How many of the last outer axes a call handles with a run. Operands of earlier steps are read where they are.
+    fn joined(&self, operands: &[&Access]) -> usize {
+        if self.run >= SHORTEST_CALL || operands.iter().any(|a| a.delay > 0) {
+            return 0;
+        }
+        let mut elements = self.run;
+        let short = |size: &&usize| {
+            let short = elements < LONG_CALL;
+            elements *= **size;
+            short
+        };
+        self.outer.iter().rev().take_while(short).count()
+    }
+
     /// How operand `i` is read.
     fn load(&self, i: usize, a: &Access, dtype: DType) -> Load {
         Load {
@@ -424,7 +458,9 @@ pub(crate) fn copy(graph: &Graph, value: Value, shape: &[usize]) -> Result<StepK
     let constant = immediate(graph, value);
     let a = if constant.is_some() { None } else { Some(access(graph, value, shape)?) };
     let timed = a.as_ref().is_some_and(|a| a.delay > 0);
-    let walk = Walk::new(shape, timed, &a.iter().collect::<Vec<_>>());
+    let operands: Vec<&Access> = a.iter().collect();
+    let walk = Walk::new(shape, timed, &operands);
+    let joined = walk.joined(&operands);
     let loads: Vec<Load> = a.iter().map(|a| walk.load(0, a, DType::F32)).collect();
     Ok(StepKernel {
         name: "repeat".into(),
@@ -440,6 +476,7 @@ pub(crate) fn copy(graph: &Graph, value: Value, shape: &[usize]) -> Result<StepK
         reverse: false,
         outer: walk.outer,
         run: walk.run,
+        joined,
         operations: 1,
         in_place: vec![],
         before: None,
@@ -460,6 +497,35 @@ impl StepKernel {
             if let Op::Scan(s) = &graph.node(m.node).op { s.body.nodes().filter(|(_, n)| !given(&n.op)).count() } else { 1 }
         };
         members.iter().map(of).sum::<usize>() + self.before.as_ref().map_or(0, |before| before.scalar_operations(graph))
+    }
+
+    /// How many runs the joined axes have.
+    pub fn joined_runs(&self) -> usize {
+        self.joined_axes().map(|(size, _)| size).product()
+    }
+
+    /// The joined axes from the last to the first: their sizes, and how far apart results are.
+    fn joined_axes(&self) -> impl Iterator<Item = (usize, usize)> {
+        let mut apart = self.run;
+        self.outer.iter().rev().take(self.joined).map(move |size| {
+            let own = apart;
+            apart *= size;
+            (*size, own)
+        })
+    }
+
+    /// How the operand of a load lies along what a call handles. What is computed before lies in order.
+    pub fn along(&self, load: &Load) -> Along {
+        let distances = || load.outer.iter().copied().rev().zip(self.joined_axes());
+        if self.again(load).is_some() {
+            Along::InOrder
+        } else if load.uniform && distances().all(|(distance, _)| distance == 0) {
+            Along::Uniform
+        } else if (!load.uniform || self.run == 1) && distances().all(|(distance, (_, own))| distance == own) {
+            Along::InOrder
+        } else {
+            Along::Spread
+        }
     }
 
     fn all_loads(&self) -> impl Iterator<Item = &Load> {
@@ -502,7 +568,7 @@ impl StepKernel {
     /// What a generated function reads and writes.
     pub fn shape(&self) -> Shape {
         Shape {
-            loads: self.loads.iter().map(|l| (l.dtype, l.uniform)).collect(),
+            loads: self.loads.iter().map(|l| (l.dtype, self.along(l) == Along::Uniform)).collect(),
             states: self.initial.len(),
             stores: self.stores.iter().map(|(_, dtype)| *dtype).chain(self.summed.iter().map(|_| DType::F32)).collect(),
         }
