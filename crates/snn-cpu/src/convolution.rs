@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use snn_plan::buffers::Buffers;
 use snn_plan::convolution::{ConvolutionPlan, Direction, Windows};
 
+use crate::fourier;
 use crate::integer_windows::ByIntegers;
 use crate::lines;
 use crate::panels::{Identity, Kept, Packed, product};
@@ -68,12 +69,16 @@ pub fn convolve(
         }
         Direction::InputGradient => {
             let a = a.floats(buffers, &mut held);
+            let images = out.len() / (windows.channels * windows.plane());
             if lines::fits_input_gradient(windows) {
                 lines::input_gradient(windows, a, b, out);
             } else if taps::fits_input_gradient(windows) {
-                taps::input_gradient(windows, products, buffers, a, b, out);
+                let transforms = !products.is_exact() && fourier::fits(windows, images);
+                if !transforms || !fourier::input_gradient(windows, buffers, a, b, out) {
+                    taps::input_gradient(windows, products, buffers, a, b, out);
+                }
             } else {
-                let filters = !products.is_exact() && winograd::fits(windows, out.len() / (windows.channels * windows.plane()));
+                let filters = !products.is_exact() && winograd::fits(windows, images);
                 if !filters || !winograd::input_gradient(windows, buffers, a, b, out) {
                     Unrolled { windows, products }.input_gradient(a, b, out);
                 }
@@ -543,7 +548,7 @@ mod tests {
     /// Images, groups, channels, output channels, input, kernel, stride, padding, dilation.
     type Case = (usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], [usize; 2]);
 
-    const CASES: [Case; 30] = [
+    const CASES: [Case; 33] = [
         (3, 1, 4, 8, [12, 12], [3, 3], [1, 1], [1, 1], [1, 1]),
         (1, 1, 7, 70, [28, 28], [3, 3], [1, 1], [1, 1], [1, 1]),
         (2, 2, 8, 32, [9, 11], [5, 4], [2, 3], [2, 0], [1, 1]),
@@ -573,6 +578,10 @@ mod tests {
         (5, 1, 40, 33, [1, 60], [1, 5], [1, 1], [0, 2], [1, 1]),
         (2, 1, 32, 48, [1, 70], [1, 4], [1, 1], [0, 0], [1, 3]),
         (3, 1, 33, 32, [1, 50], [1, 3], [1, 1], [0, 7], [1, 2]),
+        // Lines and long kernels, whose gradient is a product of frequencies.
+        (8, 1, 64, 70, [1, 124], [1, 25], [1, 1], [0, 0], [1, 1]),
+        (9, 1, 66, 64, [1, 61], [1, 12], [1, 1], [0, 30], [1, 2]),
+        (8, 1, 64, 64, [1, 50], [1, 13], [1, 1], [0, 6], [1, 1]),
         // Tiles of 4 x 4: whole ones and not, several images and bands of one, every padding.
         (9, 1, 40, 33, [7, 6], [3, 3], [1, 1], [1, 1], [1, 1]),
         (2, 1, 32, 48, [37, 50], [3, 3], [1, 1], [1, 1], [1, 1]),
@@ -644,16 +653,22 @@ mod tests {
     /// An element that is not finite reaches the sums that it is part of and no others, in every direction.
     #[test]
     fn infinities_stay_where_they_are() {
-        let (images, channels, outs, size) = (9, 32, 40, 7);
-        let c = Convolution { stride: vec![1, 1], padding: vec![1, 1], dilation: vec![1, 1], groups: 1 };
-        let (x_shape, w_shape, y_shape) = ([images, channels, size, size], [outs, channels, 3, 3], [images, outs, size, size]);
+        let tiles = infinities(9, [32, 40], [7, 7], [3, 3], [1, 1]);
+        assert!(winograd::fits_weight_gradient(&tiles, 9));
+        let lines = infinities(8, [64, 65], [1, 60], [1, 15], [0, 7]);
+        assert!(taps::fits_input_gradient(&lines) && fourier::fits(&lines, 8));
+    }
+
+    fn infinities(images: usize, [channels, outs]: [usize; 2], size: [usize; 2], kernel: [usize; 2], padding: [usize; 2]) -> Windows {
+        let c = Convolution { stride: vec![1, 1], padding: padding.map(|n| n as i64).to_vec(), dilation: vec![1, 1], groups: 1 };
+        let x_shape = [images, channels, size[0], size[1]];
+        let (w_shape, y_shape) = ([outs, channels, kernel[0], kernel[1]], [images, outs, size[0], size[1]]);
         let windows = Windows::new(&c, &x_shape, &w_shape, &y_shape);
-        assert!(winograd::fits_weight_gradient(&windows, images));
         let mut next = crate::testing::numbers(3);
         let mut tensor = |shape: [usize; 4]| -> Vec<f32> { (0..shape.iter().product()).map(|_| next() - 0.5).collect() };
         let (x, w, mut g) = (tensor(x_shape), tensor(w_shape), tensor(y_shape));
-        g[size + 2] = f32::INFINITY;
-        g[4 * outs * size * size + 3] = f32::NAN;
+        g[size[1] + 2] = f32::INFINITY;
+        g[4 * outs * size[0] * size[1] + 3] = f32::NAN;
         for (direction, a, b, n) in [(Direction::InputGradient, &g, &w, x.len()), (Direction::WeightGradient, &x, &g, w.len())] {
             let plan = ConvolutionPlan { direction, windows: windows.clone(), packed: None };
             let [found, want] = [ProductKernel::Fastest, ProductKernel::Exact].map(|kernel| {
@@ -670,5 +685,6 @@ mod tests {
                 );
             }
         }
+        windows
     }
 }

@@ -11,6 +11,7 @@
 mod bf16;
 pub mod convolution;
 mod emit;
+mod fourier;
 mod integer_windows;
 mod integers;
 mod lines;

@@ -7,6 +7,7 @@ use snn_plan::selection::Place;
 use snn_plan::{Kernel, Plan, Task};
 
 use crate::convolution::unrolled_floats;
+use crate::fourier;
 use crate::integer_windows::ByIntegers;
 use crate::integers::{Integers, scratch_bytes};
 use crate::lines;
@@ -89,7 +90,9 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], threads: usi
         }
         Direction::InputGradient if lines::fits_input_gradient(w) => Scratch::default(),
         Direction::InputGradient if taps::fits_input_gradient(w) => {
-            Scratch { shared: taps::scratch_floats(w).saturating_mul(FLOAT), own: 0 }
+            let images = first / (w.out_channels * w.out_plane()).max(1);
+            let shared = if fourier::fits(w, images) { transformed_bytes(w, images, threads) } else { 0 };
+            Scratch { shared: shared.max(taps::scratch_floats(w).saturating_mul(FLOAT)), own: 0 }
         }
         Direction::InputGradient => {
             let images = first / (w.out_channels * w.out_plane()).max(1);
@@ -110,6 +113,12 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], threads: usi
 /// What a gradient takes in [`winograd`].
 fn filtered_bytes(c: &ConvolutionPlan, images: usize, threads: usize) -> usize {
     let [shared, own] = winograd::scratch_floats(&c.windows, c.direction, images);
+    threads.saturating_mul(own).saturating_add(shared).saturating_mul(FLOAT)
+}
+
+/// What a gradient takes in [`fourier`].
+fn transformed_bytes(w: &Windows, images: usize, threads: usize) -> usize {
+    let [shared, own] = fourier::scratch_floats(w, images);
     threads.saturating_mul(own).saturating_add(shared).saturating_mul(FLOAT)
 }
 
