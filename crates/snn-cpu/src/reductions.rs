@@ -34,8 +34,8 @@ impl Reduce<'_> {
                 let outer = out.len().checked_div(*inner).unwrap_or(0);
                 if out.is_empty() || *reduced == 0 {
                     out.fill(0.0);
-                } else if *inner == 1 && self.kind == Reduction::Sum {
-                    rows_summed(x, out, *reduced);
+                } else if *inner == 1 {
+                    self.rows(x, out, *reduced);
                 } else {
                     self.axes(x, out, &[(outer, reduced * inner), (*inner, 1)], &[(*reduced, *inner)]);
                 }
@@ -134,6 +134,29 @@ impl Reduce<'_> {
                 }
                 *value = fold.value();
             }
+        }
+    }
+
+    /// Whole rows are reduced. Long ones are summed in pieces of a fixed length, so that the result does not depend on threads.
+    fn rows(&self, x: &[f32], out: &mut [f32], reduced: usize) {
+        const PIECE: usize = 1 << 15;
+        let some = match self.kind {
+            Reduction::Sum if out.len() < 4 && reduced > PIECE => {
+                for (value, row) in out.iter_mut().zip(x.chunks_exact(reduced)) {
+                    let pieces: Vec<f64> = row.par_chunks(PIECE).map(sum_of).collect();
+                    *value = pieces.iter().sum::<f64>() as f32;
+                }
+                return;
+            }
+            Reduction::Sum => sum_rows,
+            Reduction::Max => largest_of_rows,
+            Reduction::Min => smallest_of_rows,
+        };
+        if x.len() < PIECE {
+            some(x, reduced, out);
+        } else {
+            let together = (PIECE / 2 / reduced).max(1);
+            out.par_chunks_mut(together).zip(x.par_chunks(together * reduced)).for_each(|(out, x)| some(x, reduced, out));
         }
     }
 
@@ -282,49 +305,63 @@ fn pool_rows<T: Copy + Default>(
     }
 }
 
-/// Sums of whole rows. Long ones are summed in pieces of a fixed length, so that the result does not depend on threads.
-fn rows_summed(x: &[f32], out: &mut [f32], reduced: usize) {
-    const PIECE: usize = 1 << 15;
-    if out.len() < 4 && reduced > PIECE {
-        for (value, row) in out.iter_mut().zip(x.chunks_exact(reduced)) {
-            let pieces: Vec<f64> = row.par_chunks(PIECE).map(sum_of).collect();
-            *value = pieces.iter().sum::<f64>() as f32;
-        }
-    } else if x.len() < PIECE {
-        sum_rows(x, reduced, out);
-    } else {
-        let some = (PIECE / 2 / reduced).max(1);
-        out.par_chunks_mut(some).zip(x.par_chunks(some * reduced)).for_each(|(out, x)| sum_rows(x, reduced, out));
+simd_dispatch! {
+    fn sum_rows(x: &[f32], reduced: usize, out: &mut [f32]) {
+        out.iter_mut().zip(x.chunks_exact(reduced)).for_each(|(value, row)| *value = sum(row) as f32);
     }
 }
 
 simd_dispatch! {
-    fn sum_rows(x: &[f32], reduced: usize, out: &mut [f32]) {
-        for (value, row) in out.iter_mut().zip(x.chunks_exact(reduced)) {
-            let (blocks, rest) = row.as_chunks::<8>();
-            let mut sums = [0f64; 8];
-            for block in blocks {
-                sums.iter_mut().zip(block).for_each(|(sum, x)| *sum += f64::from(*x));
-            }
-            *value = (sums.iter().sum::<f64>() + rest.iter().map(|x| f64::from(*x)).sum::<f64>()) as f32;
-        }
+    /// Adds the sums of rows, in f64, to every `apart`th of `sums`.
+    pub fn add_rows(x: &[f32], reduced: usize, sums: &mut [f64], apart: usize) {
+        sums.iter_mut().step_by(apart).zip(x.chunks_exact(reduced)).for_each(|(total, row)| *total += sum(row));
     }
+}
+
+/// The sum of a row in f64.
+fn sum_of(row: &[f32]) -> f64 {
+    let mut total = [0.0];
+    add_rows(row, row.len().max(1), &mut total, 1);
+    total[0]
 }
 
 /// The sum of a row in f64, eight elements side by side: integers are exact, others within a rounding of f64.
-pub fn sum_of(row: &[f32]) -> f64 {
+#[inline(always)]
+fn sum(row: &[f32]) -> f64 {
+    let (blocks, rest) = row.as_chunks::<8>();
     let mut sums = [0f64; 8];
-    add_blocks(row.as_chunks::<8>().0, &mut sums);
-    sums.iter().sum::<f64>() + row.as_chunks::<8>().1.iter().map(|x| f64::from(*x)).sum::<f64>()
+    for block in blocks {
+        sums.iter_mut().zip(block).for_each(|(sum, x)| *sum += f64::from(*x));
+    }
+    sums.iter_mut().zip(rest).for_each(|(sum, x)| *sum += f64::from(*x));
+    let [a, b, c, d, e, f, g, h] = sums;
+    ((a + b) + (c + d)) + ((e + f) + (g + h))
 }
 
 simd_dispatch! {
-    fn add_blocks(blocks: &[[f32; 8]], sums: &mut [f64; 8]) {
-        let mut now = *sums;
+    fn largest_of_rows(x: &[f32], reduced: usize, out: &mut [f32]) {
+        choose_rows(x, reduced, out, f32::NEG_INFINITY, |a, b| Scalar.max(a, b));
+    }
+}
+
+simd_dispatch! {
+    fn smallest_of_rows(x: &[f32], reduced: usize, out: &mut [f32]) {
+        choose_rows(x, reduced, out, f32::INFINITY, |a, b| Scalar.min(a, b));
+    }
+}
+
+/// A choice for each row, eight elements side by side: which comes first makes no difference, to the bit.
+#[inline(always)]
+fn choose_rows(x: &[f32], reduced: usize, out: &mut [f32], start: f32, choose: impl Fn(f32, f32) -> f32) {
+    for (value, row) in out.iter_mut().zip(x.chunks_exact(reduced)) {
+        let (blocks, rest) = row.as_chunks::<8>();
+        let mut best = [start; 8];
         for block in blocks {
-            now.iter_mut().zip(block).for_each(|(sum, x)| *sum += f64::from(*x));
+            best.iter_mut().zip(block).for_each(|(best, x)| *best = choose(*best, *x));
         }
-        *sums = now;
+        best.iter_mut().zip(rest).for_each(|(best, x)| *best = choose(*best, *x));
+        let [a, b, c, d, e, f, g, h] = best;
+        *value = choose(choose(choose(a, b), choose(c, d)), choose(choose(e, f), choose(g, h)));
     }
 }
 
@@ -376,6 +413,20 @@ mod tests {
             pool_rows(&x, &mut want, 76, 38, [2, 2], [2, 2], plain);
             let want: Vec<u32> = want.into_iter().map(f32::to_bits).collect();
             assert!(found.iter().all(|f| *f == want));
+        }
+        type Rows = fn(&[f32], usize, &mut [f32]);
+        let bits = |rows: Rows, reduced: usize| {
+            let mut out = vec![0f32; x.len() / reduced];
+            rows(&x, reduced, &mut out);
+            out.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+        };
+        for reduced in [1, 3, 8, 19, 32] {
+            let choices: [(Rows, f32, fn(f32, f32) -> f32); 2] =
+                [(largest_of_rows, f32::NEG_INFINITY, |a, b| Scalar.max(a, b)), (smallest_of_rows, f32::INFINITY, |a, b| Scalar.min(a, b))];
+            for (rows, start, plain) in choices {
+                let want: Vec<u32> = x.chunks_exact(reduced).map(|row| row.iter().fold(start, |a, b| plain(a, *b)).to_bits()).collect();
+                assert!(crate::simd::of_every_width(|| bits(rows, reduced)).iter().all(|f| *f == want), "{reduced}");
+            }
         }
     }
 }

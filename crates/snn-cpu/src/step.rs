@@ -7,7 +7,7 @@ use snn_plan::buffers::{InputSlice, OutputBuffer};
 use snn_plan::step::{Along, InPlace, Initial, Load, StepKernel};
 
 use crate::emit::{KernelFunction, Machine};
-use crate::reductions::sum_of;
+use crate::reductions::add_rows;
 use crate::shared::{Shared, offset};
 
 /// Elements of a run that are handled at once, at least and at most: states of this length stay in the L2 cache, and rows are
@@ -334,9 +334,7 @@ impl Bound<'_> {
             for (k, sum) in kernel.sums.iter().enumerate() {
                 // SAFETY: the kernel has written `n` floats there, and nobody changes them before its next step.
                 let row = unsafe { std::slice::from_raw_parts(scratch.pointers[loads + states + sum.row].cast::<f32>(), n) };
-                for (run, sums) in row.chunks_exact(n / tile.runs).zip(sums.chunks_exact_mut(kernel.sums.len())) {
-                    sums[k] += sum_of(run);
-                }
+                add_rows(row, n / tile.runs, &mut sums[k..], kernel.sums.len());
             }
         }
         let Rows::OfTensors(outputs) = rows else { return };
