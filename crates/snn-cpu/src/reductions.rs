@@ -415,13 +415,14 @@ mod tests {
             assert!(found.iter().all(|f| *f == want));
         }
         type Rows = fn(&[f32], usize, &mut [f32]);
+        type Choice = fn(f32, f32) -> f32;
         let bits = |rows: Rows, reduced: usize| {
             let mut out = vec![0f32; x.len() / reduced];
             rows(&x, reduced, &mut out);
             out.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
         };
         for reduced in [1, 3, 8, 19, 32] {
-            let choices: [(Rows, f32, fn(f32, f32) -> f32); 2] =
+            let choices: [(Rows, f32, Choice); 2] =
                 [(largest_of_rows, f32::NEG_INFINITY, |a, b| Scalar.max(a, b)), (smallest_of_rows, f32::INFINITY, |a, b| Scalar.min(a, b))];
             for (rows, start, plain) in choices {
                 let want: Vec<u32> = x.chunks_exact(reduced).map(|row| row.iter().fold(start, |a, b| plain(a, *b)).to_bits()).collect();
