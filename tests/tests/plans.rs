@@ -7,6 +7,11 @@ use snnc::{Backends, CompileOptions, DeviceName, Dims, Mode, Optimise, Options, 
 const CANDLE: Backends = Backends::Candle(DeviceName::Cpu, Precision::F32);
 
 fn plan(text: &str, net: &str, wrt: Option<&[&str]>, dims: &[(&str, i64)]) -> String {
+    code(text, net, wrt, dims).lines().filter(|l| l.starts_with("; ")).collect::<Vec<_>>().join("\n")
+}
+
+/// The plan and the code of its kernels.
+fn code(text: &str, net: &str, wrt: Option<&[&str]>, dims: &[(&str, i64)]) -> String {
     let dims: Dims = dims.iter().map(|(n, v)| (n.to_string(), *v)).collect();
     let program = Program::parse("model.snn", text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     let options = Options { mode: Mode::Eval, dims: dims.clone(), rest: None, ..Default::default() };
@@ -15,8 +20,7 @@ fn plan(text: &str, net: &str, wrt: Option<&[&str]>, dims: &[(&str, i64)]) -> St
         Some(wrt) => snnc::gradients(&graph, &wrt.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap().graph,
         None => graph,
     };
-    let listing = snn_cpu::listing(&graph, snn_cpu::Listing::Clif).unwrap();
-    listing.lines().filter(|l| l.starts_with("; ")).collect::<Vec<_>>().join("\n")
+    snn_cpu::listing(&graph, snn_cpu::Listing::Clif).unwrap()
 }
 
 /// The outputs of a net, or its gradients, on the interpreter, and the same on all CPU backends with one thread and with three.
@@ -371,6 +375,39 @@ net loss(x: f32[T, B, C, N], a: f32[C, 1], b: f32[T, B, 1, 1], c: f32[B, 1, N], 
             sizes(c, n).into_iter().map(|(name, shape)| (name.to_string(), whole_numbers(&mut d, &shape))).collect();
         agrees(text, "main", None, &data, &[]);
         agrees(text, "loss", Some(&["x", "a", "b", "c", "d", "k"]), &data, &[]);
+    }
+}
+
+#[test]
+fn exponentials_are_computed_in_rows() {
+    // By themselves, of each other, of states, with a choice of either, and beside functions that are not worth doing twice.
+    let nets = [
+        ("exp(x)", 1),
+        ("exp(exp(x * 0.1) - x)", 2),
+        ("where(x > 0.5, exp(-x), 1 + exp(x))", 2),
+        ("falling(x)", 1),
+        ("tanh(x) + erf(x) * exp(x)", 3),
+        ("exp(x) * sin(x)", 0),
+        ("if_node(x, surrogate = sigmoid()) * exp(x)", 1),
+    ];
+    let neuron = "neuron falling(x) {\n    state v = 0.5\n    v = exp(-v) + x\n    emit v * 2.0\n}\n";
+    for (y, rows) in nets {
+        let head = "(x: f32[T, N])";
+        let text = format!("{neuron}net main{head} -> f32[T, N] {{ {y} }}\nnet loss{head} -> f32[] {{ let y = {y}\n sum(y * y) }}");
+        let code = code(&text, "main", None, &[("T", 3), ("N", 300)]);
+        // A row is given by where it is and how long.
+        let calls = if code.contains("sig0 = (i64, i64)") { code.matches(" call fn0(").count() } else { 0 };
+        assert_eq!(calls, rows, "{y}");
+        let mut d = Dice(37);
+        for n in [1, 7, 8, 255, 256, 257, 1000] {
+            let values = [0.0, -0.0, 1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 88.9, -103.5, 1e-40];
+            let any = |d: &mut Dice| if d.roll(20) == 0 { values[d.roll(values.len())] } else { d.tame() };
+            let x = ("x".to_string(), Tensor::f32([3, n], (0..3 * n).map(|_| any(&mut d)).collect()));
+            agrees(&text, "main", None, &[x.clone()], &[]);
+            let finite = |x: &f32| if x.is_finite() { *x } else { 1.0 };
+            let x = (x.0, Tensor::f32([3, n], x.1.as_f32().iter().map(finite).collect()));
+            agrees(&text, "loss", Some(&["x"]), &[x], &[]);
+        }
     }
 }
 

@@ -10,8 +10,9 @@ use std::collections::HashMap;
 use cranelift_codegen::Context;
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::function::FunctionStencil;
-use cranelift_codegen::ir::{AbiParam, BlockArg, InstBuilder, MemFlagsData, Signature, Type as ClifType, Value as ClifValue, types};
-use cranelift_codegen::isa::CallConv;
+use cranelift_codegen::ir::{
+    AbiParam, BlockArg, InstBuilder, MemFlagsData, StackSlot, StackSlotData, StackSlotKind, Type as ClifType, Value as ClifValue, types,
+};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_jit::{JITBuilder, JITModule};
@@ -22,6 +23,7 @@ use snn_ir::{CompileError, DType};
 use snn_plan::step::Shape;
 
 use crate::Listing;
+use crate::calls::{self, Callee, Callees};
 use crate::panels::Kept;
 
 /// Vectors of four that an iteration handles.
@@ -47,6 +49,7 @@ impl Eq for Stencil {}
 /// A module that is being filled with kernels.
 pub struct Code {
     module: JITModule,
+    callees: Callees,
     context: Context,
     builder: FunctionBuilderContext,
     functions: Vec<FuncId>,
@@ -98,10 +101,14 @@ impl Code {
             flags.set(name, value).map_err(failed)?;
         }
         let isa = cranelift_native::builder().map_err(failed)?.finish(settings::Flags::new(flags)).map_err(failed)?;
-        let module = JITModule::new(JITBuilder::with_isa(isa, default_libcall_names()));
+        let mut builder = JITBuilder::with_isa(isa, default_libcall_names());
+        calls::name_all(&mut builder);
+        let mut module = JITModule::new(builder);
+        let callees = Callees::declare(&mut module)?;
         let context = module.make_context();
         Ok(Code {
             module,
+            callees,
             context,
             builder: FunctionBuilderContext::new(),
             functions: vec![],
@@ -135,10 +142,19 @@ impl Code {
         let flags = MemFlagsData::trusted();
         let pointers: Vec<ClifValue> = (0..count).map(|i| b.ins().load(pointer, flags, table, (i * 8) as i32)).collect();
         let zero = b.ins().iconst(types::I64, 0);
-        let whole = b.ins().iconst(types::I64, -WIDTH);
-        let vector_end = b.ins().band(n, whole);
-        let start = run_loop(&mut b, shape, &pointers, zero, vector_end, true, body);
-        run_loop(&mut b, shape, &pointers, start, n, false, body);
+        let callees = self.callees.clone();
+        let mut outside = Outside { callees, rows: vec![], pass: Pass::Whole, first: zero, at: zero, next: 0 };
+        if shape.exponentials {
+            run_chunks(&mut b, n, |b, chunk| {
+                (outside.pass, outside.first) = (Pass::Arguments, chunk.start);
+                run_loops(b, shape, &pointers, chunk, &mut outside, body);
+                outside.compute(b, chunk);
+                outside.pass = Pass::Results;
+                run_loops(b, shape, &pointers, chunk, &mut outside, body);
+            });
+        } else {
+            run_loops(&mut b, shape, &pointers, Range { start: zero, end: n }, &mut outside, body);
+        }
         b.ins().return_(&[]);
         b.seal_all_blocks();
         b.finalize(config);
@@ -187,14 +203,85 @@ impl Code {
     }
 }
 
+/// Elements whose exponentials are computed together: arguments and results stay in the L1 cache.
+const CHUNK: i64 = 256;
+
+/// What a loop does about exponentials.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    /// They are computed where they are.
+    Whole,
+    /// Their arguments are written, and nothing else is.
+    Arguments,
+    /// Their results are read.
+    Results,
+}
+
+/// What a kernel leaves to functions of this program. Those of exponentials have a row for each exponential of a step, of its arguments and then of its
+/// results, since they are computed with the widest vectors of the processor, and Cranelift has vectors of four elements.
+struct Outside {
+    callees: Callees,
+    rows: Vec<StackSlot>,
+    pass: Pass,
+    /// The first element of the chunk, and that of the vector that is emitted.
+    first: ClifValue,
+    at: ClifValue,
+    /// How many exponentials the vector has had.
+    next: usize,
+}
+
+impl Outside {
+    /// Computes the exponentials of a chunk.
+    fn compute(&mut self, b: &mut FunctionBuilder<'_>, chunk: Range) {
+        let count = b.ins().isub(chunk.end, chunk.start);
+        for slot in &self.rows {
+            let row = b.ins().stack_addr(types::I64, *slot, 0);
+            self.callees.call(b, Callee::Exponentials, &[row, count]);
+        }
+    }
+}
+
+/// The elements of a loop.
+#[derive(Clone, Copy)]
+struct Range {
+    start: ClifValue,
+    end: ClifValue,
+}
+
+/// `for start in (0..n).step_by(CHUNK)`, with where the chunk ends.
+fn run_chunks(b: &mut FunctionBuilder<'_>, n: ClifValue, chunk: impl FnOnce(&mut FunctionBuilder<'_>, Range)) {
+    let (head, inside, after) = (b.create_block(), b.create_block(), b.create_block());
+    b.append_block_param(head, types::I64);
+    let zero = b.ins().iconst(types::I64, 0);
+    b.ins().jump(head, &[BlockArg::Value(zero)]);
+    b.switch_to_block(head);
+    let start = b.block_params(head)[0];
+    let more = b.ins().icmp(IntCC::SignedLessThan, start, n);
+    b.ins().brif(more, inside, &[], after, &[]);
+    b.switch_to_block(inside);
+    let next = b.ins().iadd_imm_s(start, CHUNK);
+    let end = b.ins().smin(next, n);
+    chunk(b, Range { start, end });
+    b.ins().jump(head, &[BlockArg::Value(next)]);
+    b.switch_to_block(after);
+}
+
+/// All elements of a range: those that fill vectors, and then the rest. A range starts at a whole number of vectors.
+fn run_loops(b: &mut FunctionBuilder<'_>, shape: &Shape, pointers: &[ClifValue], range: Range, outside: &mut Outside, body: &StepBody<'_>) {
+    let whole = b.ins().iconst(types::I64, -WIDTH);
+    let vector_end = b.ins().band(range.end, whole);
+    let start = run_loop(b, shape, pointers, Range { end: vector_end, ..range }, true, outside, body);
+    run_loop(b, shape, pointers, Range { start, ..range }, false, outside, body);
+}
+
 /// `for i in start .. end`, by [`WIDTH`] or by one; returns the first index that was not handled.
 fn run_loop(
     b: &mut FunctionBuilder<'_>,
     shape: &Shape,
     pointers: &[ClifValue],
-    start: ClifValue,
-    end: ClifValue,
+    Range { start, end }: Range,
     vectors: bool,
+    outside: &mut Outside,
     body: &StepBody<'_>,
 ) -> ClifValue {
     // What is the same for all elements is loaded before the loop.
@@ -204,7 +291,7 @@ fn run_loop(
         .zip(pointers)
         .map(|((dtype, uniform), p)| {
             uniform.then(|| {
-                let mut e = Emitter { vectors: false, call_conv: b.func.signature.call_conv, b: &mut *b };
+                let mut e = Emitter { vectors: false, outside: &mut *outside, b: &mut *b };
                 let lane = e.load(*dtype, *p);
                 if !vectors {
                     return lane;
@@ -225,9 +312,10 @@ fn run_loop(
     // All loads of an iteration come before its stores, so that states may be written where they were read.
     let mut results = Vec::new();
     for k in 0..repeats {
-        let mut e = Emitter { vectors, call_conv: b.func.signature.call_conv, b: &mut *b };
+        let mut e = Emitter { vectors, outside: &mut *outside, b: &mut *b };
+        let at = if k == 0 { i } else { e.b.ins().iadd_imm_s(i, 4 * k as i64) };
+        (e.outside.at, e.outside.next) = (at, 0);
         let address = |e: &mut Emitter<'_, '_>, p: ClifValue, dtype: DType| {
-            let at = if k == 0 { i } else { e.b.ins().iadd_imm_s(i, 4 * k as i64) };
             let bytes = e.b.ins().imul_imm_s(at, dtype.bytes() as i64);
             e.b.ins().iadd(p, bytes)
         };
@@ -248,10 +336,12 @@ fn run_loop(
         }
         results.push(body(&mut e, &loads, &states));
     }
+    // Arguments of exponentials are all that the loop is for.
+    let written = if outside.pass == Pass::Arguments { 0 } else { shape.states + shape.stores.len() };
     let types: Vec<DType> = std::iter::repeat_n(DType::F32, shape.states).chain(shape.stores.iter().copied()).collect();
     let results: Vec<Vec<Lane>> = results.into_iter().map(|(states, stores)| states.into_iter().chain(stores).collect()).collect();
-    let mut e = Emitter { vectors, call_conv: b.func.signature.call_conv, b: &mut *b };
-    for (o, (dtype, p)) in types.iter().zip(&pointers[shape.loads.len()..]).enumerate() {
+    let mut e = Emitter { vectors, outside: &mut *outside, b: &mut *b };
+    for (o, (dtype, p)) in types.iter().zip(&pointers[shape.loads.len()..]).enumerate().take(written) {
         let lanes: Vec<Lane> = results.iter().map(|results| results[o]).collect();
         if vectors && *dtype != DType::F32 {
             let a = e.b.ins().iadd(*p, i);
@@ -275,7 +365,7 @@ fn run_loop(
 pub struct Emitter<'a, 'b> {
     b: &'a mut FunctionBuilder<'b>,
     vectors: bool,
-    call_conv: CallConv,
+    outside: &'a mut Outside,
 }
 
 impl Emitter<'_, '_> {
@@ -287,15 +377,9 @@ impl Emitter<'_, '_> {
         if self.vectors { types::I32X4 } else { types::I32 }
     }
 
-    /// Calls a function of this program, which takes and gives scalars.
-    fn call_library(&mut self, address: usize, arguments: &[ClifValue], result: ClifType) -> ClifValue {
-        let mut signature = Signature::new(self.call_conv);
-        signature.params = arguments.iter().map(|v| AbiParam::new(self.b.func.dfg.value_type(*v))).collect();
-        signature.returns = vec![AbiParam::new(result)];
-        let signature = self.b.import_signature(signature);
-        let address = self.b.ins().iconst(types::I64, address as i64);
-        let call = self.b.ins().call_indirect(signature, address, arguments);
-        self.b.inst_results(call)[0]
+    /// Calls a function that gives a scalar.
+    fn call(&mut self, callee: Callee, arguments: &[ClifValue]) -> ClifValue {
+        self.outside.callees.call(self.b, callee, arguments).expect("the function gives something")
     }
 
     fn splat(&mut self, lane: Lane) -> Lane {
@@ -362,17 +446,6 @@ impl Emitter<'_, '_> {
         let eight = self.b.ins().extractlane(words, 0);
         self.b.ins().store(MemFlagsData::new().with_notrap(), eight, address, 0);
     }
-}
-
-/// For generated code: [`Lanes::fmod`] of one lane.
-extern "C" fn fmod(a: f32, b: f32) -> f32 {
-    a % b
-}
-
-/// For generated code: [`Lanes::far_angles`] of one lane, the right angles in the upper half.
-extern "C" fn far_angles(x: f32, r: f32, k: i32) -> u64 {
-    let (r, k) = math::Scalar.far_angles(x, r, k);
-    u64::from(r.to_bits()) | u64::from(k as u32) << 32
 }
 
 fn little_endian() -> MemFlagsData {
@@ -455,6 +528,28 @@ impl Lanes for Emitter<'_, '_> {
         let picked = self.b.ins().bitselect(m, x, y);
         self.b.ins().bitcast(types::F32X4, little_endian(), picked)
     }
+    fn exponential(&mut self, x: ClifValue) -> ClifValue {
+        let Outside { pass, first, at, next, .. } = *self.outside;
+        if pass == Pass::Whole {
+            return math::exp(self, x);
+        }
+        self.outside.next += 1;
+        let rows = &mut self.outside.rows;
+        if next == rows.len() {
+            rows.push(self.b.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, 4 * CHUNK as u32, 4)));
+        }
+        let row = self.b.ins().stack_addr(types::I64, rows[next], 0);
+        let place = self.b.ins().isub(at, first);
+        let bytes = self.b.ins().imul_imm_s(place, 4);
+        let address = self.b.ins().iadd(row, bytes);
+        let (flags, ty) = (MemFlagsData::new().with_notrap(), self.float_type());
+        if pass == Pass::Results {
+            return self.b.ins().load(ty, flags, address, 0);
+        }
+        self.b.ins().store(flags, x, address, 0);
+        // Only what it is an argument of keeps this alive.
+        math::exp(self, x)
+    }
     fn to_int(&mut self, a: ClifValue) -> ClifValue {
         let ty = self.int_type();
         self.b.ins().fcvt_to_sint_sat(ty, a)
@@ -492,12 +587,12 @@ impl Lanes for Emitter<'_, '_> {
     }
     fn fmod(&mut self, a: ClifValue, b: ClifValue) -> ClifValue {
         if !self.vectors {
-            return self.call_library(fmod as *const () as usize, &[a, b], types::F32);
+            return self.call(Callee::Fmod, &[a, b]);
         }
         let mut result = a;
         for lane in 0..4 {
             let pair = [self.b.ins().extractlane(a, lane), self.b.ins().extractlane(b, lane)];
-            let one = self.call_library(fmod as *const () as usize, &pair, types::F32);
+            let one = self.call(Callee::Fmod, &pair);
             result = self.b.ins().insertlane(result, one, lane);
         }
         result
@@ -516,7 +611,7 @@ impl Lanes for Emitter<'_, '_> {
         for lane in 0..if self.vectors { 4 } else { 1 } {
             let pick = |e: &mut Self, v| if e.vectors { e.b.ins().extractlane(v, lane) } else { v };
             let arguments = [pick(self, x), pick(self, r), pick(self, k)];
-            let both = self.call_library(far_angles as *const () as usize, &arguments, types::I64);
+            let both = self.call(Callee::FarAngles, &arguments);
             let angle = self.b.ins().ireduce(types::I32, both);
             let angle = self.b.ins().bitcast(types::F32, MemFlagsData::new(), angle);
             let quarters = self.b.ins().ushr_imm_u(both, 32);

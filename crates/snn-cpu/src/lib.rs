@@ -9,6 +9,7 @@
 //! Threads divide independent elements and never a sum, so a result does not depend on their number.
 
 mod bf16;
+mod calls;
 pub mod convolution;
 mod emit;
 mod fourier;
@@ -89,7 +90,7 @@ fn generate(graph: &Graph, plan: &Plan, code: &mut emit::Code) -> Result<(), Com
     for task in &plan.tasks {
         if let Kernel::Step(k) = &task.kernel {
             for k in k.before.as_deref().into_iter().chain([&**k]) {
-                code.kernel(&k.name, &k.shape(), &|e, loads, states| k.step(graph, e, loads, states))?;
+                code.kernel(&k.name, &k.shape(graph), &|e, loads, states| k.step(graph, e, loads, states))?;
             }
         } else if let Kernel::Loop(l) = &task.kernel {
             generate(&l.body, &l.plan, code)?;

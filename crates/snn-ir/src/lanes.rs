@@ -85,7 +85,7 @@ fn unary<L: Lanes>(l: &mut L, op: UnaryOp, x: L::F) -> L::F {
         UnaryOp::Sqrt => l.sqrt(x),
         UnaryOp::Floor => l.floor(x),
         UnaryOp::Round => l.round(x),
-        UnaryOp::Exp => math::exp(l, x),
+        UnaryOp::Exp => l.exponential(x),
         UnaryOp::Log => math::log(l, x),
         UnaryOp::Sin => math::sin(l, x),
         UnaryOp::Cos => math::cos(l, x),

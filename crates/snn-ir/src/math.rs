@@ -45,6 +45,13 @@ pub trait Lanes {
     fn or(&mut self, a: Self::M, b: Self::M) -> Self::M;
     fn not(&mut self, a: Self::M) -> Self::M;
     fn select(&mut self, m: Self::M, a: Self::F, b: Self::F) -> Self::F;
+    /// [`exp`]. A code generator that writes loops may take it out of them.
+    fn exponential(&mut self, x: Self::F) -> Self::F
+    where
+        Self: Sized,
+    {
+        exp(self, x)
+    }
     /// Of a float that is an integer; saturates, NaN becomes 0.
     fn to_int(&mut self, a: Self::F) -> Self::I;
     fn to_float(&mut self, a: Self::I) -> Self::F;
@@ -133,6 +140,7 @@ fn at_most<L: Lanes>(l: &mut L, x: L::F, high: f32) -> L::F {
 const WHOLE: f32 = 12_582_912.0 + 254.0;
 
 /// `e^x`.
+#[inline]
 pub fn exp<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let x = at_least(l, x, -104.0);
     let x = at_most(l, x, 89.0);
@@ -285,7 +293,7 @@ fn with_sign<L: Lanes>(l: &mut L, y: L::F, x: L::F) -> L::F {
 pub fn tanh<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let a = l.abs(x);
     let twice = l.add(a, a);
-    let e = exp(l, twice);
+    let e = l.exponential(twice);
     let one = l.float(1.0);
     let two = l.float(2.0);
     let d = l.add(e, one);
@@ -326,7 +334,7 @@ pub fn erf<L: Lanes>(l: &mut L, x: L::F) -> L::F {
             3.002_688_2e-4,
         ],
     );
-    let e = exp(l, q);
+    let e = l.exponential(q);
     let one = l.float(1.0);
     let large = l.sub(one, e);
     let large = with_sign(l, large, x);

@@ -627,7 +627,7 @@ fn convolution(op: &Op) -> Option<(Direction, &Convolution)> {
 pub fn operations(graph: &Graph, task: &Task) -> usize {
     let elements = |v: Value| graph.ty(v).sizes().map_or(0, |s| s.iter().product::<usize>());
     match &task.kernel {
-        Kernel::Step(s) => (s.scalar_operations(graph) + s.sums.len()) * s.elements() * s.steps,
+        Kernel::Step(s) => (s.count_operations(graph) + s.sums.len()) * s.elements() * s.steps,
         Kernel::Product(p) => 2 * p.k * elements(Value { node: task.node, result: 0 }),
         Kernel::Convolution(c) => {
             let result = Value { node: task.node, result: 0 };

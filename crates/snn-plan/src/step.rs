@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use snn_ir::lanes::{self, LaneOf};
 use snn_ir::math::Lanes;
 use snn_ir::tensor::row_major_strides;
-use snn_ir::{CompileError, DType, Graph, NodeId, Op, Tensor, Value};
+use snn_ir::{BinaryOp, CompileError, DType, Graph, NodeId, Op, Tensor, UnaryOp, Value};
 
 use crate::plan::{Access, Group, access, immediate, stored};
 
@@ -18,6 +18,8 @@ pub struct Shape {
     pub states: usize,
     /// Element type of each store.
     pub stores: Vec<DType>,
+    /// Are there exponentials, also in other functions, and none that cost more to do twice than these?
+    pub exponentials: bool,
 }
 
 /// What a kernel reads.
@@ -489,14 +491,22 @@ impl StepKernel {
         self.outer.iter().product::<usize>() * self.run
     }
 
+    /// What one step does on one element.
+    fn scalar_operations<'g>(&'g self, graph: &'g Graph) -> impl Iterator<Item = &'g Op> {
+        let members = if let Program::Nodes(members) = &self.program { &members[..] } else { &[] };
+        members.iter().flat_map(|m| {
+            let op = graph.op(Value { node: m.node, result: 0 });
+            let body = if let Op::Scan(s) = op { Some(&s.body) } else { None };
+            let own = body.is_none().then_some(op);
+            own.into_iter()
+                .chain(body.into_iter().flat_map(|b| b.nodes()).map(|(_, n)| &n.op))
+                .filter(|op| !matches!(op, Op::Input { .. } | Op::Constant(_)))
+        })
+    }
+
     /// How many operations one step does on one element.
-    pub(crate) fn scalar_operations(&self, graph: &Graph) -> usize {
-        let Program::Nodes(members) = &self.program else { return 0 };
-        let given = |op: &Op| matches!(op, Op::Input { .. } | Op::Constant(_));
-        let of = |m: &Member| {
-            if let Op::Scan(s) = &graph.node(m.node).op { s.body.nodes().filter(|(_, n)| !given(&n.op)).count() } else { 1 }
-        };
-        members.iter().map(of).sum::<usize>() + self.before.as_ref().map_or(0, |before| before.scalar_operations(graph))
+    pub(crate) fn count_operations(&self, graph: &Graph) -> usize {
+        self.scalar_operations(graph).count() + self.before.as_ref().map_or(0, |before| before.count_operations(graph))
     }
 
     /// How many runs the joined axes have.
@@ -566,8 +576,13 @@ impl StepKernel {
     }
 
     /// What a generated function reads and writes.
-    pub fn shape(&self) -> Shape {
+    pub fn shape(&self, graph: &Graph) -> Shape {
+        let all: Vec<&Op> = self.scalar_operations(graph).collect();
+        let is = |kind: fn(&UnaryOp) -> bool| all.iter().any(|op| matches!(op, Op::Unary(u) if kind(u)));
+        let costly = is(|u| matches!(u, UnaryOp::Sin | UnaryOp::Cos))
+            || all.iter().any(|op| matches!(op, Op::Binary(BinaryOp::Rem | BinaryOp::Pow)));
         Shape {
+            exponentials: is(|u| matches!(u, UnaryOp::Exp | UnaryOp::Tanh | UnaryOp::Erf)) && !costly,
             loads: self.loads.iter().map(|l| (l.dtype, self.along(l) == Along::Uniform)).collect(),
             states: self.initial.len(),
             stores: self.stores.iter().map(|(_, dtype)| *dtype).chain(self.summed.iter().map(|_| DType::F32)).collect(),
