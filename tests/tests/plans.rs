@@ -379,6 +379,40 @@ net loss(x: f32[T, B, C, N], a: f32[C, 1], b: f32[T, B, 1, 1], c: f32[B, 1, N], 
 }
 
 #[test]
+fn gradients_of_pools_are_computed_where_they_are_read() {
+    // A pool behind a neuron of spikes or of numbers, with parameters of each channel and without, and one whose gradient two kernels read.
+    let nets = [
+        ("if_node(x * reshape(k, [8, 1, 1]), v_threshold = 3.0, surrogate = rect())", 1),
+        ("if_node(x + k[0], v_threshold = 3.0, surrogate = rect())", 1),
+        ("if_node(x, v_threshold = 3.0, surrogate = rect()) * reshape(k, [8, 1, 1])", 1),
+        ("x * reshape(k, [8, 1, 1]) + 1", 1),
+        ("cumsum(x, axis = 0) * reshape(k, [8, 1, 1])", 1),
+        ("cumsum(x, axis = 0)", 0),
+    ];
+    let pools = ["max_pool2d(2)", "max_pool2d(3, stride = 2, padding = 1)", "max_pool2d([2, 4])", "max_pool2d(1)"];
+    for ((inside, joined), pool) in nets.into_iter().flat_map(|net| pools.map(|pool| (net, pool))) {
+        let sizes: &[(usize, usize)] =
+            if inside.starts_with("x *") && pool == pools[0] { &[(4, 4), (96, 96)] } else { &[(4, 4), (16, 20)] };
+        for (height, width) in sizes {
+            let text = format!(
+                "net loss(x: f32[T, B, 8, {height}, {width}], k: f32[8]) -> f32[] {{
+    let y = {inside} |> {pool}
+    sum(y * y * 0.5)
+}}"
+            );
+            let wrt = ["x", "k"];
+            let lists = plan(&text, "loss", Some(&wrt), &[("T", 3), ("B", 2)]);
+            // Planes that are larger than a tile are computed before.
+            let joined = if *height == 96 { 0 } else { joined };
+            assert_eq!(lists.matches("behind a max pool backward").count(), joined, "{text}\n{lists}");
+            let mut d = Dice(41);
+            let x = ("x".to_string(), whole_numbers(&mut d, &[3, 2, 8, *height, *width]));
+            agrees(&text, "loss", Some(&wrt), &[x, ("k".to_string(), whole_numbers(&mut d, &[8]))], &[]);
+        }
+    }
+}
+
+#[test]
 fn exponentials_are_computed_in_rows() {
     // By themselves, of each other, of states, with a choice of either, and beside functions that are not worth doing twice.
     let nets = [

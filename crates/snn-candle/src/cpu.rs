@@ -2,7 +2,7 @@
 
 use candle_core::Tensor as CandleTensor;
 use snn_cpu::convolution::convolve;
-use snn_cpu::max_pool::MaxPoolBackward;
+use snn_cpu::max_pool::{MaxPoolBackward, Sources};
 use snn_cpu::products::Product;
 use snn_cpu::reductions::Reduce;
 use snn_cpu::step::Step;
@@ -68,9 +68,7 @@ impl Run<'_> {
             let (x, y, gradient) = (x.map_err(failed)?, y.map_err(failed)?, gradient.map_err(failed)?);
             let mut out = self.runnable.buffers.take(shape.iter().product());
             MaxPoolBackward(u).execute(
-                x.floats().map_err(failed)?,
-                y.floats().map_err(failed)?,
-                gradient.floats().map_err(failed)?,
+                Sources { x: x.floats().map_err(failed)?, y: y.floats().map_err(failed)?, gradient: gradient.floats().map_err(failed)? },
                 &mut out,
             );
             return Ok(Some(Tensor::f32(shape, out)));

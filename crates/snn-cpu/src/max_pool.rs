@@ -39,67 +39,103 @@ impl Pooled for u8 {
     }
 }
 
+/// Memory of a thread.
+#[derive(Default)]
+pub struct Scratch<T> {
+    notes: Notes<T>,
+    rows: Rows<T>,
+}
+
+/// What is read: what was pooled, the results, and what they got.
+#[derive(Clone, Copy)]
+pub struct Sources<'a, T> {
+    /// What was pooled.
+    pub x: &'a [T],
+    /// The results.
+    pub y: &'a [T],
+    /// What they got.
+    pub gradient: &'a [f32],
+}
+
 impl MaxPoolBackward<'_> {
     /// Writes the gradient of `x` into `out`.
-    pub fn execute<T: Pooled>(&self, x: &[T], y: &[T], gradient: &[f32], out: &mut [f32]) {
-        if out.is_empty() || y.is_empty() {
+    pub fn execute<T: Pooled>(&self, sources: Sources<'_, T>, out: &mut [f32]) {
+        if out.is_empty() || sources.y.is_empty() {
             return out.fill(0.0);
         }
-        let Some([height, width]) = self.tile() else {
-            return match self.pool.axes.as_slice() {
-                [columns] => self.planes([&ONE_ROW, columns], x, y, gradient, out),
-                [rows, columns] => self.planes([rows, columns], x, y, gradient, out),
-                _ => self.general(x, y, gradient, out),
-            };
-        };
-        let columns = self.space[1];
-        let (band, few) = (height * columns, columns / width);
-        if [height, width] == [2, 2] {
-            let some = (PAIRS / columns).max(1);
-            let one = |notes: &mut Notes<T>, (i, out): (usize, &mut [f32])| {
-                let (x, bands) = (&x[i * some * band..][..out.len()], out.len() / band);
-                let (y, gradient) = (&y[i * some * few..][..bands * few], &gradient[i * some * few..][..bands * few]);
-                squares(x, y, gradient, out, few, notes);
-            };
-            let least = WORTH_A_THREAD.div_ceil(some * band);
-            return out.par_chunks_mut(some * band).enumerate().with_min_len(least).for_each_init(Notes::default, one);
+        let unit = self.unit();
+        let some = if self.tile() == Some([2, 2]) { (PAIRS / self.space[1]).max(1) } else { 1 };
+        let one = |scratch: &mut Scratch<T>, (i, out): (usize, &mut [f32])| self.units(i * some, sources, out, scratch);
+        let least = WORTH_A_THREAD.div_ceil(some * unit);
+        out.par_chunks_mut(some * unit).enumerate().with_min_len(least).for_each_init(Scratch::default, one);
+    }
+
+    /// The elements of what can be computed by itself: the rows of one row of tiles, or a plane.
+    fn unit(&self) -> usize {
+        self.tile().map_or_else(|| self.space.iter().product(), |[height, _]| height * self.space[1])
+    }
+
+    /// Writes the gradient of the elements from `first` on, which begin a plane, into `out`, whole planes.
+    pub fn part<T: Pooled>(&self, first: usize, sources: Sources<'_, T>, out: &mut [f32], scratch: &mut Scratch<T>) {
+        if sources.y.is_empty() {
+            return out.fill(0.0);
         }
-        // A band is the rows of one row of tiles.
-        let one = |(i, out): (usize, &mut [f32])| {
-            let x = &x[i * band..(i + 1) * band];
-            let (y, gradient) = (&y[i * few..(i + 1) * few], &gradient[i * few..(i + 1) * few]);
-            for (t, (y, gradient)) in y.iter().zip(gradient).enumerate() {
-                let mut wanted = true;
-                for row in 0..height {
-                    let at = row * columns + t * width;
-                    for (out, x) in out[at..at + width].iter_mut().zip(&x[at..at + width]) {
-                        let hit = wanted & x.is(*y);
-                        wanted &= !hit;
-                        *out = if hit { 0.0 + *gradient } else { 0.0 };
-                    }
+        debug_assert!([first, out.len()].iter().all(|n| n.is_multiple_of(self.space.iter().product())), "parts are whole planes");
+        self.units(first / self.unit(), sources, out, scratch);
+    }
+
+    /// The gradient of some units from number `first` on.
+    fn units<T: Pooled>(&self, first: usize, sources: Sources<'_, T>, out: &mut [f32], scratch: &mut Scratch<T>) {
+        let unit = self.unit();
+        let of_windows = sources.y.len() / (sources.x.len() / unit);
+        let count = out.len() / unit;
+        let own = |i: usize, count: usize| Sources {
+            x: &sources.x[i * unit..(i + count) * unit],
+            y: &sources.y[i * of_windows..(i + count) * of_windows],
+            gradient: &sources.gradient[i * of_windows..(i + count) * of_windows],
+        };
+        if self.tile() == Some([2, 2]) {
+            let some = (PAIRS / self.space[1]).max(1);
+            for (i, out) in out.chunks_mut(some * unit).enumerate() {
+                let Sources { x, y, gradient } = own(first + i * some, out.len() / unit);
+                squares(x, y, gradient, out, of_windows, &mut scratch.notes);
+            }
+            return;
+        }
+        for (i, out) in (first..first + count).zip(out.chunks_exact_mut(unit)) {
+            match (self.tile(), self.pool.axes.as_slice()) {
+                (Some(tile), _) => self.tiles(tile, own(i, 1), out),
+                (None, [columns]) => self.plane([&ONE_ROW, columns], own(i, 1), out, &mut scratch.rows),
+                (None, [rows, columns]) => self.plane([rows, columns], own(i, 1), out, &mut scratch.rows),
+                (None, _) => self.general(own(i, 1), out),
+            }
+        }
+    }
+
+    /// One row of tiles.
+    fn tiles<T: Pooled>(&self, [height, width]: [usize; 2], sources: Sources<'_, T>, out: &mut [f32]) {
+        for (t, (y, gradient)) in sources.y.iter().zip(sources.gradient).enumerate() {
+            let mut wanted = true;
+            for row in 0..height {
+                let at = row * self.space[1] + t * width;
+                for (out, x) in out[at..at + width].iter_mut().zip(&sources.x[at..at + width]) {
+                    let hit = wanted & x.is(*y);
+                    wanted &= !hit;
+                    *out = if hit { 0.0 + *gradient } else { 0.0 };
                 }
             }
-        };
-        out.par_chunks_mut(band).enumerate().with_min_len(WORTH_A_THREAD.div_ceil(band)).for_each(one);
+        }
     }
 
-    /// Windows over at most two axes that overlap, or have padding.
-    fn planes<T: Pooled>(&self, axes: [&PoolAxis; 2], x: &[T], y: &[T], gradient: &[f32], out: &mut [f32]) {
+    /// A plane of windows over at most two axes that overlap, or have padding.
+    fn plane<T: Pooled>(&self, axes: [&PoolAxis; 2], sources: Sources<'_, T>, out: &mut [f32], scratch: &mut Rows<T>) {
         let two = |sizes: &[usize]| if let [columns] = sizes { [1, *columns] } else { [sizes[0], sizes[1]] };
-        let (space, windows) = (two(&self.space), two(&self.windows));
-        let (plane, few) = (space[0] * space[1], windows[0] * windows[1]);
-        let one = |scratch: &mut Rows<T>, (p, out): (usize, &mut [f32])| {
-            let own = p * few..(p + 1) * few;
-            let sources = (&x[p * plane..(p + 1) * plane], &y[own.clone()], &gradient[own]);
-            overlapping(axes, space, windows[1], sources, out, scratch);
-        };
-        let least = WORTH_A_THREAD.div_ceil(plane);
-        out.par_chunks_mut(plane).enumerate().with_min_len(least).for_each_init(Rows::default, one);
+        let Sources { x, y, gradient } = sources;
+        overlapping(axes, two(&self.space), two(&self.windows)[1], (x, y, gradient), out, scratch);
     }
 
-    /// Windows over more axes: plane by plane, in the order of windows.
-    fn general<T: Pooled>(&self, x: &[T], y: &[T], gradient: &[f32], out: &mut [f32]) {
-        let (plane, few) = (self.space.iter().product::<usize>(), self.windows.iter().product::<usize>());
+    /// A plane of windows over more axes, in their order.
+    fn general<T: Pooled>(&self, sources: Sources<'_, T>, out: &mut [f32]) {
         let axes = self.pool.axes.len();
         let own = row_major_strides(&self.space);
         // For each axis and window: the positions of its elements that are not padding.
@@ -110,25 +146,21 @@ impl MaxPoolBackward<'_> {
                 (0..self.windows[d]).map(positions).collect()
             })
             .collect();
-        let one = |(p, out): (usize, &mut [f32])| {
-            out.fill(0.0);
-            let x = &x[p * plane..(p + 1) * plane];
-            let mut at = vec![0; axes];
-            for w in p * few..(p + 1) * few {
-                let is_best = |i: &usize| x[*i].is(y[w]);
-                if let Some(i) = first(&inside, &at, 0, 0, &is_best) {
-                    out[i] += gradient[w];
-                }
-                for d in (0..axes).rev() {
-                    at[d] += 1;
-                    if at[d] < self.windows[d] {
-                        break;
-                    }
-                    at[d] = 0;
-                }
+        out.fill(0.0);
+        let mut at = vec![0; axes];
+        for (y, gradient) in sources.y.iter().zip(sources.gradient) {
+            let is_best = |i: &usize| sources.x[*i].is(*y);
+            if let Some(i) = first(&inside, &at, 0, 0, &is_best) {
+                out[i] += gradient;
             }
-        };
-        out.par_chunks_mut(plane).enumerate().with_min_len(WORTH_A_THREAD.div_ceil(plane)).for_each(one);
+            for d in (0..axes).rev() {
+                at[d] += 1;
+                if at[d] < self.windows[d] {
+                    break;
+                }
+                at[d] = 0;
+            }
+        }
     }
 }
 
@@ -423,7 +455,7 @@ mod tests {
             let want = evaluate(&op, &tensors.each_ref(), &[ty], &mut Randomness::Counter { seed: 0 }).unwrap().remove(0);
             for found in crate::simd::of_every_width(|| {
                 let mut out = vec![f32::NAN; x.len()];
-                MaxPoolBackward(&plan).execute(&x, &y, &g, &mut out);
+                MaxPoolBackward(&plan).execute(Sources { x: &x, y: &y, gradient: &g }, &mut out);
                 Tensor::f32(want.shape().to_vec(), out)
             }) {
                 assert!(found.same_bits(&want), "{planes} {space:?} {axes:?}");
@@ -433,8 +465,8 @@ mod tests {
             let y = pooled(&plan, &x, planes);
             let pooled: Vec<u8> = y.iter().map(|y| *y as u8).collect();
             let [mut found, mut want] = [vec![f32::NAN; x.len()], vec![f32::NAN; x.len()]];
-            MaxPoolBackward(&plan).execute(&spikes, &pooled, &g, &mut found);
-            MaxPoolBackward(&plan).execute(&x, &y, &g, &mut want);
+            MaxPoolBackward(&plan).execute(Sources { x: &spikes, y: &pooled, gradient: &g }, &mut found);
+            MaxPoolBackward(&plan).execute(Sources { x: &x, y: &y, gradient: &g }, &mut want);
             assert!(found.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits()), "booleans: {planes} {space:?} {axes:?}");
         }
     }

@@ -22,7 +22,7 @@ use crate::reductions::Reduce;
 use crate::ring::Rows;
 use crate::shared::alone;
 
-use crate::max_pool::MaxPoolBackward;
+use crate::max_pool::{MaxPoolBackward, Sources as Pooled};
 use crate::memory;
 use crate::selection::{Select, Sources};
 use crate::spikes::Elements;
@@ -212,7 +212,7 @@ impl Run<'_> {
                 // Memory that is written where it is read; that which somebody else holds too is only read.
                 let mut taken: Vec<(InPlace, Vec<f32>)> = Vec::with_capacity(kernel.in_place.len());
                 for p in &kernel.in_place {
-                    taken.extend(values.take(kernel.loads[p.load].source).map(|floats| (*p, floats)));
+                    taken.extend(kernel.load(p.load).and_then(|l| values.take(l.source)).map(|floats| (*p, floats)));
                 }
                 let in_place: Vec<InPlace> = taken.iter().map(|(p, _)| *p).collect();
                 let sizes = |v: Value| graph.ty(v).sizes().unwrap_or_default();
@@ -289,11 +289,12 @@ impl Run<'_> {
                 let gradient = values.get(graph, u.gradient)?.as_f32();
                 let [x, y] = [u.x, u.y].map(|v| values.get(graph, v).map(Elements::from));
                 match (x?, y?) {
-                    (Elements::Spikes(x), Elements::Spikes(y)) => MaxPoolBackward(u).execute(x, y, gradient, &mut out),
+                    (Elements::Spikes(x), Elements::Spikes(y)) => MaxPoolBackward(u).execute(Pooled { x, y, gradient }, &mut out),
                     (x, y) => {
                         let [mut x_held, mut y_held] = [None, None];
                         let spare = &self.runnable.spare;
-                        MaxPoolBackward(u).execute(x.floats(spare, &mut x_held), y.floats(spare, &mut y_held), gradient, &mut out);
+                        let (x, y) = (x.floats(spare, &mut x_held), y.floats(spare, &mut y_held));
+                        MaxPoolBackward(u).execute(Pooled { x, y, gradient }, &mut out);
                     }
                 }
                 values.insert(result, Tensor::f32(node.types[0].sizes()?, out));

@@ -7,6 +7,7 @@ use snn_plan::buffers::{InputSlice, OutputBuffer};
 use snn_plan::step::{Along, InPlace, Initial, Load, StepKernel};
 
 use crate::emit::{KernelFunction, Machine};
+use crate::max_pool::{self, MaxPoolBackward, Sources};
 use crate::reductions::add_rows;
 use crate::shared::{Shared, offset};
 
@@ -19,6 +20,8 @@ const SHORTEST_CALL: usize = 256;
 const PARTS_OF_SUMS: usize = 8;
 /// Fewer elements than this are not worth a second thread.
 const WORTH_A_THREAD: usize = 1 << 15;
+/// The place of what a state starts with, which is no load.
+const OF_STATE: usize = usize::MAX;
 /// More pointers than this and the table goes on the heap.
 const MOST_POINTERS: usize = 32;
 
@@ -55,19 +58,65 @@ struct Bound<'a> {
     delayed: Vec<(usize, i64)>,
     /// The loads whose runs are copied one behind the other.
     spread: Vec<usize>,
+    /// What the gradient of a pool is computed from, and the load that reads it.
+    pool: Option<(usize, MaxPoolBackward<'a>, PoolSources<'a>)>,
     /// What each state starts with, where that is no constant.
     starts: Vec<Option<Shared<u8>>>,
 }
 
+/// What the gradient of a pool is computed from: numbers, or spikes.
+enum PoolSources<'a> {
+    Floats(Sources<'a, f32>),
+    Bytes(Sources<'a, u8>),
+    /// Where only one of them is there as spikes.
+    Converted([Vec<f32>; 2], &'a [f32]),
+}
+
+impl<'a> PoolSources<'a> {
+    fn new([x, y, gradient]: [InputSlice<'a>; 3]) -> PoolSources<'a> {
+        let InputSlice::Floats(gradient) = gradient else { unreachable!("gradients are floats") };
+        let floats = |slice: InputSlice<'a>| match slice {
+            InputSlice::Floats(v) => v.to_vec(),
+            InputSlice::Bytes(v) => v.iter().map(|x| f32::from(*x)).collect(),
+            InputSlice::Integers(_) => unreachable!("pools are of floats"),
+        };
+        match (x, y) {
+            (InputSlice::Floats(x), InputSlice::Floats(y)) => PoolSources::Floats(Sources { x, y, gradient }),
+            (InputSlice::Bytes(x), InputSlice::Bytes(y)) => PoolSources::Bytes(Sources { x, y, gradient }),
+            (x, y) => PoolSources::Converted([floats(x), floats(y)], gradient),
+        }
+    }
+}
+
+/// The gradient of a pool in a tile at one step, and what is noted on the way.
+struct PoolRow {
+    row: Vec<f32>,
+    floats: max_pool::Scratch<f32>,
+    bytes: max_pool::Scratch<u8>,
+}
+
+impl PoolRow {
+    /// Computes some elements, whole planes, from `first` on.
+    fn compute(&mut self, pool: &MaxPoolBackward<'_>, sources: &PoolSources<'_>, first: usize, count: usize) {
+        let row = &mut self.row[..count];
+        match sources {
+            PoolSources::Floats(sources) => pool.part(first, *sources, row, &mut self.floats),
+            PoolSources::Bytes(sources) => pool.part(first, *sources, row, &mut self.bytes),
+            PoolSources::Converted([x, y], gradient) => pool.part(first, Sources { x, y, gradient }, row, &mut self.floats),
+        }
+    }
+}
+
 impl<'a> Bound<'a> {
     fn new(kernel: &'a StepKernel, machine: &Machine, source: impl Fn(usize, &Load) -> Shared<u8>) -> Bound<'a> {
-        let start = |i: &Initial| if let Initial::Load(l) = i { Some(source(usize::MAX, l)) } else { None };
+        let start = |i: &Initial| if let Initial::Load(l) = i { Some(source(OF_STATE, l)) } else { None };
         Bound {
             kernel,
             function: machine.kernels[kernel.function],
             sources: kernel.loads.iter().enumerate().map(|(i, l)| source(i, l)).collect(),
             again: kernel.loads.iter().map(|l| kernel.again(l)).collect(),
             spread: spread(kernel).map(|(i, _)| i).collect(),
+            pool: None,
             delayed: kernel.loads.iter().enumerate().filter(|(_, l)| l.delay > 0).map(|(i, l)| (i, l.delay)).collect(),
             starts: kernel.initial.iter().map(start).collect(),
         }
@@ -99,12 +148,18 @@ impl Step<'_> {
                 OutputBuffer::Bytes(v) => Shared(v.as_mut_ptr()),
             })
             .collect();
-        let own = Bound::new(self, machine, |i, l| match in_place.iter().find(|p| p.load == i) {
-            Some(p) => outputs[p.store],
-            None if self.again(l).is_some() => Shared(std::ptr::null_mut()),
-            None => pointer(inputs(l.source)),
+        let taken = |i: usize| in_place.iter().find(|p| p.load == i).map(|p| outputs[p.store]);
+        let in_memory = |l: &Load| self.again(l).is_none() && !self.is_pooled(l);
+        let read = |l: &Load| if in_memory(l) { pointer(inputs(l.source)) } else { Shared(std::ptr::null_mut()) };
+        let mut own = Bound::new(self, machine, |i, l| taken(i).unwrap_or_else(|| read(l)));
+        own.pool = self.pools.first().map(|p| {
+            let sources = [p.gradient.x, p.gradient.y, p.gradient.gradient].map(&inputs);
+            (p.load, MaxPoolBackward(&p.gradient), PoolSources::new(sources))
         });
-        let before = self.before.as_deref().map(|before| Bound::new(before, machine, |_, l| pointer(inputs(l.source))));
+        let before = self.before.as_deref().map(|before| {
+            let taken = |i: usize| if i == OF_STATE { None } else { taken(self.loads.len() + i) };
+            Bound::new(before, machine, |i, l| taken(i).unwrap_or_else(|| pointer(inputs(l.source))))
+        });
         let row = self.elements();
         let division = Division::new(self, crate::shared::threads());
         let count = division.tiles();
@@ -178,8 +233,11 @@ struct Division<'a> {
 
 impl<'a> Division<'a> {
     fn new(kernel: &'a StepKernel, threads: usize) -> Division<'a> {
-        let size =
-            |parts: usize, least: usize| (kernel.elements() / parts).next_multiple_of(64).clamp(least, TILE[1]).min(kernel.longest_tile());
+        let plane = kernel.plane();
+        let size = |parts: usize, least: usize| {
+            let size = (kernel.elements() / parts).next_multiple_of(64).clamp(least, TILE[1]).min(kernel.longest_tile());
+            (size / plane).max(1) * plane
+        };
         let joined = kernel.joined_runs();
         if joined <= 1 {
             // Tiles that depended on the number of threads would change the order of sums, which are of parts of runs.
@@ -315,6 +373,9 @@ impl Bound<'_> {
                 unsafe { spread.read(0, kernel.run, l) };
             }
         }
+        if let (Some((load, ..)), Some(pool)) = (&self.pool, &mut scratch.pool) {
+            scratch.walks[*load] = (pool.row.as_mut_ptr().cast(), 0);
+        }
         for step in 0..kernel.steps {
             let t = if kernel.reverse { kernel.steps - 1 - step } else { step };
             for (pointer, (first, distance)) in scratch.pointers.iter_mut().zip(&scratch.walks) {
@@ -323,6 +384,9 @@ impl Bound<'_> {
             for (i, spread) in self.spread.iter().zip(&mut scratch.spread).filter(|(_, spread)| spread.time > 0) {
                 // SAFETY: as above, at step `t`.
                 unsafe { spread.read(t, kernel.run, &kernel.loads[*i]) };
+            }
+            if let (Some((_, pool, sources)), Some(row)) = (&self.pool, &mut scratch.pool) {
+                row.compute(pool, sources, t * tile.row + own, n);
             }
             for (i, delay) in &self.delayed {
                 let (first, distance) = scratch.walks[*i];
@@ -349,11 +413,14 @@ impl Bound<'_> {
 /// The bytes that a kernel takes beside what it reads and writes: rows of a tile for each thread, and the sums of each tile.
 pub fn bytes(kernel: &StepKernel, threads: usize) -> usize {
     let division = Division::new(kernel, threads);
-    let rows = |k: &StepKernel| k.initial.len() + k.summed.len() + spread(k).count() + usize::from(k.loads.iter().any(|l| l.delay > 0));
+    let delayed = |k: &StepKernel| usize::from(k.loads.iter().any(|l| l.delay > 0));
+    let rows = |k: &StepKernel| k.initial.len() + k.summed.len() + spread(k).count() + k.pools.len() + delayed(k);
     let again = kernel.before.as_deref().map_or(0, |before| rows(before) + before.stores.len() * kernel.steps);
     let rows = rows(kernel) + again;
+    let pools = kernel.pools.iter().map(|p| max_pool::bytes(&p.gradient)).sum::<usize>().saturating_mul(threads);
     let own = threads.saturating_mul(rows).saturating_mul(division.longest()).saturating_mul(size_of::<f32>());
-    own.saturating_add(division.sums_before(division.tiles()).saturating_mul(kernel.sums.len()).saturating_mul(size_of::<f64>()))
+    own.saturating_add(pools)
+        .saturating_add(division.sums_before(division.tiles()).saturating_mul(kernel.sums.len()).saturating_mul(size_of::<f64>()))
 }
 
 /// The runs of a load that are copied one behind the other, one step of a tile.
@@ -413,6 +480,8 @@ struct Scratch {
     summed: Vec<f32>,
     /// The loads that are spread.
     spread: Vec<Spread>,
+    /// The gradient of a pool.
+    pool: Option<PoolRow>,
 }
 
 impl Scratch {
@@ -426,6 +495,7 @@ impl Scratch {
             walks: Vec::with_capacity(count),
             summed: vec![0.0; kernel.summed.len() * tile],
             spread: spread(kernel).map(|_| Spread { runs: vec![], time: 0, row: vec![0.0; tile] }).collect(),
+            pool: kernel.pools.first().map(|_| PoolRow { row: vec![0.0; tile], floats: Default::default(), bytes: Default::default() }),
         }
     }
 }

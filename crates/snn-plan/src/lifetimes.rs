@@ -104,7 +104,7 @@ fn find(graph: &Graph, plan: &mut Plan, owners: &Owners, in_place: bool) -> Resu
         if let (Kernel::Step(kernel), true) = (&mut task.kernel, in_place) {
             let needs = &task.needs;
             kernel.write_in_place(|v| needs.contains(&v) && ending[i].contains(&owners.of(v)));
-            taken_over.extend(kernel.in_place.iter().map(|p| owners.of(kernel.loads[p.load].source)));
+            taken_over.extend(kernel.in_place.iter().filter_map(|p| kernel.load(p.load)).map(|l| owners.of(l.source)));
             written_there.extend(kernel.in_place.iter().map(|p| kernel.stores[p.store].0));
         }
         if !matches!(task.kernel, Kernel::Alias) {

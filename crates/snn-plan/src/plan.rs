@@ -128,6 +128,8 @@ pub(crate) struct Group {
     pub sums: Vec<NodeId>,
     /// Nodes that run first, forwards in time, and whose results only members read.
     pub before: Vec<NodeId>,
+    /// Gradients of max pools that only members read: they are computed tile by tile, step by step.
+    pub pools: Vec<NodeId>,
 }
 
 pub(crate) struct Planner<'a> {
@@ -173,6 +175,7 @@ fn plan_from(graph: &Graph, divides: bool, counts: &mut Counts) -> Result<Plan, 
     p.form_groups()?;
     p.attach_sums();
     p.join_in_tiles();
+    p.attach_pools();
     let demanded = p.demanded();
     let spikes = if divides { crate::spikes::stored_as_bytes(&p, &demanded) } else { BTreeSet::new() };
     p.schedule(&demanded, spikes, counts)
@@ -436,6 +439,10 @@ impl Planner<'_> {
                 if self.groups[*g].sums.contains(&id) {
                     continue;
                 }
+                if self.groups[*g].pools.contains(&id) {
+                    demanded.extend(self.reads(id));
+                    continue;
+                }
                 let shape = &self.groups[*g].shape;
                 for (i, v) in node.operands.iter().enumerate() {
                     let source = self.step_source(&node.op, i, *v, shape);
@@ -491,6 +498,10 @@ impl Planner<'_> {
             // The node of a task is its last member.
             if self.groups[g].members.binary_search(&id).is_ok() {
                 entry.0 = id;
+            }
+            if self.groups[g].pools.contains(&id) {
+                entry.1.extend(self.reads(id));
+                continue;
             }
             for (i, v) in node.operands.iter().enumerate() {
                 if let Some(source) = self.step_source(&node.op, i, *v, &self.groups[g].shape)
@@ -657,7 +668,8 @@ pub fn describe_task(graph: &Graph, task: &Task) -> String {
             let sums = if s.sums.is_empty() { String::new() } else { format!(", {} summed", s.sums.len()) };
             let again = s.before.as_ref().map_or(String::new(), |b| format!(", {} before as kernel{}", b.operations, b.function));
             let runs = if s.joined_runs() > 1 { format!(", {} runs of {} together", s.joined_runs(), s.run) } else { String::new() };
-            format!("step kernel{} ({} operations{sums}{again}{runs})", s.function, s.operations)
+            let pools = if s.pools.is_empty() { "" } else { ", behind a max pool backward" };
+            format!("step kernel{} ({} operations{sums}{again}{pools}{runs})", s.function, s.operations)
         }
         Kernel::Alias => "alias".into(),
         Kernel::Product(p) => format!("product {} x {} x {}", p.m, p.n, p.k),

@@ -79,6 +79,9 @@ fn read_as_floats(planner: &Planner<'_>, demanded: &HashSet<Value>, id: NodeId) 
         return vec![];
     }
     if let Some(g) = planner.group_of.get(&id) {
+        if planner.groups[*g].pools.contains(&id) {
+            return vec![node.operands[2]];
+        }
         // Step kernels read all but the first values of states.
         let Op::Scan(s) = &node.op else { return vec![] };
         let (shape, first) = (&planner.groups[*g].shape, s.roles.first_state());

@@ -7,6 +7,7 @@ use snn_ir::math::Lanes;
 use snn_ir::tensor::row_major_strides;
 use snn_ir::{BinaryOp, CompileError, DType, Graph, NodeId, Op, Tensor, UnaryOp, Value};
 
+use crate::max_pool::MaxPoolGradient;
 use crate::plan::{Access, Group, access, immediate, stored};
 
 /// What a kernel reads and writes.
@@ -105,7 +106,18 @@ pub struct StepKernel {
     pub in_place: Vec<InPlace>,
     /// What is computed first for all time steps of a tile. Its stores are never in memory as a whole: loads of this kernel read them.
     pub before: Option<Box<StepKernel>>,
+    /// Gradients of max pools, which are computed for a tile at each step. They are never in memory as a whole either.
+    pub pools: Vec<Pool>,
     program: Program,
+}
+
+/// A gradient of a max pool that a kernel reads.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// The load that reads it.
+    pub load: usize,
+    /// Of what.
+    pub gradient: MaxPoolGradient,
 }
 
 /// A result that is written where an operand is.
@@ -113,7 +125,7 @@ pub struct StepKernel {
 pub struct InPlace {
     /// Its place among the stores.
     pub store: usize,
-    /// The place of the operand among the loads.
+    /// The place of the operand among the loads, and behind these among those of what is computed before: see [`StepKernel::load`].
     pub load: usize,
 }
 
@@ -302,8 +314,16 @@ pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value], spikes: &BTr
             operations: group.before.len(),
             in_place: vec![],
             before: None,
+            pools: vec![],
         })
     });
+    let pools = group.pools.iter().filter_map(|id| {
+        let (node, source) = (graph.node(*id), Value { node: *id, result: 0 });
+        let load = loads.iter().position(|l| l.source == source)?;
+        let Op::MaxPoolGradient(pool) = &node.op else { return None };
+        Some(MaxPoolGradient::new(graph, node, pool).map(|gradient| Pool { load, gradient }))
+    });
+    let pools = pools.collect::<Result<_, _>>()?;
     Ok(StepKernel {
         name: name(members),
         function: 0,
@@ -322,6 +342,7 @@ pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value], spikes: &BTr
         operations: members.len(),
         in_place: vec![],
         before,
+        pools,
     })
 }
 
@@ -354,6 +375,30 @@ pub(crate) fn can_compute_before(graph: &Graph, group: &Group, before: &Group, r
     };
     let small = |steps: &usize| steps.saturating_mul(read.len()).saturating_mul(SHORTEST_TILE) <= MOST_AGAIN;
     before.shape == *shape && shape.first().is_some_and(small) && read.iter().all(values) && group.members.iter().all(in_order)
+}
+
+/// Elements at most of a plane whose pool's gradient is computed for a kernel.
+const LARGEST_PLANE: usize = 1 << 13;
+
+/// Can the kernel of a group compute the gradient of a max pool for itself? It reads it in order, and its tiles are whole planes.
+pub(crate) fn can_pool_before(graph: &Graph, group: &Group, v: Value, pool: &MaxPoolGradient) -> bool {
+    let (shape, plane) = (&group.shape, pool.space.iter().product::<usize>());
+    let own = row_major_strides(shape);
+    let is_whole = graph.ty(v).dtype == DType::F32 && graph.ty(v).sizes().is_ok_and(|sizes| sizes == *shape) && !shape.contains(&0);
+    let none = BTreeSet::new();
+    let read = Collected::new(graph, &group.members, shape, &[], &none);
+    let before = Collected::new(graph, &group.before, shape, &[], &none);
+    let sums: Result<Vec<Access>, _> = group.sums.iter().map(|id| sum_access(graph, *id, shape)).collect();
+    let (Ok(read), Ok(before), Ok(sums)) = (read, before, sums) else { return false };
+    let in_order = |a: &Access| a.source != v || a.strides == own && a.delay == 0;
+    let only_loaded = before.accesses().chain(&read.state_loads).all(|a| a.source != v) && read.accesses().all(in_order);
+    let timed = is_timed(graph, group, read.accesses());
+    let all: Vec<&Access> = read.accesses().chain(before.accesses()).chain(&sums).collect();
+    let walk = Walk::new(shape, timed, &all);
+    // Steps begin planes.
+    let axes = shape.len() - usize::from(timed);
+    let fits = (2..=LARGEST_PLANE).contains(&plane) && pool.space.len() <= axes && walk.run.is_multiple_of(plane);
+    is_whole && only_loaded && fits
 }
 
 /// Runs that sums make no shorter than this are long enough.
@@ -482,6 +527,7 @@ pub(crate) fn copy(graph: &Graph, value: Value, shape: &[usize]) -> Result<StepK
         operations: 1,
         in_place: vec![],
         before: None,
+        pools: vec![],
     })
 }
 
@@ -527,7 +573,7 @@ impl StepKernel {
     /// How the operand of a load lies along what a call handles. What is computed before lies in order.
     pub fn along(&self, load: &Load) -> Along {
         let distances = || load.outer.iter().copied().rev().zip(self.joined_axes());
-        if self.again(load).is_some() {
+        if self.again(load).is_some() || self.is_pooled(load) {
             Along::InOrder
         } else if load.uniform && distances().all(|(distance, _)| distance == 0) {
             Along::Uniform
@@ -546,7 +592,24 @@ impl StepKernel {
     /// The tensors that it reads, some perhaps twice, but for what is computed before.
     pub fn sources(&self) -> impl Iterator<Item = Value> + '_ {
         let before = self.before.iter().flat_map(|before| before.all_loads());
-        self.all_loads().filter(|l| self.again(l).is_none()).chain(before).map(|l| l.source)
+        let in_memory = self.all_loads().filter(|l| self.again(l).is_none() && !self.is_pooled(l));
+        let pooled = self.pools.iter().flat_map(|p| [p.gradient.x, p.gradient.y, p.gradient.gradient]);
+        in_memory.chain(before).map(|l| l.source).chain(pooled)
+    }
+
+    /// Does a load read a gradient of a max pool that is computed for this kernel?
+    pub fn is_pooled(&self, load: &Load) -> bool {
+        self.pools.iter().any(|p| self.loads[p.load].source == load.source)
+    }
+
+    /// The elements of the largest plane whose pool's gradient is computed: tiles are whole planes.
+    pub fn plane(&self) -> usize {
+        self.pools.iter().map(|p| p.gradient.space.iter().product()).max().unwrap_or(1)
+    }
+
+    /// A load by its place, behind the own ones one of what is computed before.
+    pub fn load(&self, place: usize) -> Option<&Load> {
+        self.loads.iter().chain(self.before.iter().flat_map(|before| &before.loads)).nth(place)
     }
 
     /// Which of the values that are computed before a load reads.
@@ -568,9 +631,12 @@ impl StepKernel {
         // It must be read element by element where it is, and nowhere else.
         let whole = |l: &Load| l.outer == own && (!l.uniform || self.run == 1) && (self.steps == 1 || l.time == row) && l.delay == 0;
         let once = |v: Value| self.sources().filter(|s| *s == v).count() == 1;
-        let fits =
-            |(_, l): &(usize, &Load)| l.dtype == DType::F32 && self.again(l).is_none() && whole(l) && once(l.source) && ends(l.source);
-        let loads: Vec<usize> = self.loads.iter().enumerate().filter(fits).map(|(i, _)| i).collect();
+        let fits = |(_, l): &(usize, &Load)| {
+            let in_memory = self.again(l).is_none() && !self.is_pooled(l);
+            l.dtype == DType::F32 && in_memory && whole(l) && once(l.source) && ends(l.source)
+        };
+        let before = self.before.iter().flat_map(|before| &before.loads);
+        let loads: Vec<usize> = self.loads.iter().chain(before).enumerate().filter(fits).map(|(i, _)| i).collect();
         let stores = self.stores.iter().enumerate().filter(|(_, (_, dtype))| *dtype == DType::F32).map(|(i, _)| i);
         self.in_place = stores.zip(loads).map(|(store, load)| InPlace { store, load }).collect();
     }

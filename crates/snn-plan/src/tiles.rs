@@ -1,12 +1,13 @@
-//! What step kernels do tile by tile beside their own elements: sums of what they compute, and what they compute again first. Only those of the CPU
+//! What step kernels do tile by tile beside their own elements: sums of what they compute, what they compute again first, and gradients of pools. Only those of the CPU
 //! run so.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use snn_ir::{DType, Op, Reduction, Value};
 
+use crate::max_pool::MaxPoolGradient;
 use crate::plan::{Planner, is_view};
-use crate::step::{can_compute_before, can_sum};
+use crate::step::{can_compute_before, can_pool_before, can_sum};
 
 impl Planner<'_> {
     /// Gives sums of what a kernel computes to that kernel, so that what is only summed is never written.
@@ -78,6 +79,36 @@ impl Planner<'_> {
                     self.group_of.insert(*m, second);
                 });
                 self.groups[second].before = members;
+            }
+        }
+    }
+
+    /// Gives gradients of max pools to the kernels that read them, if nobody else does, so that they are never in memory: a tile of whole planes has
+    /// those of each step before it goes on.
+    pub(crate) fn attach_pools(&mut self) {
+        if !self.divides {
+            return;
+        }
+        let mut readers: BTreeMap<Value, BTreeSet<Option<usize>>> = BTreeMap::new();
+        for (id, node) in self.graph.nodes().filter(|(id, _)| self.live[id.index()]) {
+            let group = self.group_of.get(&id).copied();
+            node.operands.iter().for_each(|v| {
+                readers.entry(*v).or_default().insert(group);
+            });
+        }
+        let roots: HashSet<Value> = self.graph.roots().collect();
+        for (id, node) in self.graph.nodes().filter(|(id, _)| self.live[id.index()]) {
+            let v = Value { node: id, result: 0 };
+            let Op::MaxPoolGradient(pool) = &node.op else { continue };
+            let groups: Vec<Option<usize>> = readers.get(&v).into_iter().flatten().copied().collect();
+            if let [Some(g)] = groups[..]
+                && !roots.contains(&v)
+                && self.groups[g].pools.is_empty()
+                && let Ok(pool) = MaxPoolGradient::new(self.graph, node, pool)
+                && can_pool_before(self.graph, &self.groups[g], v, &pool)
+            {
+                self.groups[g].pools.push(id);
+                self.group_of.insert(id, g);
             }
         }
     }
