@@ -307,14 +307,18 @@ fn pool_rows<T: Copy + Default>(
 
 simd_dispatch! {
     fn sum_rows(x: &[f32], reduced: usize, out: &mut [f32]) {
-        out.iter_mut().zip(x.chunks_exact(reduced)).for_each(|(value, row)| *value = sum(row) as f32);
+        for (value, row) in out.iter_mut().zip(x.chunks_exact(reduced)) {
+            *value = sum(row) as f32;
+        }
     }
 }
 
 simd_dispatch! {
     /// Adds the sums of rows, in f64, to every `apart`th of `sums`.
     pub fn add_rows(x: &[f32], reduced: usize, sums: &mut [f64], apart: usize) {
-        sums.iter_mut().step_by(apart).zip(x.chunks_exact(reduced)).for_each(|(total, row)| *total += sum(row));
+        for (i, row) in x.chunks_exact(reduced).enumerate() {
+            sums[i * apart] += sum(row);
+        }
     }
 }
 
@@ -333,9 +337,8 @@ fn sum(row: &[f32]) -> f64 {
     for block in blocks {
         sums.iter_mut().zip(block).for_each(|(sum, x)| *sum += f64::from(*x));
     }
-    sums.iter_mut().zip(rest).for_each(|(sum, x)| *sum += f64::from(*x));
-    let [a, b, c, d, e, f, g, h] = sums;
-    ((a + b) + (c + d)) + ((e + f) + (g + h))
+    // One after the other: sums of pairs would have the compiler sort the elements of each block by pairs.
+    sums.iter().sum::<f64>() + rest.iter().map(|x| f64::from(*x)).sum::<f64>()
 }
 
 simd_dispatch! {
