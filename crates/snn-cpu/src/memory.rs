@@ -69,7 +69,9 @@ pub fn held(graph: &Graph, plan: &Plan, task: &Task, threads: usize) -> usize {
 fn of_product(p: &ProductPlan, lhs: usize, rhs: usize, threads: usize) -> Scratch {
     let copied = [(&p.lhs, lhs), (&p.rhs, rhs)].iter().filter(|(side, _)| side.permutation.is_some()).map(|(_, n)| n).sum::<usize>();
     let (mut shared, mut own) = (copied.saturating_mul(FLOAT), 0);
-    if p.batch.is_empty() && p.packed.is_some() {
+    if p.batch.is_empty() && p.spikes {
+        let packed = if p.packed.is_some() { 0 } else { Packed::len([p.k, p.n], WORD).saturating_mul(FLOAT) };
+        shared = shared.max(packed);
         own = Spikes::bytes([p.m, p.k]).max(scratch_bytes([p.m, p.k], threads));
     } else if p.batch.is_empty() && p.k.min(p.m).min(p.n) >= 16 {
         shared = shared.saturating_add(FLOAT.saturating_mul(Packed::len([p.k, p.m.max(p.n)], WORD)));

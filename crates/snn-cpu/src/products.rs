@@ -52,7 +52,7 @@ impl Product<'_> {
     /// must pay too.
     fn few_times_values(&self, lhs: Elements<'_>, rhs: Elements<'_>, out: &mut [f32]) -> bool {
         let (m, n, k) = (self.m, self.n, self.k);
-        let rows = self.batch.is_empty() && self.plan.packed.is_none() && self.lhs.sum == 1 && self.lhs.free == k && m * k == lhs.len();
+        let rows = self.batch.is_empty() && !self.plan.spikes && self.lhs.sum == 1 && self.lhs.free == k && m * k == lhs.len();
         let Elements::Floats(rhs) = rhs else { return false };
         if !rows || n < 16 || m < 64 || k < 64 {
             return false;
@@ -79,9 +79,35 @@ impl Product<'_> {
 
     fn spikes_times_weights(&self, lhs: Elements<'_>, weights: Elements<'_>, identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
         let Elements::Floats(weights) = weights else { return false };
-        let Some(kept) = self.plan.packed.and_then(|i| self.packed.get(i)) else { return false };
+        if !self.plan.spikes {
+            return false;
+        }
+        // What weights that the run changes are packed into is given back.
+        let once = Kept::default();
+        let kept = self.plan.packed.and_then(|i| self.packed.get(i));
+        let done = self.spikes_times(
+            lhs,
+            weights,
+            kept.unwrap_or(&once),
+            identity(),
+            |n| if kept.is_some() { vec![0.0; n] } else { self.buffers.take(n) },
+            out,
+        );
+        once.into_panels().into_iter().for_each(|panels| self.buffers.give(panels.into_memory()));
+        done
+    }
+
+    fn spikes_times(
+        &self,
+        lhs: Elements<'_>,
+        weights: &[f32],
+        kept: &Kept,
+        identity: Identity,
+        memory: impl FnOnce(usize) -> Vec<f32>,
+        out: &mut [f32],
+    ) -> bool {
         let weights = Matrix { values: weights, row: self.rhs.sum, column: self.rhs.free };
-        let (lhs, sizes, identity) = (lhs.range(0..self.m * self.k), [self.k, self.n], identity());
+        let (lhs, sizes) = (lhs.range(0..self.m * self.k), [self.k, self.n]);
         if integers::are_fast() {
             let integers = kept.integers(identity.clone(), || sampled_density(lhs, self.k), || Integers::new(weights, sizes));
             if integers.is_some_and(|w| integers::product(lhs, &w, out)) {
@@ -89,8 +115,7 @@ impl Product<'_> {
             }
         }
         let Some(spikes) = self.spikes(lhs, self.k, |_, _| true) else { return false };
-        let pack = || Packed::new(weights, sizes, WORD, |n| vec![0.0; n]);
-        let Some(packed) = kept.panels(identity, pack) else { return false };
+        let Some(packed) = kept.panels(identity, || Packed::new(weights, sizes, WORD, memory)) else { return false };
         product(&spikes, lhs, &packed, false, out);
         true
     }

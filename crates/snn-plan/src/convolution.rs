@@ -1,6 +1,6 @@
 //! Convolutions over one or two axes, and their gradients.
 
-use snn_ir::{CompileError, Convolution, Graph, Node, Op, Type, Value};
+use snn_ir::{CompileError, Convolution, Graph, Node, Type};
 
 /// A convolution over one or two axes.
 #[derive(Clone, Debug)]
@@ -64,19 +64,13 @@ impl ConvolutionPlan {
             Direction::WeightGradient => (operand(0), result, operand(1)),
         };
         let windows = Windows::new(c, &x.sizes()?, &w.sizes()?, &out.sizes()?);
-        let lasts =
-            direction == Direction::Forward && crate::product::lasts(graph, node.operands[1]) && !is_updated(graph, node.operands[1]);
+        let lasts = direction == Direction::Forward && crate::product::lasts(graph, node.operands[1]);
         let first = lasts.then(|| {
             *packed += windows.groups;
             *packed - windows.groups
         });
         Ok(ConvolutionPlan { direction, windows, packed: first })
     }
-}
-
-/// Is it a parameter that the run changes?
-fn is_updated(graph: &Graph, v: Value) -> bool {
-    matches!(graph.op(v), Op::Parameter { name, .. } if graph.updates.iter().any(|(updated, _)| updated == name))
 }
 
 impl Windows {

@@ -35,7 +35,9 @@ pub struct ProductPlan {
     pub n: usize,
     /// Summed.
     pub k: usize,
-    /// Where the right operand lasts from run to run: the number of the packed weights that are kept of it, for spikes.
+    /// Is the right operand weights, which are packed where spikes meet them?
+    pub spikes: bool,
+    /// Where these stay the same from run to run: the number of the packed weights that are kept.
     pub packed: Option<usize>,
 }
 
@@ -78,12 +80,18 @@ fn side(graph: &Graph, value: Value, batch: &[usize], free: &[usize], sum: &[usi
     Ok(Side { source, permutation: Some(full), batch: own[..batch.len()].to_vec(), free, sum })
 }
 
-/// Does a value last from run to run, or from step to step?
-pub(crate) fn lasts(graph: &Graph, v: Value) -> bool {
-    if let Op::Reshape { .. } = graph.op(v) {
-        return lasts(graph, graph.node(v.node).operands[0]);
+/// What is given, also in another shape: weights.
+fn given(graph: &Graph, v: Value) -> Option<&Op> {
+    match graph.op(v) {
+        Op::Reshape { .. } => given(graph, graph.node(v.node).operands[0]),
+        op => matches!(op, Op::Parameter { .. } | Op::Input { .. }).then_some(op),
     }
-    matches!(graph.op(v), Op::Parameter { .. } | Op::Input { .. })
+}
+
+/// Does a value last from run to run, or from step to step, and is no parameter that the run changes?
+pub(crate) fn lasts(graph: &Graph, v: Value) -> bool {
+    let is_updated = |op: &Op| matches!(op, Op::Parameter { name, .. } if graph.updates.iter().any(|(updated, _)| updated == name));
+    given(graph, v).is_some_and(|op| !is_updated(op))
 }
 
 impl ProductPlan {
@@ -96,8 +104,9 @@ impl ProductPlan {
         let rhs = side(graph, node.operands[1], &c.rhs_batch, &free_b, &c.rhs_sum, true)?;
         let (m, n, k) = (size(&a, &free_a), size(&b, &free_b), size(&a, &c.lhs_sum));
         let rows = lhs.sum == 1 && (lhs.free == k || m == 1) && lhs.permutation.is_none() && rhs.permutation.is_none();
-        let spikes = c.lhs_batch.is_empty() && rows && lasts(graph, rhs.source) && n * k >= SMALLEST_FOR_SPIKES;
+        let spikes = c.lhs_batch.is_empty() && rows && given(graph, rhs.source).is_some() && n * k >= SMALLEST_FOR_SPIKES;
+        let packed = (spikes && lasts(graph, rhs.source)).then(|| number(packed));
         let batch = c.lhs_batch.iter().map(|i| a[*i]).collect();
-        Ok(ProductPlan { lhs, rhs, batch, m, n, k, packed: spikes.then(|| number(packed)) })
+        Ok(ProductPlan { lhs, rhs, batch, m, n, k, spikes, packed })
     }
 }
