@@ -446,6 +446,31 @@ fn exponentials_are_computed_in_rows() {
 }
 
 #[test]
+fn weights_that_a_run_changes_are_not_kept_packed() {
+    // A linear layer and a convolution; the weights of both are read in another shape too.
+    let text = |updates: &str| {
+        format!(
+            "graph step {{
+  %0 = input x : f32[8, 64]
+  %1 = parameter fc : f32[64, 128]
+  %2 = contract %0, %1 {{lhs_sum = [1], rhs_sum = [0]}} : f32[8, 128]
+  %3 = reshape %2 : f32[8, 8, 4, 4]
+  %4 = parameter c : f32[1152]
+  %5 = reshape %4 : f32[16, 8, 3, 3]
+  %6 = conv %3, %5 {{stride = [1, 1], padding = [1, 1], dilation = [1, 1], groups = 1}} : f32[8, 16, 4, 4]
+  %7 = add %1, %1 : f32[64, 128]
+  %8 = add %4, %4 : f32[1152]
+  return y = %6{updates}
+}}"
+        )
+    };
+    for (updates, kept) in [("", 2), ("\n  update fc = %7", 1), ("\n  update c = %8", 1), ("\n  update fc = %7\n  update c = %8", 0)] {
+        let graph = snn_ir::text::parse(&text(updates)).unwrap();
+        assert_eq!(snn_plan::plan_for_threads(&graph).unwrap().packed, kept, "{updates}");
+    }
+}
+
+#[test]
 fn kernels_that_give_memory_back_come_first() {
     // Each running sum is summed up before the next is made, though the text has all sums at the end.
     let text = "net main(x: f32[N, 256], k: f32[256]) -> f32[] {

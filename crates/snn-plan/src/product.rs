@@ -82,10 +82,11 @@ fn side(graph: &Graph, value: Value, batch: &[usize], free: &[usize], sum: &[usi
 
 /// What is given, also in another shape: weights.
 fn given(graph: &Graph, v: Value) -> Option<&Op> {
-    match graph.op(v) {
-        Op::Reshape { .. } => given(graph, graph.node(v.node).operands[0]),
-        op => matches!(op, Op::Parameter { .. } | Op::Input { .. }).then_some(op),
+    let op = graph.op(v);
+    if let Op::Reshape { .. } = op {
+        return given(graph, graph.node(v.node).operands[0]);
     }
+    matches!(op, Op::Parameter { .. } | Op::Input { .. }).then_some(op)
 }
 
 /// Does a value last from run to run, or from step to step, and is no parameter that the run changes?
