@@ -19,6 +19,7 @@ mod lines;
 pub mod max_pool;
 pub mod memory;
 pub mod moves;
+mod operands;
 mod panels;
 pub mod products;
 pub mod reductions;
@@ -33,6 +34,7 @@ pub mod step;
 mod taps;
 #[cfg(test)]
 mod testing;
+mod tiles;
 mod ways;
 mod winograd;
 

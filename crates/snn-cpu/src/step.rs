@@ -4,20 +4,15 @@
 use rayon::prelude::*;
 use snn_ir::{DType, Value};
 use snn_plan::buffers::{InputSlice, OutputBuffer};
-use snn_plan::step::{Along, InPlace, Initial, Load, StepKernel};
+use snn_plan::step::{InPlace, Initial, Load, StepKernel};
 
 use crate::emit::{KernelFunction, Machine};
-use crate::max_pool::{self, MaxPoolBackward, Sources};
+use crate::max_pool::{self, MaxPoolBackward};
+use crate::operands::{PoolRow, PoolSources, Spread, spread};
 use crate::reductions::add_rows;
 use crate::shared::{Shared, offset};
+use crate::tiles::{Division, Tile};
 
-/// Elements of a run that are handled at once, at least and at most: states of this length stay in the L2 cache, and rows are
-/// long enough for the processor to see that they are read in order.
-const TILE: [usize; 2] = [1024, 8192];
-/// Elements of a tile of several runs at least.
-const SHORTEST_CALL: usize = 256;
-/// Into how many tiles at least a row is divided whose elements are summed.
-const PARTS_OF_SUMS: usize = 8;
 /// Fewer elements than this are not worth a second thread.
 const WORTH_A_THREAD: usize = 1 << 15;
 /// The place of what a state starts with, which is no load.
@@ -64,49 +59,6 @@ struct Bound<'a> {
     starts: Vec<Option<Shared<u8>>>,
 }
 
-/// What the gradient of a pool is computed from: numbers, or spikes.
-enum PoolSources<'a> {
-    Floats(Sources<'a, f32>),
-    Bytes(Sources<'a, u8>),
-    /// Where only one of them is there as spikes.
-    Converted([Vec<f32>; 2], &'a [f32]),
-}
-
-impl<'a> PoolSources<'a> {
-    fn new([x, y, gradient]: [InputSlice<'a>; 3]) -> PoolSources<'a> {
-        let InputSlice::Floats(gradient) = gradient else { unreachable!("gradients are floats") };
-        let floats = |slice: InputSlice<'a>| match slice {
-            InputSlice::Floats(v) => v.to_vec(),
-            InputSlice::Bytes(v) => v.iter().map(|x| f32::from(*x)).collect(),
-            InputSlice::Integers(_) => unreachable!("pools are of floats"),
-        };
-        match (x, y) {
-            (InputSlice::Floats(x), InputSlice::Floats(y)) => PoolSources::Floats(Sources { x, y, gradient }),
-            (InputSlice::Bytes(x), InputSlice::Bytes(y)) => PoolSources::Bytes(Sources { x, y, gradient }),
-            (x, y) => PoolSources::Converted([floats(x), floats(y)], gradient),
-        }
-    }
-}
-
-/// The gradient of a pool in a tile at one step, and what is noted on the way.
-struct PoolRow {
-    row: Vec<f32>,
-    floats: max_pool::Scratch<f32>,
-    bytes: max_pool::Scratch<u8>,
-}
-
-impl PoolRow {
-    /// Computes some elements, whole planes, from `first` on.
-    fn compute(&mut self, pool: &MaxPoolBackward<'_>, sources: &PoolSources<'_>, first: usize, count: usize) {
-        let row = &mut self.row[..count];
-        match sources {
-            PoolSources::Floats(sources) => pool.part(first, *sources, row, &mut self.floats),
-            PoolSources::Bytes(sources) => pool.part(first, *sources, row, &mut self.bytes),
-            PoolSources::Converted([x, y], gradient) => pool.part(first, Sources { x, y, gradient }, row, &mut self.floats),
-        }
-    }
-}
-
 impl<'a> Bound<'a> {
     fn new(kernel: &'a StepKernel, machine: &Machine, source: impl Fn(usize, &Load) -> Shared<u8>) -> Bound<'a> {
         let start = |i: &Initial| if let Initial::Load(l) = i { Some(source(OF_STATE, l)) } else { None };
@@ -121,11 +73,6 @@ impl<'a> Bound<'a> {
             starts: kernel.initial.iter().map(start).collect(),
         }
     }
-}
-
-/// The loads of a kernel that are copied to where a call reads them in order, and their places.
-fn spread(kernel: &StepKernel) -> impl Iterator<Item = (usize, &Load)> {
-    kernel.loads.iter().enumerate().filter(|(_, l)| kernel.along(l) == Along::Spread)
 }
 
 impl Step<'_> {
@@ -152,7 +99,7 @@ impl Step<'_> {
         let in_memory = |l: &Load| self.again(l).is_none() && !self.is_pooled(l);
         let read = |l: &Load| if in_memory(l) { pointer(inputs(l.source)) } else { Shared(std::ptr::null_mut()) };
         let mut own = Bound::new(self, machine, |i, l| taken(i).unwrap_or_else(|| read(l)));
-        own.pool = self.pools.first().map(|p| {
+        own.pool = self.pool.as_ref().map(|p| {
             let sources = [p.gradient.x, p.gradient.y, p.gradient.gradient].map(&inputs);
             (p.load, MaxPoolBackward(&p.gradient), PoolSources::new(sources))
         });
@@ -218,85 +165,6 @@ impl Step<'_> {
 /// How far place `i` of the outer axes of a kernel is from the first, at these distances along them.
 fn place(kernel: &StepKernel, distances: &[usize], i: usize) -> usize {
     offset(kernel.outer.iter().copied().zip(distances.iter().copied()), i)
-}
-
-/// How the elements of a step are divided into tiles: parts of a run, or several runs of the joined axes.
-struct Division<'a> {
-    kernel: &'a StepKernel,
-    /// The elements of a part of a run.
-    size: usize,
-    /// The parts of a run; one where a tile has several runs.
-    parts: usize,
-    /// The runs of a tile, and of all joined axes.
-    runs: [usize; 2],
-}
-
-impl<'a> Division<'a> {
-    fn new(kernel: &'a StepKernel, threads: usize) -> Division<'a> {
-        let plane = kernel.plane();
-        let size = |parts: usize, least: usize| {
-            let size = (kernel.elements() / parts).next_multiple_of(64).clamp(least, TILE[1]).min(kernel.longest_tile());
-            (size / plane).max(1) * plane
-        };
-        let joined = kernel.joined_runs();
-        if joined <= 1 {
-            // Tiles that depended on the number of threads would change the order of sums, which are of parts of runs.
-            let parts = if kernel.sums.is_empty() { threads * 4 } else { PARTS_OF_SUMS };
-            let size = size(parts, TILE[0]).min(kernel.run);
-            return Division { kernel, size, parts: kernel.run.div_ceil(size.max(1)), runs: [1, 1] };
-        }
-        let runs = (size(threads * 2, SHORTEST_CALL) / kernel.run.max(1)).clamp(1, joined);
-        Division { kernel, size: kernel.run, parts: 1, runs: [runs, joined] }
-    }
-
-    /// The elements of a tile at most.
-    fn longest(&self) -> usize {
-        self.size * self.runs[0]
-    }
-
-    /// The tiles of a block, of all joined axes.
-    fn of_block(&self) -> usize {
-        (self.parts * self.runs[1].div_ceil(self.runs[0])).max(1)
-    }
-
-    fn tiles(&self) -> usize {
-        self.kernel.outer.iter().product::<usize>() / self.runs[1] * self.of_block()
-    }
-
-    /// The partial sums of the tiles before this one: there is one for each part of a run.
-    fn sums_before(&self, tile: usize) -> usize {
-        let (block, within) = (tile / self.of_block(), tile % self.of_block());
-        if self.runs[1] == 1 { tile } else { block * self.runs[1] + within * self.runs[0] }
-    }
-
-    fn tile(&self, i: usize) -> Tile {
-        let (block, within) = (i / self.of_block(), i % self.of_block());
-        let (kernel, size, row) = (self.kernel, self.longest(), self.kernel.elements());
-        if self.runs[1] == 1 {
-            let first = within * self.size;
-            return Tile { outer: block, first, runs: 1, elements: self.size.min(kernel.run - first), size, row };
-        }
-        let first = within * self.runs[0];
-        let runs = self.runs[0].min(self.runs[1] - first);
-        Tile { outer: block * self.runs[1] + first, first: 0, runs, elements: runs * kernel.run, size, row }
-    }
-}
-
-/// What is handled at once: a part of a run, or several runs.
-#[derive(Clone, Copy)]
-struct Tile {
-    /// The place of its first run along the outer axes.
-    outer: usize,
-    /// Its first element in the run.
-    first: usize,
-    /// How many runs it has.
-    runs: usize,
-    /// Its elements.
-    elements: usize,
-    /// The elements of the longest tile.
-    size: usize,
-    /// Elements of a time step.
-    row: usize,
 }
 
 /// Where results are written.
@@ -414,59 +282,13 @@ impl Bound<'_> {
 pub fn bytes(kernel: &StepKernel, threads: usize) -> usize {
     let division = Division::new(kernel, threads);
     let delayed = |k: &StepKernel| usize::from(k.loads.iter().any(|l| l.delay > 0));
-    let rows = |k: &StepKernel| k.initial.len() + k.summed.len() + spread(k).count() + k.pools.len() + delayed(k);
+    let rows = |k: &StepKernel| k.initial.len() + k.summed.len() + spread(k).count() + usize::from(k.pool.is_some()) + delayed(k);
     let again = kernel.before.as_deref().map_or(0, |before| rows(before) + before.stores.len() * kernel.steps);
     let rows = rows(kernel) + again;
-    let pools = kernel.pools.iter().map(|p| max_pool::bytes(&p.gradient)).sum::<usize>().saturating_mul(threads);
+    let pool = kernel.pool.as_ref().map_or(0, |p| max_pool::bytes(&p.gradient)).saturating_mul(threads);
     let own = threads.saturating_mul(rows).saturating_mul(division.longest()).saturating_mul(size_of::<f32>());
-    own.saturating_add(pools)
+    own.saturating_add(pool)
         .saturating_add(division.sums_before(division.tiles()).saturating_mul(kernel.sums.len()).saturating_mul(size_of::<f64>()))
-}
-
-/// The runs of a load that are copied one behind the other, one step of a tile.
-struct Spread {
-    /// Where each run begins at the first step.
-    runs: Vec<*mut u8>,
-    /// The bytes from a step to the next.
-    time: usize,
-    /// Their elements; these may be bytes.
-    row: Vec<f32>,
-}
-
-impl Spread {
-    /// Copies the runs, of `elements` each, of step `t`.
-    ///
-    /// # Safety
-    /// From where each run begins at that step there must be as many elements of the load's type, or one where it is uniform.
-    unsafe fn read(&mut self, t: usize, elements: usize, load: &Load) {
-        let begins = self.runs.iter().map(|run| run.wrapping_add(t * self.time));
-        // SAFETY: the row has four bytes for each element of the tile; the rest is what the caller promises.
-        unsafe {
-            match load.dtype.bytes() {
-                1 => copy_runs(begins, self.row.as_mut_ptr().cast::<u8>(), elements, load.uniform),
-                _ => copy_runs(begins.map(<*mut u8>::cast::<f32>), self.row.as_mut_ptr(), elements, load.uniform),
-            }
-        }
-    }
-}
-
-/// Copies runs one behind the other, or repeats the first element of each where they are uniform.
-///
-/// # Safety
-/// All runs must have so many elements, or one where they are uniform, and `to` must have room for those of all runs.
-unsafe fn copy_runs<T: Copy>(runs: impl Iterator<Item = *mut T>, to: *mut T, elements: usize, uniform: bool) {
-    for (i, run) in runs.enumerate() {
-        // SAFETY: the caller promises it.
-        unsafe {
-            let to = to.add(i * elements);
-            if uniform {
-                let value = *run;
-                (0..elements).for_each(|k| *to.add(k) = value);
-            } else {
-                std::ptr::copy_nonoverlapping(run, to, elements);
-            }
-        }
-    }
 }
 
 /// Memory of one thread.
@@ -494,8 +316,8 @@ impl Scratch {
             pointers: vec![std::ptr::null_mut(); count.max(MOST_POINTERS)],
             walks: Vec::with_capacity(count),
             summed: vec![0.0; kernel.summed.len() * tile],
-            spread: spread(kernel).map(|_| Spread { runs: vec![], time: 0, row: vec![0.0; tile] }).collect(),
-            pool: kernel.pools.first().map(|_| PoolRow { row: vec![0.0; tile], floats: Default::default(), bytes: Default::default() }),
+            spread: spread(kernel).map(|_| Spread::new(tile)).collect(),
+            pool: kernel.pool.as_ref().map(|_| PoolRow::new(tile)),
         }
     }
 }

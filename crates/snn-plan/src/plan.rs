@@ -128,8 +128,8 @@ pub(crate) struct Group {
     pub sums: Vec<NodeId>,
     /// Nodes that run first, forwards in time, and whose results only members read.
     pub before: Vec<NodeId>,
-    /// Gradients of max pools that only members read: they are computed tile by tile, step by step.
-    pub pools: Vec<NodeId>,
+    /// The gradient of a max pool that only members read: it is computed tile by tile, step by step.
+    pub pool: Option<NodeId>,
 }
 
 pub(crate) struct Planner<'a> {
@@ -439,7 +439,7 @@ impl Planner<'_> {
                 if self.groups[*g].sums.contains(&id) {
                     continue;
                 }
-                if self.groups[*g].pools.contains(&id) {
+                if self.groups[*g].pool == Some(id) {
                     demanded.extend(self.reads(id));
                     continue;
                 }
@@ -499,7 +499,7 @@ impl Planner<'_> {
             if self.groups[g].members.binary_search(&id).is_ok() {
                 entry.0 = id;
             }
-            if self.groups[g].pools.contains(&id) {
+            if self.groups[g].pool == Some(id) {
                 entry.1.extend(self.reads(id));
                 continue;
             }
@@ -668,8 +668,8 @@ pub fn describe_task(graph: &Graph, task: &Task) -> String {
             let sums = if s.sums.is_empty() { String::new() } else { format!(", {} summed", s.sums.len()) };
             let again = s.before.as_ref().map_or(String::new(), |b| format!(", {} before as kernel{}", b.operations, b.function));
             let runs = if s.joined_runs() > 1 { format!(", {} runs of {} together", s.joined_runs(), s.run) } else { String::new() };
-            let pools = if s.pools.is_empty() { "" } else { ", behind a max pool backward" };
-            format!("step kernel{} ({} operations{sums}{again}{pools}{runs})", s.function, s.operations)
+            let pool = if s.pool.is_some() { ", behind a max pool backward" } else { "" };
+            format!("step kernel{} ({} operations{sums}{again}{pool}{runs})", s.function, s.operations)
         }
         Kernel::Alias => "alias".into(),
         Kernel::Product(p) => format!("product {} x {} x {}", p.m, p.n, p.k),

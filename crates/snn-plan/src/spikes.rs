@@ -79,7 +79,7 @@ fn read_as_floats(planner: &Planner<'_>, demanded: &HashSet<Value>, id: NodeId) 
         return vec![];
     }
     if let Some(g) = planner.group_of.get(&id) {
-        if planner.groups[*g].pools.contains(&id) {
+        if planner.groups[*g].pool == Some(id) {
             return vec![node.operands[2]];
         }
         // Step kernels read all but the first values of states.

@@ -106,8 +106,8 @@ pub struct StepKernel {
     pub in_place: Vec<InPlace>,
     /// What is computed first for all time steps of a tile. Its stores are never in memory as a whole: loads of this kernel read them.
     pub before: Option<Box<StepKernel>>,
-    /// Gradients of max pools, which are computed for a tile at each step. They are never in memory as a whole either.
-    pub pools: Vec<Pool>,
+    /// The gradient of a max pool, which is computed for a tile at each step. It is never in memory as a whole either.
+    pub pool: Option<Pool>,
     program: Program,
 }
 
@@ -314,16 +314,16 @@ pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value], spikes: &BTr
             operations: group.before.len(),
             in_place: vec![],
             before: None,
-            pools: vec![],
+            pool: None,
         })
     });
-    let pools = group.pools.iter().filter_map(|id| {
-        let (node, source) = (graph.node(*id), Value { node: *id, result: 0 });
+    let pool = group.pool.and_then(|id| {
+        let (node, source) = (graph.node(id), Value { node: id, result: 0 });
         let load = loads.iter().position(|l| l.source == source)?;
         let Op::MaxPoolGradient(pool) = &node.op else { return None };
         Some(MaxPoolGradient::new(graph, node, pool).map(|gradient| Pool { load, gradient }))
     });
-    let pools = pools.collect::<Result<_, _>>()?;
+    let pool = pool.transpose()?;
     Ok(StepKernel {
         name: name(members),
         function: 0,
@@ -342,7 +342,7 @@ pub(crate) fn build(graph: &Graph, group: &Group, stores: &[Value], spikes: &BTr
         operations: members.len(),
         in_place: vec![],
         before,
-        pools,
+        pool,
     })
 }
 
@@ -527,7 +527,7 @@ pub(crate) fn copy(graph: &Graph, value: Value, shape: &[usize]) -> Result<StepK
         operations: 1,
         in_place: vec![],
         before: None,
-        pools: vec![],
+        pool: None,
     })
 }
 
@@ -593,18 +593,18 @@ impl StepKernel {
     pub fn sources(&self) -> impl Iterator<Item = Value> + '_ {
         let before = self.before.iter().flat_map(|before| before.all_loads());
         let in_memory = self.all_loads().filter(|l| self.again(l).is_none() && !self.is_pooled(l));
-        let pooled = self.pools.iter().flat_map(|p| [p.gradient.x, p.gradient.y, p.gradient.gradient]);
+        let pooled = self.pool.iter().flat_map(|p| [p.gradient.x, p.gradient.y, p.gradient.gradient]);
         in_memory.chain(before).map(|l| l.source).chain(pooled)
     }
 
-    /// Does a load read a gradient of a max pool that is computed for this kernel?
+    /// Does a load read the gradient of a max pool that is computed for this kernel?
     pub fn is_pooled(&self, load: &Load) -> bool {
-        self.pools.iter().any(|p| self.loads[p.load].source == load.source)
+        self.pool.as_ref().is_some_and(|p| self.loads[p.load].source == load.source)
     }
 
-    /// The elements of the largest plane whose pool's gradient is computed: tiles are whole planes.
+    /// The elements of a plane whose pool's gradient is computed: tiles are whole planes.
     pub fn plane(&self) -> usize {
-        self.pools.iter().map(|p| p.gradient.space.iter().product()).max().unwrap_or(1)
+        self.pool.as_ref().map_or(1, |p| p.gradient.space.iter().product())
     }
 
     /// A load by its place, behind the own ones one of what is computed before.

@@ -83,8 +83,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Gives gradients of max pools to the kernels that read them, if nobody else does, so that they are never in memory: a tile of whole planes has
-    /// those of each step before it goes on.
+    /// Gives the gradient of a max pool to the kernel that reads it, if nobody else does, so that it is never in memory: a tile of whole planes has
+    /// that of each step before it goes on.
     pub(crate) fn attach_pools(&mut self) {
         if !self.divides {
             return;
@@ -103,11 +103,11 @@ impl Planner<'_> {
             let groups: Vec<Option<usize>> = readers.get(&v).into_iter().flatten().copied().collect();
             if let [Some(g)] = groups[..]
                 && !roots.contains(&v)
-                && self.groups[g].pools.is_empty()
+                && self.groups[g].pool.is_none()
                 && let Ok(pool) = MaxPoolGradient::new(self.graph, node, pool)
                 && can_pool_before(self.graph, &self.groups[g], v, &pool)
             {
-                self.groups[g].pools.push(id);
+                self.groups[g].pool = Some(id);
                 self.group_of.insert(id, g);
             }
         }
