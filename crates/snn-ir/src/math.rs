@@ -391,36 +391,47 @@ impl Lanes for Scalar {
     type F = f32;
     type I = i32;
     type M = bool;
+    #[inline]
     fn float(&mut self, x: f32) -> f32 {
         x
     }
+    #[inline]
     fn int(&mut self, x: i32) -> i32 {
         x
     }
+    #[inline]
     fn add(&mut self, a: f32, b: f32) -> f32 {
         a + b
     }
+    #[inline]
     fn sub(&mut self, a: f32, b: f32) -> f32 {
         a - b
     }
+    #[inline]
     fn mul(&mut self, a: f32, b: f32) -> f32 {
         a * b
     }
+    #[inline]
     fn div(&mut self, a: f32, b: f32) -> f32 {
         a / b
     }
+    #[inline]
     fn neg(&mut self, a: f32) -> f32 {
         -a
     }
+    #[inline]
     fn abs(&mut self, a: f32) -> f32 {
         a.abs()
     }
+    #[inline]
     fn sqrt(&mut self, a: f32) -> f32 {
         a.sqrt()
     }
+    #[inline]
     fn floor(&mut self, a: f32) -> f32 {
         a.floor()
     }
+    #[inline]
     fn round(&mut self, a: f32) -> f32 {
         a.round_ties_even()
     }
@@ -438,60 +449,79 @@ impl Lanes for Scalar {
         let best = if a == b { f32::from_bits(a.to_bits() | b.to_bits()) } else { smaller };
         if a.is_nan() | b.is_nan() { f32::NAN } else { best }
     }
+    #[inline]
     fn lt(&mut self, a: f32, b: f32) -> bool {
         a < b
     }
+    #[inline]
     fn le(&mut self, a: f32, b: f32) -> bool {
         a <= b
     }
+    #[inline]
     fn eq(&mut self, a: f32, b: f32) -> bool {
         a == b
     }
+    #[inline]
     fn int_eq(&mut self, a: i32, b: i32) -> bool {
         a == b
     }
+    #[inline]
     fn and(&mut self, a: bool, b: bool) -> bool {
         a && b
     }
+    #[inline]
     fn or(&mut self, a: bool, b: bool) -> bool {
         a || b
     }
+    #[inline]
     fn not(&mut self, a: bool) -> bool {
         !a
     }
+    #[inline]
     fn select(&mut self, m: bool, a: f32, b: f32) -> f32 {
         if m { a } else { b }
     }
+    #[inline]
     fn to_int(&mut self, a: f32) -> i32 {
         a as i32
     }
+    #[inline]
     fn to_float(&mut self, a: i32) -> f32 {
         a as f32
     }
+    #[inline]
     fn bits(&mut self, a: f32) -> i32 {
         a.to_bits() as i32
     }
+    #[inline]
     fn bits_to_float(&mut self, a: i32) -> f32 {
         f32::from_bits(a as u32)
     }
+    #[inline]
     fn int_add(&mut self, a: i32, b: i32) -> i32 {
         a.wrapping_add(b)
     }
+    #[inline]
     fn int_sub(&mut self, a: i32, b: i32) -> i32 {
         a.wrapping_sub(b)
     }
+    #[inline]
     fn int_and(&mut self, a: i32, b: i32) -> i32 {
         a & b
     }
+    #[inline]
     fn shift_left(&mut self, a: i32, n: u8) -> i32 {
         a << n
     }
+    #[inline]
     fn shift_right(&mut self, a: i32, n: u8) -> i32 {
         a >> n
     }
+    #[inline]
     fn fmod(&mut self, a: f32, b: f32) -> f32 {
         a % b
     }
+    #[inline]
     fn far_angles(&mut self, x: f32, r: f32, k: i32) -> (f32, i32) {
         if x.abs() > FAR { far_angle(x) } else { (r, k) }
     }
