@@ -548,7 +548,7 @@ mod tests {
     /// Images, groups, channels, output channels, input, kernel, stride, padding, dilation.
     type Case = (usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], [usize; 2]);
 
-    const CASES: [Case; 33] = [
+    const CASES: [Case; 31] = [
         (3, 1, 4, 8, [12, 12], [3, 3], [1, 1], [1, 1], [1, 1]),
         (1, 1, 7, 70, [28, 28], [3, 3], [1, 1], [1, 1], [1, 1]),
         (2, 2, 8, 32, [9, 11], [5, 4], [2, 3], [2, 0], [1, 1]),
@@ -578,10 +578,8 @@ mod tests {
         (5, 1, 40, 33, [1, 60], [1, 5], [1, 1], [0, 2], [1, 1]),
         (2, 1, 32, 48, [1, 70], [1, 4], [1, 1], [0, 0], [1, 3]),
         (3, 1, 33, 32, [1, 50], [1, 3], [1, 1], [0, 7], [1, 2]),
-        // Lines and long kernels, whose gradient is a product of frequencies.
+        // Lines and a long kernel, whose gradient is a product of frequencies.
         (8, 1, 64, 70, [1, 124], [1, 25], [1, 1], [0, 0], [1, 1]),
-        (9, 1, 66, 64, [1, 61], [1, 12], [1, 1], [0, 30], [1, 2]),
-        (8, 1, 64, 64, [1, 50], [1, 13], [1, 1], [0, 6], [1, 1]),
         // Tiles of 4 x 4: whole ones and not, several images and bands of one, every padding.
         (9, 1, 40, 33, [7, 6], [3, 3], [1, 1], [1, 1], [1, 1]),
         (2, 1, 32, 48, [37, 50], [3, 3], [1, 1], [1, 1], [1, 1]),
@@ -655,7 +653,7 @@ mod tests {
     fn infinities_stay_where_they_are() {
         let tiles = infinities(9, [32, 40], [7, 7], [3, 3], [1, 1]);
         assert!(winograd::fits_weight_gradient(&tiles, 9));
-        let lines = infinities(8, [64, 65], [1, 60], [1, 15], [0, 7]);
+        let lines = infinities(8, [64, 65], [1, 60], [1, 17], [0, 8]);
         assert!(taps::fits_input_gradient(&lines) && fourier::fits(&lines, 8));
     }
 

@@ -22,21 +22,43 @@ use crate::products::{Matrix, MatrixMut, multiply};
 const FEWEST_TAPS: usize = 12;
 /// So are fewer channels than this on either side.
 const FEWEST_CHANNELS: usize = 64;
-/// Fewer images than this do not repay the spectra of the weights.
-const FEWEST_IMAGES: usize = 8;
+/// Longer lines than this have large matrices.
+const LONGEST: usize = 512;
+/// How many times fewer products there must be, since spectra are written and read.
+const LEAST_GAIN: usize = 2;
 /// Frequencies that are handled at once: the spectra of their weights stay in the L3 cache.
 const BLOCK: usize = 8;
 
 /// Is this faster than a product for each element of the kernel, where [`taps`](crate::taps) fits?
 pub fn fits(windows: &Windows, images: usize) -> bool {
-    windows.kernel[1] >= FEWEST_TAPS && windows.channels.min(windows.out_channels) >= FEWEST_CHANNELS && images >= FEWEST_IMAGES
+    let (channels, outs, taps, length) = (windows.channels, windows.out_channels, windows.taps(), length(windows));
+    let large = taps >= FEWEST_TAPS && channels.min(outs) >= FEWEST_CHANNELS && length <= LONGEST;
+    let product = |factors: [usize; 4]| factors.into_iter().fold(1, usize::saturating_mul);
+    let each = product([images, channels, outs, windows.output[1]]).saturating_mul(taps);
+    // Lines to and from spectra, kernels to spectra, and the products of complex numbers of half as many frequencies.
+    let transforms =
+        product([images, channels.saturating_add(outs), length, length]).saturating_add(product([channels, outs, taps, length]));
+    let complex = product([2 * images, channels, outs, length]);
+    large && transforms.saturating_add(complex).saturating_mul(LEAST_GAIN) <= each
 }
 
 /// How many floats the gradient takes for so many images: shared, and for each thread.
 pub fn scratch_floats(windows: &Windows, images: usize) -> [usize; 2] {
-    let of_out = windows.channels.saturating_mul(images);
     let of_block = BlockSizes::new(windows, images).0.into_iter().fold(0, usize::saturating_add);
-    [Angles::new(windows).rows().saturating_mul(of_out), of_block]
+    let matrices = windows.output[1].saturating_add(windows.input[1]).saturating_add(windows.taps());
+    let columns = windows.channels.saturating_mul(images).saturating_add(matrices);
+    [rows(length(windows)).saturating_mul(columns), of_block]
+}
+
+/// The length of lines that hold gradient and kernel, and all elements of the input; it is even.
+fn length(windows: &Windows) -> usize {
+    let whole = windows.output[1].saturating_add((windows.kernel[1] - 1).saturating_mul(windows.dilation[1]));
+    whole.max(windows.padding[1].saturating_add(windows.input[1])).saturating_add(1) / 2 * 2
+}
+
+/// Real and imaginary parts of all frequencies: of real lines half of them say all.
+fn rows(length: usize) -> usize {
+    length + 2
 }
 
 /// The gradient of the input into `out`, from that of the result. `false` where a sum is not finite: then `out` has to be computed in another way,
@@ -46,7 +68,7 @@ pub fn input_gradient(windows: &Windows, buffers: &Buffers, g: &[f32], w: &[f32]
     let (input, output) = (windows.input[1], windows.output[1]);
     let images = out.len() / (channels * input);
     let (of_g, of_w, of_out) = (images * outs, outs * channels, images * channels);
-    let angles = Angles::new(windows);
+    let angles = Angles::new(length(windows));
     let (of_times, of_taps) = (angles.forward(output, 1), angles.forward(taps, windows.dilation[1]));
     // `[frequency, real or imaginary, image, channel]`.
     let mut x_spectra = buffers.scratch(angles.rows() * of_out);
@@ -113,17 +135,14 @@ struct Angles {
 }
 
 impl Angles {
-    /// For lines that hold gradient and kernel, and all elements of the input.
-    fn new(windows: &Windows) -> Angles {
-        let whole = windows.output[1] + (windows.kernel[1] - 1) * windows.dilation[1];
-        let length = whole.max(windows.padding[1] + windows.input[1]).next_multiple_of(2);
+    /// For lines of this length.
+    fn new(length: usize) -> Angles {
         let angle = |i: usize| TAU * i as f64 / length as f64;
         Angles { length, circle: (0..length).map(|i| (angle(i).cos(), angle(i).sin())).collect() }
     }
 
-    /// Real and imaginary parts of all frequencies: of real lines half of them say all.
     fn rows(&self) -> usize {
-        self.length + 2
+        rows(self.length)
     }
 
     fn at(&self, frequency: usize, i: usize) -> (f64, f64) {
@@ -148,5 +167,54 @@ impl Angles {
             (share * if row.is_multiple_of(2) { cos } else { -sin }) as f32
         };
         (0..self.rows()).flat_map(|row| (0..n).map(move |i| of(row, i))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::taps;
+    use crate::ways::Products;
+    use snn_ir::Convolution;
+
+    #[test]
+    fn frequencies_give_what_elements_give() {
+        // Images, channels, channels of results, input, kernel, padding, dilation.
+        for [images, channels, outs, input, kernel, padding, dilation] in [
+            [8, 70, 64, 124, 25, 0, 1],
+            [3, 64, 66, 61, 24, 30, 2],
+            [1, 65, 64, 50, 13, 6, 1],
+            [9, 16, 17, 49, 12, 40, 1],
+            [2, 64, 64, 300, 15, 0, 3],
+        ] {
+            let output = input + 2 * padding - dilation * (kernel - 1);
+            let list = |n: usize| vec![1, n as i64];
+            let c = Convolution { stride: vec![1, 1], padding: vec![0, padding as i64], dilation: list(dilation), groups: 1 };
+            let windows = Windows::new(&c, &[images, channels, 1, input], &[outs, channels, 1, kernel], &[images, outs, 1, output]);
+            let mut next = crate::testing::numbers(input as u64);
+            let mut numbers = |n: usize| -> Vec<f32> { (0..n).map(|_| next() - 0.5).collect() };
+            let (g, w) = (numbers(images * outs * output), numbers(outs * channels * kernel));
+            let buffers = Buffers::new(0);
+            let [mut found, mut want] = [(); 2].map(|()| vec![f32::NAN; images * channels * input]);
+            assert!(input_gradient(&windows, &buffers, &g, &w, &mut found));
+            taps::input_gradient(&windows, Products::default(), &buffers, &g, &w, &mut want);
+            let largest = want.iter().fold(0f32, |m, x| m.max(x.abs()));
+            let off = found.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            assert!(off <= 2e-6 * largest, "{off} of {largest}");
+        }
+    }
+
+    #[test]
+    fn short_kernels_and_long_lines_are_left_alone() {
+        let windows = |input: usize, kernel: usize, channels: usize| {
+            let c = Convolution { stride: vec![1, 1], padding: vec![0, 0], dilation: vec![1, 1], groups: 1 };
+            Windows::new(&c, &[16, channels, 1, input], &[channels, channels, 1, kernel], &[16, channels, 1, input + 1 - kernel])
+        };
+        assert!(fits(&windows(124, 25, 256), 16));
+        for (input, kernel, channels, images) in
+            [(124, 9, 256, 16), (124, 25, 32, 16), (124, 25, 256, 1), (2048, 25, 256, 16), (400, 12, 64, 16)]
+        {
+            assert!(!fits(&windows(input, kernel, channels), images), "{input} {kernel} {channels} {images}");
+        }
     }
 }

@@ -211,14 +211,19 @@ impl Graph {
 
     /// Which nodes are needed for the roots.
     pub fn live_nodes(&self) -> Vec<bool> {
+        self.live_nodes_of(|node| node.operands.iter().copied())
+    }
+
+    /// Which nodes are needed for the roots, where a node reads these values.
+    pub fn live_nodes_of<'a, I: IntoIterator<Item = Value>>(&'a self, reads: impl Fn(&'a Node) -> I) -> Vec<bool> {
         let mut live = vec![false; self.nodes.len()];
         for root in self.roots() {
             live[root.node.index()] = true;
         }
         for i in (0..self.nodes.len()).rev() {
             if live[i] {
-                for operand in &self.nodes[i].operands {
-                    live[operand.node.index()] = true;
+                for read in reads(&self.nodes[i]) {
+                    live[read.node.index()] = true;
                 }
             }
         }

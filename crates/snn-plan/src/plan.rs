@@ -170,7 +170,8 @@ fn whole(graph: &Graph, divides: bool) -> Result<Plan, CompileError> {
 
 /// As [`plan`]; `counts` says what has been numbered so far.
 fn plan_from(graph: &Graph, divides: bool, counts: &mut Counts) -> Result<Plan, CompileError> {
-    let live = needed(graph, divides);
+    // One-hot rows that a selection reads as labels, and rows that it reads where they come from, are not computed.
+    let live = graph.live_nodes_of(|node| selection(graph, node, divides).map_or_else(|| node.operands.clone(), |s| s.reads()));
     let mut p = Planner { graph, live, divides, groups: vec![], group_of: HashMap::new(), readers: HashMap::new() };
     p.form_groups()?;
     p.attach_sums();
@@ -179,20 +180,6 @@ fn plan_from(graph: &Graph, divides: bool, counts: &mut Counts) -> Result<Plan, 
     let demanded = p.demanded();
     let spikes = if divides { crate::spikes::stored_as_bytes(&p, &demanded) } else { BTreeSet::new() };
     p.schedule(&demanded, spikes, counts)
-}
-
-/// The nodes that results are computed from: one-hot rows that a selection reads as labels, and rows that it reads where they come from, are not.
-fn needed(graph: &Graph, divides: bool) -> Vec<bool> {
-    let mut needed = vec![false; graph.nodes().count()];
-    graph.roots().for_each(|root| needed[root.node.index()] = true);
-    for (id, node) in graph.nodes().rev() {
-        if needed[id.index()] {
-            let selection = selection(graph, node, divides);
-            let reads = selection.map_or_else(|| node.operands.clone(), |s| s.reads());
-            reads.into_iter().for_each(|v| needed[v.node.index()] = true);
-        }
-    }
-    needed
 }
 
 /// The selection that a node is, where kernels know these.
