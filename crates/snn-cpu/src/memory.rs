@@ -93,7 +93,7 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], threads: usi
         Direction::InputGradient if lines::fits_input_gradient(w) => Scratch::default(),
         Direction::InputGradient if taps::fits_input_gradient(w) => {
             let images = first / (w.out_channels * w.out_plane()).max(1);
-            let shared = if fourier::fits(w, images) { transformed_bytes(w, images, threads) } else { 0 };
+            let shared = if fourier::fits(w, images) { bytes_of(fourier::scratch_floats(w, images), threads) } else { 0 };
             Scratch { shared: shared.max(taps::scratch_floats(w).saturating_mul(FLOAT)), own: 0 }
         }
         Direction::InputGradient => {
@@ -114,13 +114,11 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], threads: usi
 
 /// What a gradient takes in [`winograd`].
 fn filtered_bytes(c: &ConvolutionPlan, images: usize, threads: usize) -> usize {
-    let [shared, own] = winograd::scratch_floats(&c.windows, c.direction, images);
-    threads.saturating_mul(own).saturating_add(shared).saturating_mul(FLOAT)
+    bytes_of(winograd::scratch_floats(&c.windows, c.direction, images), threads)
 }
 
-/// What a gradient takes in [`fourier`].
-fn transformed_bytes(w: &Windows, images: usize, threads: usize) -> usize {
-    let [shared, own] = fourier::scratch_floats(w, images);
+/// The bytes of floats that are shared, and of those that each thread has.
+fn bytes_of([shared, own]: [usize; 2], threads: usize) -> usize {
     threads.saturating_mul(own).saturating_add(shared).saturating_mul(FLOAT)
 }
 

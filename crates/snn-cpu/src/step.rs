@@ -96,8 +96,7 @@ impl Step<'_> {
             })
             .collect();
         let taken = |i: usize| in_place.iter().find(|p| p.load == i).map(|p| outputs[p.store]);
-        let in_memory = |l: &Load| self.again(l).is_none() && !self.is_pooled(l);
-        let read = |l: &Load| if in_memory(l) { pointer(inputs(l.source)) } else { Shared(std::ptr::null_mut()) };
+        let read = |l: &Load| if self.is_in_memory(l) { pointer(inputs(l.source)) } else { Shared(std::ptr::null_mut()) };
         let mut own = Bound::new(self, machine, |i, l| taken(i).unwrap_or_else(|| read(l)));
         own.pool = self.pool.as_ref().map(|p| {
             let sources = [p.gradient.x, p.gradient.y, p.gradient.gradient].map(&inputs);
@@ -108,12 +107,12 @@ impl Step<'_> {
             Bound::new(before, machine, |i, l| taken(i).unwrap_or_else(|| pointer(inputs(l.source))))
         });
         let row = self.elements();
-        let division = Division::new(self, crate::shared::threads());
+        let threads = crate::shared::threads();
+        let division = Division::new(self, threads);
         let count = division.tiles();
         let width = self.sums.len();
         let mut partial = vec![0.0; division.sums_before(count) * width];
         if row > 0 {
-            let threads = crate::shared::threads();
             let per = if threads > 1 && row * self.steps >= WORTH_A_THREAD { count.div_ceil(threads * 4) } else { count };
             let some = |first: usize, count: usize, mut partial: &mut [f64]| {
                 let size = division.longest();
@@ -215,8 +214,8 @@ impl Bound<'_> {
         for ((l, source), row) in kernel.loads.iter().zip(&self.sources).zip(&self.again) {
             scratch.walks.push(match row {
                 Some(k) => (again[*k].0, size * l.dtype.bytes()),
-                // SAFETY: the element exists in the planned tensor.
-                None => (unsafe { source.0.add(first_of(l, 0) * l.dtype.bytes()) }, l.time * l.dtype.bytes()),
+                // What is computed for a tile has no source; it is put in below.
+                None => (source.0.wrapping_add(first_of(l, 0) * l.dtype.bytes()), l.time * l.dtype.bytes()),
             });
         }
         scratch.walks.extend(scratch.states.chunks_exact_mut(size).map(|row| (row.as_mut_ptr().cast(), 0)));

@@ -573,7 +573,7 @@ impl StepKernel {
     /// How the operand of a load lies along what a call handles. What is computed before lies in order.
     pub fn along(&self, load: &Load) -> Along {
         let distances = || load.outer.iter().copied().rev().zip(self.joined_axes());
-        if self.again(load).is_some() || self.is_pooled(load) {
+        if !self.is_in_memory(load) {
             Along::InOrder
         } else if load.uniform && distances().all(|(distance, _)| distance == 0) {
             Along::Uniform
@@ -592,14 +592,15 @@ impl StepKernel {
     /// The tensors that it reads, some perhaps twice, but for what is computed before.
     pub fn sources(&self) -> impl Iterator<Item = Value> + '_ {
         let before = self.before.iter().flat_map(|before| before.all_loads());
-        let in_memory = self.all_loads().filter(|l| self.again(l).is_none() && !self.is_pooled(l));
+        let in_memory = self.all_loads().filter(|l| self.is_in_memory(l));
         let pooled = self.pool.iter().flat_map(|p| [p.gradient.x, p.gradient.y, p.gradient.gradient]);
         in_memory.chain(before).map(|l| l.source).chain(pooled)
     }
 
-    /// Does a load read the gradient of a max pool that is computed for this kernel?
-    pub fn is_pooled(&self, load: &Load) -> bool {
-        self.pool.as_ref().is_some_and(|p| self.loads[p.load].source == load.source)
+    /// Does a load read a tensor, and not what is computed for this kernel tile by tile?
+    pub fn is_in_memory(&self, load: &Load) -> bool {
+        let is_pooled = self.pool.as_ref().is_some_and(|p| self.loads[p.load].source == load.source);
+        self.again(load).is_none() && !is_pooled
     }
 
     /// The elements of a plane whose pool's gradient is computed: tiles are whole planes.
@@ -631,10 +632,7 @@ impl StepKernel {
         // It must be read element by element where it is, and nowhere else.
         let whole = |l: &Load| l.outer == own && (!l.uniform || self.run == 1) && (self.steps == 1 || l.time == row) && l.delay == 0;
         let once = |v: Value| self.sources().filter(|s| *s == v).count() == 1;
-        let fits = |(_, l): &(usize, &Load)| {
-            let in_memory = self.again(l).is_none() && !self.is_pooled(l);
-            l.dtype == DType::F32 && in_memory && whole(l) && once(l.source) && ends(l.source)
-        };
+        let fits = |(_, l): &(usize, &Load)| l.dtype == DType::F32 && self.is_in_memory(l) && whole(l) && once(l.source) && ends(l.source);
         let before = self.before.iter().flat_map(|before| &before.loads);
         let loads: Vec<usize> = self.loads.iter().chain(before).enumerate().filter(fits).map(|(i, _)| i).collect();
         let stores = self.stores.iter().enumerate().filter(|(_, (_, dtype))| *dtype == DType::F32).map(|(i, _)| i);
