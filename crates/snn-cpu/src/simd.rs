@@ -12,11 +12,11 @@ macro_rules! simd_dispatch {
             fn plain $($generics)* ($($arg: $ty),*) $body
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,bmi1")]
+                #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,bmi1,popcnt")]
                 fn avx512 $($generics)* ($($arg: $ty),*) {
                     plain $($own)* ($($arg),*)
                 }
-                #[target_feature(enable = "avx2,bmi1")]
+                #[target_feature(enable = "avx2,bmi1,popcnt")]
                 fn avx2 $($generics)* ($($arg: $ty),*) {
                     plain $($own)* ($($arg),*)
                 }
@@ -42,6 +42,19 @@ macro_rules! simd_dispatch {
     };
 }
 pub(crate) use simd_dispatch;
+
+/// Asks for memory that is read soon, where the processor can.
+#[inline(always)]
+pub fn prefetch<T>(soon: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: this reads nothing that the program could see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(soon).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = soon;
+}
 
 /// The transposition of a square.
 #[inline(always)]
@@ -81,9 +94,9 @@ fn transposed_in_registers(square: &[[f32; 16]; 16]) -> [[f32; 16]; 16] {
 pub enum Width {
     /// Those that every x86-64 processor has.
     Plain,
-    /// AVX2 and BMI1.
+    /// AVX2, BMI1 and POPCNT.
     Avx2,
-    /// AVX-512 with VL, DQ and BW, and BMI1.
+    /// AVX-512 with VL, DQ and BW, BMI1 and POPCNT.
     Avx512,
 }
 
@@ -101,7 +114,7 @@ impl Width {
     #[inline]
     fn detected() -> Width {
         use std::arch::is_x86_feature_detected as has;
-        if !has!("bmi1") {
+        if !has!("bmi1") || !has!("popcnt") {
             return Width::Plain;
         }
         if has!("avx512f") && has!("avx512vl") && has!("avx512dq") && has!("avx512bw") {

@@ -160,7 +160,7 @@ impl BySpikes<'_> {
                 for i in 0..count {
                     unroll(self, runs, i, lines.clone(), &scratch.lines, &mut scratch.spikes);
                 }
-                scratch.spikes.recount();
+                scratch.spikes.sort();
                 if !scratch.are_ones {
                     scratch.spikes.values = Some(Values { rows: self.rows(count, g, lines.clone()), inputs: inputs.to_vec() });
                 }
@@ -231,7 +231,7 @@ pub fn spikes_of_windows(windows: &Windows, x: Elements<'_>, densest: Densest) -
     } else {
         runs_of_lines(windows, x, images, &mut spikes, few)?
     };
-    spikes.recount();
+    spikes.sort();
     if !found.are_ones() {
         let tap = |tap: usize| tap / windows.kernel[1] * windows.dilation[0] * width + tap % windows.kernel[1] * windows.dilation[1];
         let position = |p: usize| {

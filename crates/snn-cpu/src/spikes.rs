@@ -10,11 +10,16 @@ use snn_plan::buffers::{Buffers, Scratch};
 
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Width;
+use crate::simd::simd_dispatch;
 
 /// Inputs of a word.
 pub const WORD: usize = u64::BITS as usize;
 /// Rows that are handled together.
 const GROUP: usize = 128;
+/// Rows of a group that are sorted together, at most: a byte says which it is.
+pub const SORTED: usize = 1 << u8::BITS;
+/// Fewer rows than this are sorted by comparing them.
+const FEWEST_COUNTED: usize = 8;
 
 /// Up to which densities the rows of active inputs are added.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -132,6 +137,8 @@ pub struct Spikes {
     pub bits: Vec<u64>,
     /// How many rows there are.
     pub rows: usize,
+    /// `[group][word][row of the group]`: the rows of each block of [`SORTED`], by how many spikes they have in a word, rising.
+    pub order: Vec<u8>,
     /// Rows of a group.
     pub group: usize,
     /// Words of a row.
@@ -174,33 +181,48 @@ impl Spikes {
             rows: (0..rows).map(|r| (r * inputs) as i32).collect(),
             inputs: (0..words * WORD).map(|i| i as i32).collect(),
         });
-        let fits = x.len() < 1 << 30 && found.are_few(x.len(), densest);
-        fits.then_some(Spikes { bits, rows, group, words, count: found.count, values })
+        if x.len() >= 1 << 30 || !found.are_few(x.len(), densest) {
+            return None;
+        }
+        let mut spikes = Spikes { bits, rows, group, words, values, ..Spikes::default() };
+        spikes.sort();
+        Some(spikes)
     }
 
     /// The most bytes that a matrix takes as bits, with the indices of its values.
     pub fn bytes([rows, inputs]: [usize; 2]) -> usize {
         let (group, words) = (rows.clamp(1, GROUP), inputs.div_ceil(WORD));
-        let bits = rows.next_multiple_of(group).saturating_mul(words).saturating_mul(size_of::<u64>());
+        let bits = rows.next_multiple_of(group).saturating_mul(words).saturating_mul(size_of::<u64>() + 1);
         bits.saturating_add(size_of::<i32>() * (rows + words * WORD))
     }
 
-    /// A matrix without spikes; their bits are to be set, and then counted.
+    /// A matrix without spikes; their bits are to be set, and then sorted.
     pub fn none(rows: usize, words: usize) -> Spikes {
         let group = rows.clamp(1, GROUP);
-        Spikes { bits: vec![0; rows.div_ceil(group) * words * group], rows, group, words, count: 0, values: None }
+        Spikes { bits: vec![0; rows.div_ceil(group) * words * group], rows, group, words, ..Spikes::default() }
     }
 
-    /// Takes all spikes away; their bits, in one group of rows, are to be set, and then counted.
+    /// Takes all spikes away; their bits, in one group of rows, are to be set, and then sorted.
     pub fn clear(&mut self, rows: usize, words: usize) {
         self.bits.clear();
         self.bits.resize(rows * words, 0);
         (self.rows, self.group, self.words, self.count, self.values) = (rows, rows, words, 0, None);
     }
 
-    /// Counts the spikes.
-    pub fn recount(&mut self) {
-        self.count = self.bits.iter().map(|word| word.count_ones() as usize).sum();
+    /// Counts the spikes and sorts the rows, when all bits are set.
+    pub fn sort(&mut self) {
+        self.order.resize(self.bits.len(), 0);
+        let of_word = |(bits, order): (&[u64], &mut [u8])| {
+            let mut count = 0;
+            bits.chunks(SORTED).zip(order.chunks_mut(SORTED)).for_each(|(bits, order)| sort_rows(bits, order, &mut count));
+            count
+        };
+        let group = self.group.max(1);
+        self.count = if self.bits.len() * WORD < WORTH_A_THREAD {
+            self.bits.chunks(group).zip(self.order.chunks_mut(group)).map(of_word).sum()
+        } else {
+            self.bits.par_chunks(group).zip(self.order.par_chunks_mut(group)).map(of_word).sum()
+        };
     }
 
     /// The share of elements that are spikes.
@@ -236,7 +258,33 @@ impl Spikes {
             rows.resize(words * WORD, 0);
             Values { rows: v.inputs[..inputs].to_vec(), inputs: rows }
         });
-        Spikes { bits, rows: inputs, group, words, count: self.count, values }
+        let mut transposed = Spikes { bits, rows: inputs, group, words, values, ..Spikes::default() };
+        transposed.sort();
+        transposed
+    }
+}
+
+simd_dispatch! {
+    /// The order of up to [`SORTED`] words by how many ones they have, rising; `count` grows by all of these.
+    fn sort_rows(bits: &[u64], order: &mut [u8], count: &mut usize) {
+        let mut counts = [0u8; SORTED];
+        counts.iter_mut().zip(bits).for_each(|(count, word)| *count = word.count_ones() as u8);
+        let counts = &counts[..bits.len()];
+        *count += counts.iter().map(|ones| *ones as usize).sum::<usize>();
+        if counts.len() < FEWEST_COUNTED {
+            order.iter_mut().enumerate().for_each(|(r, to)| *to = r as u8);
+            order.sort_unstable_by_key(|r| counts[*r as usize]);
+            return;
+        }
+        let mut places = [0u16; WORD + 1];
+        counts.iter().for_each(|ones| places[*ones as usize] += 1);
+        let mut before = 0;
+        places.iter_mut().for_each(|place| (*place, before) = (before, before + *place));
+        for (r, ones) in counts.iter().enumerate() {
+            let place = &mut places[*ones as usize];
+            order[*place as usize] = r as u8;
+            *place += 1;
+        }
     }
 }
 
