@@ -1,10 +1,13 @@
 //! Convolutions of spikes, and of other images of few elements that are not zero: their windows as bits, the weights of whose
 //! spikes are added.
 //!
-//! The rows of an image are words of bits. What an output meets in a row of the kernel is a run of such a word; runs are put side by
-//! side into words in the order channel, row, column, as [`crate::products`] has the inputs of a layer. So a convolution is a
-//! product of spikes whose rows are the outputs of an image, and the sums of an output are added in the interpreter's order.
+//! What an output meets are words of bits in the order channel, row, column, as [`crate::products`] has the inputs of a layer. So a convolution
+//! is a product of spikes whose rows are the outputs of an image, and the sums of an output are added in the interpreter's order.
+//!
+//! Where outputs lie as the elements of a channel do, what all of them meet of one element of the kernel is the channel's bits, moved: see [`Shifts`].
+//! Squares of such bits are transposed. Elsewhere the rows of an image are words of bits, of which an output meets a run: see [`unroll`].
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -15,7 +18,7 @@ use crate::panels::{Identity, Kept, LANES, Packed, sums_of, write_transposed};
 use crate::products::Matrix;
 use crate::shared::threads;
 use crate::simd::simd_dispatch;
-use crate::spikes::{Densest, Elements, Found, Looker, Spikes, Values, WORD, are_few};
+use crate::spikes::{Densest, Elements, Found, Looker, Spikes, Values, WORD, are_few, transpose};
 
 /// Outputs that are computed together, of one image or of several small ones: their sums stay in the L2 cache.
 const OUTPUTS: usize = 256;
@@ -35,6 +38,15 @@ struct Runs {
     per_word: usize,
 }
 
+/// Where the inputs of windows come from.
+struct Layout<'a> {
+    runs: Runs,
+    /// How far from the first element that a window meets the input of each bit is: see [`BySpikes::inputs`].
+    inputs: Vec<i32>,
+    /// If positions lie so.
+    shifts: Option<Shifts<'a>>,
+}
+
 /// Memory of one thread.
 #[derive(Default)]
 struct Scratch {
@@ -42,7 +54,7 @@ struct Scratch {
     plane: Vec<u64>,
     /// Are all elements that are not zero 1?
     are_ones: bool,
-    /// The padded rows of images, an integer number of words each: `[image][channel][row]`.
+    /// The planes of channels, as [`Shifts`] has them, or the padded rows of images, an integer number of words each: `[image][channel][row]`.
     lines: Vec<u64>,
     spikes: Spikes,
     sums: Vec<[f32; LANES]>,
@@ -90,10 +102,10 @@ impl BySpikes<'_> {
         if together * image > 1 << 30 {
             return false;
         }
-        let inputs = self.inputs(runs);
+        let layout = Layout { runs, inputs: self.inputs(runs), shifts: Shifts::new(self.windows, together) };
         let some = |scratch: &mut Scratch, (i, out): (usize, &mut [f32])| {
             let x = x.range(i * together * image..x.len().min((i + 1) * together * image));
-            self.images(runs, &inputs, x, &packed, out, scratch).is_some()
+            self.images(&layout, x, &packed, out, scratch).is_some()
         };
         out.par_chunks_mut(together * out_image).enumerate().map_init(Scratch::default, some).all(|done| done)
     }
@@ -125,7 +137,7 @@ impl BySpikes<'_> {
     }
 
     /// Where the first element that each position of some lines meets is, in the images that are computed together.
-    fn rows(&self, images: usize, group: usize, lines: std::ops::Range<usize>) -> Vec<i32> {
+    fn rows(&self, images: usize, group: usize, lines: Range<usize>) -> Vec<i32> {
         let first = |i: usize| (i * self.channels + group * self.per_group().0) * self.input[0] * self.input[1];
         let position = |i: usize, y: usize, x: usize| {
             let at = |axis: usize, i: usize| (i * self.stride[axis]) as i32 - self.padding[axis] as i32;
@@ -135,16 +147,8 @@ impl BySpikes<'_> {
     }
 
     /// The convolution of a few images; `None` where too much of it is not zero.
-    fn images(
-        &self,
-        runs: Runs,
-        inputs: &[i32],
-        x: Elements<'_>,
-        packed: &[Arc<Packed>],
-        out: &mut [f32],
-        scratch: &mut Scratch,
-    ) -> Option<()> {
-        let looker = Looker::new();
+    fn images(&self, layout: &Layout<'_>, x: Elements<'_>, packed: &[Arc<Packed>], out: &mut [f32], scratch: &mut Scratch) -> Option<()> {
+        let (looker, runs) = (Looker::new(), layout.runs);
         let [height, width] = self.output;
         let count = out.len() / (self.out_channels * height * width);
         // One image at a time is computed band by band.
@@ -152,17 +156,23 @@ impl BySpikes<'_> {
         let channels = self.per_group().0;
         let words = (channels * self.kernel[0] * runs.per_row).div_ceil(runs.per_word);
         for (g, packed) in packed.iter().enumerate() {
-            self.lines(looker, x, g, scratch)?;
+            match &layout.shifts {
+                Some(shifts) => self.planes(looker, shifts, x, g, scratch)?,
+                None => self.lines(looker, x, g, scratch)?,
+            }
             for first in (0..height).step_by(band) {
                 let lines = first..(first + band).min(height);
                 let outputs = lines.len() * width;
                 scratch.spikes.clear(count * outputs, words);
-                for i in 0..count {
-                    unroll(self, runs, i, lines.clone(), &scratch.lines, &mut scratch.spikes);
+                if let Some(shifts) = &layout.shifts {
+                    let positions = lines.start * width..lines.start * width + count * outputs;
+                    gather(shifts, channels, runs.bits * runs.per_word, positions, &scratch.lines, &mut scratch.spikes);
+                } else {
+                    (0..count).for_each(|i| unroll(self, runs, i, lines.clone(), &scratch.lines, &mut scratch.spikes));
                 }
                 scratch.spikes.sort();
                 if !scratch.are_ones {
-                    scratch.spikes.values = Some(Values { rows: self.rows(count, g, lines.clone()), inputs: inputs.to_vec() });
+                    scratch.spikes.values = Some(Values { rows: self.rows(count, g, lines.clone()), inputs: layout.inputs.clone() });
                 }
                 for p in 0..packed.columns.div_ceil(packed.width()) {
                     sums_of(&scratch.spikes, x.values(), 0, packed, p, &mut scratch.sums);
@@ -176,6 +186,19 @@ impl BySpikes<'_> {
             }
         }
         Some(())
+    }
+
+    /// The planes of a group's channels as bits; `None` where too much is not zero.
+    fn planes(&self, looker: Looker, shifts: &Shifts<'_>, x: Elements<'_>, group: usize, scratch: &mut Scratch) -> Option<()> {
+        let (channels, plane) = (self.per_group().0, self.plane());
+        let count = x.len() / (self.channels * plane);
+        scratch.lines.clear();
+        scratch.lines.resize(channels * shifts.of_channel() + BEHIND, 0);
+        let image =
+            |i: usize| x.range((i * self.channels + group * channels) * plane..(i * self.channels + (group + 1) * channels) * plane);
+        let all = (0..count).map(|i| shifts.read(looker, i, image(i), &mut scratch.lines)).fold(Found::default(), Found::and);
+        scratch.are_ones = all.are_ones();
+        all.are_few(count * channels * plane, self.densest).then_some(())
     }
 
     /// The rows of a group's channels as bits; `None` where too much is not zero.
@@ -226,10 +249,9 @@ pub fn spikes_of_windows(windows: &Windows, x: Elements<'_>, densest: Densest) -
     let mut spikes = Spikes::none(windows.channels * taps, (images * out_height * out_width).div_ceil(WORD));
     let own_words = spikes.words;
     let few = |found: Found| found.are_few(x.len(), densest);
-    let found = if (0..2).all(|a| windows.input[a] == windows.output[a] * windows.stride[a]) {
-        shifted_planes(windows, x, images, &mut spikes, few)?
-    } else {
-        runs_of_lines(windows, x, images, &mut spikes, few)?
+    let found = match Shifts::new(windows, images) {
+        Some(shifts) => shifted_planes(&shifts, x, images, &mut spikes, few)?,
+        None => runs_of_lines(windows, x, images, &mut spikes, few)?,
     };
     spikes.sort();
     if !found.are_ones() {
@@ -247,84 +269,157 @@ pub fn spikes_of_windows(windows: &Windows, x: Elements<'_>, densest: Densest) -
     Some(spikes)
 }
 
-/// [`spikes_of_windows`] where positions lie as the elements of images do, or as every so many of them, by the stride: the bits of a channel
+/// How the bits of windows are found where positions lie as the elements of images do, or as every so many of them, by the stride: the bits of a channel
 /// that are a stride apart, moved by as many as an element of the kernel is away, without those that come from another line or image.
-fn shifted_planes(windows: &Windows, x: Elements<'_>, images: usize, spikes: &mut Spikes, few: impl Fn(Found) -> bool) -> Option<Found> {
-    let ([height, width], plane, taps) = (windows.output, windows.out_plane(), windows.taps());
-    let stride = windows.stride.map(|s| s as isize);
-    let phases = windows.stride[0] * windows.stride[1];
-    let along = |tap: usize| {
-        let at = |axis: usize, k: usize| (k * windows.dilation[axis]) as isize - windows.padding[axis] as isize;
-        [at(0, tap / windows.kernel[1]), at(1, tap % windows.kernel[1])]
-    };
-    // How far away each element of the kernel is, in lines and columns that are a stride apart, and which of these it is among.
-    let away = |tap: usize| [0, 1].map(|axis| along(tap)[axis].div_euclid(stride[axis]));
-    let phase = |tap: usize| {
-        let [y, x] = [0, 1].map(|axis| along(tap)[axis].rem_euclid(stride[axis]) as usize);
-        y * windows.stride[1] + x
-    };
-    let distance = |tap: usize| away(tap)[0] * width as isize + away(tap)[1];
-    let margin = (0..taps).map(|tap| distance(tap).unsigned_abs()).max().unwrap_or(0).div_ceil(WORD) + 1;
-    let words = spikes.words + 2 * margin;
-    let looker = Looker::new();
-    let mut planes = vec![0u64; windows.channels * phases * words];
-    let image =
-        |i: usize, c: usize| x.range((i * windows.channels + c) * windows.plane()..(i * windows.channels + c + 1) * windows.plane());
-    let of_channel = |(c, bits): (usize, &mut [u64])| {
-        let mut all = Found::default();
-        for i in 0..images {
-            for (n, values) in image(i, c).chunks(WORD).enumerate() {
-                let found = looker.look(values);
-                all = all.and(found);
-                if phases == 1 {
-                    put(bits, (margin + n) * WORD + i * plane, found.mask);
+struct Shifts<'a> {
+    windows: &'a Windows,
+    /// Planes of a channel: of elements that are a stride apart.
+    phases: usize,
+    /// Words of a plane: those of all positions, and [`Shifts::margin`] before and behind.
+    words: usize,
+    margin: usize,
+    /// Where the bits begin that a row, a channel and an element of the kernel, has in the planes of all channels, and in [`Shifts::inside`].
+    rows: Vec<[usize; 2]>,
+    /// `[tap][word]`: where what is that far away is in the same image, and on the line that is meant; one word more for each, and [`BEHIND`].
+    inside: Vec<u64>,
+}
+
+impl Shifts<'_> {
+    /// For so many images, if their positions lie so.
+    fn new(windows: &Windows, images: usize) -> Option<Shifts<'_>> {
+        if !(0..2).all(|a| windows.input[a] == windows.output[a] * windows.stride[a]) {
+            return None;
+        }
+        let ([height, width], plane) = (windows.output, windows.out_plane());
+        let phases = windows.stride[0] * windows.stride[1];
+        // How far away each element of the kernel is, in lines and columns that are a stride apart, and which of these it is among.
+        let along = |tap: usize, axis: usize| {
+            let k = if axis == 0 { tap / windows.kernel[1] } else { tap % windows.kernel[1] };
+            let at = (k * windows.dilation[axis]) as isize - windows.padding[axis] as isize;
+            let stride = windows.stride[axis] as isize;
+            (at.div_euclid(stride), at.rem_euclid(stride) as usize)
+        };
+        let distance = |tap: usize| along(tap, 0).0 * width as isize + along(tap, 1).0;
+        let margin = (0..windows.taps()).map(|tap| distance(tap).unsigned_abs()).max().unwrap_or(0).div_ceil(WORD) + 1;
+        let own_words = (images * plane).div_ceil(WORD) + 1;
+        let words = own_words + 2 * margin;
+        let begin = |tap: usize| {
+            let phase = along(tap, 0).1 * windows.stride[1] + along(tap, 1).1;
+            [((phase * words + margin) * WORD).wrapping_add_signed(distance(tap)), tap * own_words * WORD]
+        };
+        let taps: Vec<_> = (0..windows.taps()).map(begin).collect();
+        let channel = |c: usize| taps.iter().map(move |[from, inside]| [c * phases * words * WORD + from, *inside]);
+        let rows = (0..windows.channels).flat_map(channel).collect();
+        let mut inside = vec![0u64; windows.taps() * own_words + BEHIND];
+        for (tap, inside) in inside.chunks_exact_mut(own_words).enumerate().take(windows.taps()) {
+            let range = |d: isize, n: usize| (-d).clamp(0, n as isize) as usize..(n as isize - d).clamp(0, n as isize) as usize;
+            let (rows, columns) = (range(along(tap, 0).0, height), range(along(tap, 1).0, width));
+            for first in (0..images).flat_map(|i| rows.clone().map(move |y| i * plane + y * width)) {
+                columns.clone().step_by(WORD).for_each(|x| put(inside, first + x, ones(WORD.min(columns.end - x))));
+            }
+        }
+        Some(Shifts { windows, phases, words, margin, rows, inside })
+    }
+
+    /// Words of the planes of a channel.
+    fn of_channel(&self) -> usize {
+        self.phases * self.words
+    }
+
+    /// Sets the bits of some channels of image `i`, `x[channel][element]`, in their planes.
+    fn read(&self, looker: Looker, i: usize, x: Elements<'_>, planes: &mut [u64]) -> Found {
+        let ([_, columns], [vertical, horizontal]) = (self.windows.input, self.windows.stride);
+        let (plane, mut all) = (self.windows.plane(), Found::default());
+        let first = self.margin * WORD + i * self.windows.out_plane();
+        for (n, values) in x.chunks(WORD).enumerate() {
+            let found = looker.look(values);
+            all = all.and(found);
+            let (start, end) = (n * WORD, n * WORD + values.len());
+            let mut at = start;
+            while at < end {
+                let (channel, element) = (at / plane, at % plane);
+                let planes = &mut planes[channel * self.of_channel()..][..self.of_channel()];
+                if self.phases == 1 {
+                    let length = (plane - element).min(end - at);
+                    put(planes, first + element, found.mask >> (at - start) & ones(length));
+                    at += length;
                     continue;
                 }
                 // Line by line, and of each the elements that are a stride apart.
-                let (mut at, end) = (n * WORD, n * WORD + values.len());
-                while at < end {
-                    let (y, x) = (at / windows.input[1], at % windows.input[1]);
-                    let length = (windows.input[1] - x).min(end - at);
-                    let line = found.mask >> (at - n * WORD) & ones(length);
-                    for skipped in 0..windows.stride[1].min(length) {
-                        let x = x + skipped;
-                        let own = y % windows.stride[0] * windows.stride[1] + x % windows.stride[1];
-                        let place = margin * WORD + i * plane + y / windows.stride[0] * width + x / windows.stride[1];
-                        put(&mut bits[own * words..][..words], place, every(line >> skipped, windows.stride[1]));
-                    }
-                    at += length;
+                let (y, x) = (element / columns, element % columns);
+                let length = (columns - x).min(end - at);
+                let line = found.mask >> (at - start) & ones(length);
+                for skipped in 0..horizontal.min(length) {
+                    let x = x + skipped;
+                    let phase = y % vertical * horizontal + x % horizontal;
+                    let place = first + y / vertical * self.windows.output[1] + x / horizontal;
+                    put(&mut planes[phase * self.words..][..self.words], place, every(line >> skipped, horizontal));
                 }
+                at += length;
             }
         }
         all
+    }
+
+    /// What sixty-four positions from `at` on meet of a row.
+    #[inline(always)]
+    fn fetch(&self, planes: &[u64], [from, inside]: [usize; 2], at: usize) -> u64 {
+        fetch(planes, from + at) & fetch(&self.inside, inside + at)
+    }
+}
+
+simd_dispatch! {
+    /// What some positions meet in the planes of some channels, as [`Shifts`] has them: in `spikes` a row for each position, in words of so many inputs.
+    fn gather(shifts: &Shifts<'_>, channels: usize, per_word: usize, positions: Range<usize>, planes: &[u64], spikes: &mut Spikes) {
+        let inputs = &shifts.rows[..channels * shifts.windows.taps()];
+        for (inputs, bits) in inputs.chunks(per_word).zip(spikes.bits.chunks_exact_mut(spikes.rows)) {
+            for (at, bits) in positions.clone().step_by(TOGETHER * WORD).zip(bits.chunks_mut(TOGETHER * WORD)) {
+                let mut blocks = [[0; WORD]; TOGETHER];
+                for (j, [from, inside]) in inputs.iter().enumerate() {
+                    let (from, inside) = (fetch_some(planes, from + at), fetch_some(&shifts.inside, inside + at));
+                    blocks.iter_mut().zip(from).zip(inside).for_each(|((block, from), inside)| block[j] = from & inside);
+                }
+                for (block, bits) in blocks.iter_mut().zip(bits.chunks_mut(WORD)) {
+                    transpose(block);
+                    bits.copy_from_slice(&block[..bits.len()]);
+                }
+            }
+        }
+    }
+}
+
+/// Words that are fetched at once.
+const TOGETHER: usize = 4;
+/// Words behind all others, so that as many can be fetched anywhere.
+const BEHIND: usize = TOGETHER;
+
+/// [`TOGETHER`] times sixty-four bits from bit `at` on; there are [`BEHIND`] words behind the last that is wanted.
+#[inline(always)]
+fn fetch_some(words: &[u64], at: usize) -> [u64; TOGETHER] {
+    let (word, shift) = (at / WORD, at % WORD);
+    let Some(words) = words[word..].first_chunk::<{ TOGETHER + 1 }>() else { return [0; TOGETHER] };
+    std::array::from_fn(|i| words[i] >> shift | (words[i + 1] << 1) << (WORD - 1 - shift))
+}
+
+/// [`spikes_of_windows`] where positions lie as [`Shifts`] has them.
+fn shifted_planes(shifts: &Shifts<'_>, x: Elements<'_>, images: usize, spikes: &mut Spikes, few: impl Fn(Found) -> bool) -> Option<Found> {
+    let windows = shifts.windows;
+    let looker = Looker::new();
+    let mut planes = vec![0u64; windows.channels * shifts.of_channel() + BEHIND];
+    let of_channel = |(c, planes): (usize, &mut [u64])| {
+        let image = |i: usize| x.range((i * windows.channels + c) * windows.plane()..(i * windows.channels + c + 1) * windows.plane());
+        (0..images).map(|i| shifts.read(looker, i, image(i), planes)).fold(Found::default(), Found::and)
     };
-    let found = planes.par_chunks_mut(phases * words).enumerate().map(of_channel).reduce(Found::default, Found::and);
+    let of_channels = planes.par_chunks_exact_mut(shifts.of_channel()).take(windows.channels);
+    let found = of_channels.enumerate().map(of_channel).reduce(Found::default, Found::and);
     if !few(found) {
         return None;
     }
-    // Where what is that far away is in the same image, and on the line that is meant.
-    let mut inside = vec![0u64; taps * spikes.words];
-    inside.par_chunks_mut(spikes.words).enumerate().for_each(|(tap, inside)| {
-        let [dy, dx] = away(tap);
-        let range = |d: isize, n: usize| (-d).clamp(0, n as isize) as usize..(n as isize - d).clamp(0, n as isize) as usize;
-        let (rows, columns) = (range(dy, height), range(dx, width));
-        for first in (0..images).flat_map(|i| rows.clone().map(move |y| i * plane + y * width)) {
-            (first + columns.start..first + columns.end).for_each(|at| inside[at / WORD] |= 1 << (at % WORD));
-        }
-    });
-    let (group, own_words) = (spikes.group, spikes.words);
-    spikes.bits.par_chunks_mut(own_words * group).enumerate().for_each(|(g, bits)| {
-        // Where the bits of each row begin, and which places it has.
-        let of_row = |r: usize| {
-            let (channel, tap) = ((g * group + r) / taps, (g * group + r) % taps);
-            let plane = channel * phases + phase(tap);
-            (((plane * words + margin) * WORD).wrapping_add_signed(distance(tap)), tap * own_words)
-        };
-        let rows: Vec<_> = (0..group.min(windows.channels * taps - g * group)).map(of_row).collect();
+    let (group, words) = (spikes.group, spikes.words);
+    spikes.bits.par_chunks_mut(words * group).enumerate().for_each(|(g, bits)| {
+        let rows = &shifts.rows[g * group..shifts.rows.len().min((g + 1) * group)];
         for (w, bits) in bits.chunks_exact_mut(group).enumerate() {
-            for (to, (from, places)) in bits.iter_mut().zip(&rows) {
-                *to = fetch(&planes, from + w * WORD) & inside[places + w];
-            }
+            bits.iter_mut().zip(rows).for_each(|(to, row)| *to = shifts.fetch(&planes, *row, w * WORD));
         }
     });
     Some(found)
@@ -396,7 +491,7 @@ fn runs_of_lines(windows: &Windows, x: Elements<'_>, images: usize, spikes: &mut
 
 simd_dispatch! {
     /// What the outputs in `rows` of image `i` meet, as bits.
-    fn unroll(windows: &Windows, runs: Runs, i: usize, rows: std::ops::Range<usize>, lines: &[u64], spikes: &mut Spikes) {
+    fn unroll(windows: &Windows, runs: Runs, i: usize, rows: Range<usize>, lines: &[u64], spikes: &mut Spikes) {
         let (channels, words, width) = (windows.per_group().0, line_words(windows), windows.output[1]);
         let outputs = rows.len() * width;
         let (mask, step) = (ones(runs.bits), windows.stride[1]);
@@ -457,7 +552,7 @@ fn every(mut bits: u64, stride: usize) -> u64 {
     bits
 }
 
-/// That many ones.
+/// That many ones, at least one.
 fn ones(n: usize) -> u64 {
     u64::MAX >> (WORD - n)
 }
@@ -486,7 +581,7 @@ mod tests {
     fn sums_are_those_of_the_plain_order_to_the_bit() {
         // Images, groups, channels, output channels, input, kernel, stride, padding, dilation.
         type Case = (usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], [usize; 2]);
-        let cases: [Case; 9] = [
+        let cases: [Case; 16] = [
             (3, 1, 4, 8, [12, 12], [3, 3], [1, 1], [1, 1], [1, 1]),
             (1, 1, 7, 70, [28, 28], [3, 3], [1, 1], [1, 1], [1, 1]),
             (2, 2, 8, 32, [9, 11], [5, 4], [2, 3], [2, 0], [1, 1]),
@@ -496,6 +591,13 @@ mod tests {
             (2, 1, 5, 9, [1, 300], [1, 64], [1, 70], [0, 3], [1, 1]),
             (2, 1, 70, 24, [8, 8], [1, 1], [1, 1], [0, 0], [1, 1]),
             (4, 1, 16, 16, [7, 64], [7, 7], [1, 1], [3, 64], [1, 1]),
+            (90, 2, 8, 32, [2, 2], [3, 3], [1, 1], [1, 1], [1, 1]),
+            (5, 1, 6, 16, [8, 8], [3, 3], [2, 2], [1, 1], [1, 1]),
+            (2, 1, 3, 16, [16, 36], [7, 7], [2, 2], [3, 3], [1, 1]),
+            (2, 2, 4, 16, [10, 14], [3, 3], [1, 1], [2, 2], [2, 2]),
+            (300, 1, 64, 8, [1, 1], [1, 1], [1, 1], [0, 0], [1, 1]),
+            (3, 1, 5, 8, [3, 300], [3, 3], [1, 1], [1, 1], [1, 1]),
+            (2, 1, 6, 8, [12, 24], [4, 4], [4, 4], [0, 0], [1, 1]),
         ];
         for (images, groups, channels, out_channels, input, kernel, stride, padding, dilation) in cases {
             let size = |a: usize| (input[a] + 2 * padding[a] - dilation[a] * (kernel[a] - 1) - 1) / stride[a] + 1;

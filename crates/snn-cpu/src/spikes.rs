@@ -312,19 +312,42 @@ pub fn are_few(x: Elements<'_>, inputs: usize, densest: Densest) -> bool {
     active as f64 <= if others { densest.values } else { densest.ones } * looked as f64
 }
 
-/// Exchanges bit `j` of word `i` and bit `i` of word `j`: squares of half the size are exchanged, down to single bits.
-fn transpose(block: &mut [u64; WORD]) {
-    let (mut width, mut mask) = (WORD / 2, u64::from(u32::MAX));
-    while width > 0 {
-        let mut k = 0;
-        while k < WORD {
-            let exchanged = ((block[k] >> width) ^ block[k + width]) & mask;
-            block[k] ^= exchanged << width;
-            block[k + width] ^= exchanged;
-            k = (k + width + 1) & !width;
+simd_dispatch! {
+    /// Exchanges bit `j` of word `i` and bit `i` of word `j`: squares of half the size are exchanged, down to single bits. Words that are less than eight
+    /// apart are moved to where they are as many times eight apart, so that all is done with whole vectors.
+    pub fn transpose(block: &mut [u64; WORD]) {
+        let mut words = *block;
+        exchange(&mut words, 8);
+        turn(&words, block);
+        exchange(block, 1);
+        words = *block;
+        turn(&words, block);
+    }
+}
+
+/// Of words whose numbers differ in the fourth to sixth bit only, exchanges the bits whose places differ by `places` times the same.
+#[inline(always)]
+fn exchange(words: &mut [u64; WORD], places: u32) {
+    for apart in [32, 16, 8] {
+        let shift = apart as u32 / 8 * places;
+        // As many ones as zeros, from the lowest bit on.
+        let mask = u64::MAX / ((1 << shift) + 1);
+        for pair in words.chunks_exact_mut(2 * apart) {
+            let (low, high) = pair.split_at_mut(apart);
+            for (low, high) in low.iter_mut().zip(high) {
+                let exchanged = ((*low >> shift) ^ *high) & mask;
+                *low ^= exchanged << shift;
+                *high ^= exchanged;
+            }
         }
-        width /= 2;
-        mask ^= mask << width;
+    }
+}
+
+/// Moves word `8 i + j` to `8 j + i`.
+#[inline(always)]
+fn turn(from: &[u64; WORD], to: &mut [u64; WORD]) {
+    for (i, words) in from.chunks_exact(8).enumerate() {
+        words.iter().enumerate().for_each(|(j, word)| to[8 * j + i] = *word);
     }
 }
 
