@@ -1,8 +1,10 @@
 //! Step functions to machine code, through Cranelift.
 //!
-//! A kernel has the signature `fn(pointers: *const *mut u8, n: i64)`: one time step over `n` elements. The pointers are
-//! those of loads, then states, then stores. Each iteration handles [`WIDTH`] elements in vectors of four; a scalar loop
+//! A kernel has the signature `fn(pointers: *const *mut u8, first: i64, end: i64)`: one time step over the elements from `first` to `end`. The
+//! pointers are those of loads, then states, then stores. Each iteration handles [`WIDTH`] elements in vectors of four; a scalar loop
 //! follows for the rest. Arithmetic is exactly that of [`snn_ir::math`]: nothing is contracted or re-associated.
+//!
+//! Where the processor has vectors of sixteen there is a second function for elements that fill them: see [`crate::wide`].
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
@@ -11,12 +13,14 @@ use cranelift_codegen::Context;
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::function::FunctionStencil;
 use cranelift_codegen::ir::{
-    AbiParam, BlockArg, InstBuilder, MemFlagsData, StackSlot, StackSlotData, StackSlotKind, Type as ClifType, Value as ClifValue, types,
+    AbiParam, BlockArg, InstBuilder, MemFlagsData, Signature, StackSlot, StackSlotData, StackSlotKind, Type as ClifType,
+    Value as ClifValue, types,
 };
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{FuncId, Linkage, Module, default_libcall_names};
+use snn_ir::lanes::LaneOf;
 use snn_ir::math::{self, Lanes};
 use snn_ir::{CompileError, DType};
 
@@ -25,20 +29,52 @@ use snn_plan::step::Shape;
 use crate::Listing;
 use crate::calls::{self, Callee, Callees};
 use crate::panels::Kept;
+use crate::wide;
 
 /// Vectors of four that an iteration handles.
 const VECTORS: usize = 2;
 /// Elements that an iteration handles.
 const WIDTH: i64 = 4 * VECTORS as i64;
 
-/// The type of a generated kernel.
-pub type KernelFunction = unsafe extern "C" fn(*const *mut u8, i64);
+/// The type of a generated function.
+type Generated = unsafe extern "C" fn(*const *mut u8, i64, i64);
+
+/// The code of a kernel.
+#[derive(Clone, Copy)]
+pub struct KernelFunction {
+    any: Generated,
+    /// For whole vectors of [`wide::LANES`] elements.
+    whole: Option<Generated>,
+}
+
+impl KernelFunction {
+    /// One time step over `n` elements.
+    ///
+    /// # Safety
+    /// The pointers are those of the kernel's loads, states and stores, and reach `n` elements of their types.
+    #[inline]
+    pub unsafe fn run(self, pointers: *const *mut u8, n: i64) {
+        let mut first = 0;
+        if let Some(whole) = self.whole {
+            first = n / wide::LANES * wide::LANES;
+            // SAFETY: the caller's promise.
+            unsafe { whole(pointers, 0, first) };
+        }
+        if first < n {
+            // SAFETY: as above.
+            unsafe { (self.any)(pointers, first, n) };
+        }
+    }
+}
 
 /// A value in a kernel.
 pub type Lane = snn_ir::lanes::Lane<ClifValue, ClifValue, ClifValue>;
 
-/// Emits the body of a step: loads and states to next states and stores.
-pub type StepBody<'a> = dyn Fn(&mut Emitter<'_, '_>, &[Lane], &[Lane]) -> (Vec<Lane>, Vec<Lane>) + 'a;
+/// What a kernel computes: loads and states to next states and stores.
+pub trait StepBody {
+    /// One step.
+    fn step<L: Lanes>(&self, l: &mut L, loads: &[LaneOf<L>], states: &[LaneOf<L>]) -> (Vec<LaneOf<L>>, Vec<LaneOf<L>>);
+}
 
 /// What a function does, without its name. Its floats are compared by their bits.
 #[derive(PartialEq, Hash)]
@@ -52,8 +88,11 @@ pub struct Code {
     callees: Callees,
     context: Context,
     builder: FunctionBuilderContext,
-    functions: Vec<FuncId>,
+    /// Of each kernel the function for any elements, and that for whole vectors of [`wide::LANES`].
+    functions: Vec<(FuncId, Option<FuncId>)>,
     known: HashMap<Stencil, FuncId>,
+    /// Functions for whole vectors.
+    wide: HashMap<Vec<u8>, FuncId>,
     listing: Option<Listing>,
     text: String,
 }
@@ -113,6 +152,7 @@ impl Code {
             builder: FunctionBuilderContext::new(),
             functions: vec![],
             known: HashMap::new(),
+            wide: HashMap::new(),
             listing: None,
             text: String::new(),
         })
@@ -128,24 +168,56 @@ impl Code {
         self.text.clone()
     }
 
-    /// Adds a kernel; they are numbered in order. `body` computes the next states and the stores from loads and states.
-    pub fn kernel(&mut self, name: &str, shape: &Shape, body: &StepBody<'_>) -> Result<(), CompileError> {
+    /// Adds a kernel; they are numbered in order.
+    pub fn kernel(&mut self, name: &str, shape: &Shape, body: &impl StepBody) -> Result<(), CompileError> {
+        let any = self.any(name, shape, body)?;
+        let whole = self.whole(name, shape, body)?;
+        self.functions.push((any, whole));
+        Ok(())
+    }
+
+    /// The function of a kernel for whole vectors of [`wide::LANES`], where the processor has them.
+    fn whole(&mut self, name: &str, shape: &Shape, body: &impl StepBody) -> Result<Option<FuncId>, CompileError> {
+        if !wide::fits(self.module.target_config().default_call_conv) {
+            return Ok(None);
+        }
+        let Some((code, text)) = wide::assemble(shape, |l, loads, states| body.step(l, loads, states)) else { return Ok(None) };
+        if self.listing == Some(Listing::Assembly) {
+            self.text.push_str(&format!("\n; {name}, sixteen elements at a time\n{text}"));
+        }
+        if let Some(id) = self.wide.get(&code) {
+            return Ok(Some(*id));
+        }
+        let declared = self.module.declare_function(&format!("kernel{}wide", self.wide.len()), Linkage::Export, &self.signature());
+        let id = declared.map_err(failed)?;
+        self.module.define_function_bytes(id, 64, &code, &[]).map_err(failed)?;
+        self.wide.insert(code, id);
+        Ok(Some(id))
+    }
+
+    fn signature(&self) -> Signature {
+        let config = self.module.target_config();
+        let params = vec![AbiParam::new(config.pointer_type()), AbiParam::new(types::I64), AbiParam::new(types::I64)];
+        Signature { params, returns: vec![], call_conv: config.default_call_conv }
+    }
+
+    /// The function of a kernel for any elements.
+    fn any(&mut self, name: &str, shape: &Shape, body: &impl StepBody) -> Result<FuncId, CompileError> {
         let pointer = self.module.target_config().pointer_type();
-        self.context.func.signature.params = vec![AbiParam::new(pointer), AbiParam::new(types::I64)];
+        self.context.func.signature = self.signature();
         let config = self.module.target_config();
         let mut b = FunctionBuilder::new(&mut self.context.func, &mut self.builder);
         let entry = b.create_block();
         b.append_block_params_for_function_params(entry);
         b.switch_to_block(entry);
-        let (table, n) = (b.block_params(entry)[0], b.block_params(entry)[1]);
+        let (table, first, end) = (b.block_params(entry)[0], b.block_params(entry)[1], b.block_params(entry)[2]);
         let count = shape.loads.len() + shape.states + shape.stores.len();
         let flags = MemFlagsData::trusted();
         let pointers: Vec<ClifValue> = (0..count).map(|i| b.ins().load(pointer, flags, table, (i * 8) as i32)).collect();
-        let zero = b.ins().iconst(types::I64, 0);
-        let callees = self.callees.clone();
-        let mut outside = Outside { callees, rows: vec![], pass: Pass::Whole, first: zero, at: zero, next: 0 };
+        let all = Range { start: first, end };
+        let mut outside = Outside { callees: self.callees.clone(), rows: vec![], pass: Pass::Whole, first, at: first, next: 0 };
         if shape.exponentials {
-            run_chunks(&mut b, n, |b, chunk| {
+            run_chunks(&mut b, all, |b, chunk| {
                 (outside.pass, outside.first) = (Pass::Arguments, chunk.start);
                 run_loops(b, shape, &pointers, chunk, &mut outside, body);
                 outside.compute(b, chunk);
@@ -153,7 +225,7 @@ impl Code {
                 run_loops(b, shape, &pointers, chunk, &mut outside, body);
             });
         } else {
-            run_loops(&mut b, shape, &pointers, Range { start: zero, end: n }, &mut outside, body);
+            run_loops(&mut b, shape, &pointers, all, &mut outside, body);
         }
         b.ins().return_(&[]);
         b.seal_all_blocks();
@@ -167,9 +239,8 @@ impl Code {
         // Equal kernels, as those of equal layers are, are one function.
         let stencil = Stencil(self.context.func.stencil.clone());
         if let Some(id) = self.known.get(&stencil) {
-            self.functions.push(*id);
             self.module.clear_context(&mut self.context);
-            return Ok(());
+            return Ok(*id);
         }
         let id = self
             .module
@@ -181,23 +252,20 @@ impl Code {
             self.text.push_str(&format!("\n; {name}\n{}", code.vcode.as_deref().unwrap_or("")));
         }
         self.module.clear_context(&mut self.context);
-        self.functions.push(id);
         self.known.insert(stencil, id);
-        Ok(())
+        Ok(id)
     }
 
     /// Makes the code runnable.
     pub fn finish(mut self, packed: usize) -> Result<Machine, CompileError> {
         self.module.finalize_definitions().map_err(failed)?;
-        let kernels = self
-            .functions
-            .iter()
-            .map(|id| {
-                let address = self.module.get_finalized_function(*id);
-                // SAFETY: every function of this module was defined by `kernel` with this signature.
-                unsafe { std::mem::transmute::<*const u8, KernelFunction>(address) }
-            })
-            .collect();
+        let generated = |id: FuncId| {
+            let address = self.module.get_finalized_function(id);
+            // SAFETY: every function of this module was defined by `kernel` with this signature.
+            unsafe { std::mem::transmute::<*const u8, Generated>(address) }
+        };
+        let kernels =
+            self.functions.iter().map(|(any, whole)| KernelFunction { any: generated(*any), whole: whole.map(generated) }).collect();
         let packed = (0..packed).map(|_| Kept::default()).collect();
         Ok(Machine { module: Some(self.module), kernels, packed })
     }
@@ -248,26 +316,32 @@ struct Range {
     end: ClifValue,
 }
 
-/// `for start in (0..n).step_by(CHUNK)`, with where the chunk ends.
-fn run_chunks(b: &mut FunctionBuilder<'_>, n: ClifValue, chunk: impl FnOnce(&mut FunctionBuilder<'_>, Range)) {
+/// `for start in (all.start..all.end).step_by(CHUNK)`, with where the chunk ends.
+fn run_chunks(b: &mut FunctionBuilder<'_>, all: Range, chunk: impl FnOnce(&mut FunctionBuilder<'_>, Range)) {
     let (head, inside, after) = (b.create_block(), b.create_block(), b.create_block());
     b.append_block_param(head, types::I64);
-    let zero = b.ins().iconst(types::I64, 0);
-    b.ins().jump(head, &[BlockArg::Value(zero)]);
+    b.ins().jump(head, &[BlockArg::Value(all.start)]);
     b.switch_to_block(head);
     let start = b.block_params(head)[0];
-    let more = b.ins().icmp(IntCC::SignedLessThan, start, n);
+    let more = b.ins().icmp(IntCC::SignedLessThan, start, all.end);
     b.ins().brif(more, inside, &[], after, &[]);
     b.switch_to_block(inside);
     let next = b.ins().iadd_imm_s(start, CHUNK);
-    let end = b.ins().smin(next, n);
+    let end = b.ins().smin(next, all.end);
     chunk(b, Range { start, end });
     b.ins().jump(head, &[BlockArg::Value(next)]);
     b.switch_to_block(after);
 }
 
 /// All elements of a range: those that fill vectors, and then the rest. A range starts at a whole number of vectors.
-fn run_loops(b: &mut FunctionBuilder<'_>, shape: &Shape, pointers: &[ClifValue], range: Range, outside: &mut Outside, body: &StepBody<'_>) {
+fn run_loops(
+    b: &mut FunctionBuilder<'_>,
+    shape: &Shape,
+    pointers: &[ClifValue],
+    range: Range,
+    outside: &mut Outside,
+    body: &impl StepBody,
+) {
     let whole = b.ins().iconst(types::I64, -WIDTH);
     let vector_end = b.ins().band(range.end, whole);
     let start = run_loop(b, shape, pointers, Range { end: vector_end, ..range }, true, outside, body);
@@ -282,7 +356,7 @@ fn run_loop(
     Range { start, end }: Range,
     vectors: bool,
     outside: &mut Outside,
-    body: &StepBody<'_>,
+    body: &impl StepBody,
 ) -> ClifValue {
     // What is the same for all elements is loaded before the loop.
     let uniform: Vec<Option<Lane>> = shape
@@ -334,7 +408,7 @@ fn run_loop(
             let a = address(&mut e, *p, DType::F32);
             states.push(e.load(DType::F32, a));
         }
-        results.push(body(&mut e, &loads, &states));
+        results.push(body.step(&mut e, &loads, &states));
     }
     // Arguments of exponentials are all that the loop is for.
     let written = if outside.pass == Pass::Arguments { 0 } else { shape.states + shape.stores.len() };

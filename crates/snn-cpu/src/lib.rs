@@ -8,6 +8,7 @@
 //!
 //! Threads divide independent elements and never a sum, so a result does not depend on their number.
 
+mod avx512;
 mod bf16;
 mod calls;
 pub mod convolution;
@@ -36,12 +37,16 @@ mod taps;
 mod testing;
 mod tiles;
 mod ways;
+mod wide;
 mod winograd;
 
 use std::sync::Arc;
 
 use snn_ir::backend::check_sizes;
+use snn_ir::lanes::LaneOf;
+use snn_ir::math::Lanes;
 use snn_ir::{Backend, CompileError, Executable, Graph};
+use snn_plan::step::StepKernel;
 use snn_plan::{Kernel, Plan};
 
 /// Compiles graphs to machine code.
@@ -87,12 +92,21 @@ pub use emit::Machine;
 pub use panels::{Identity, Kept};
 pub use ways::{ProductKernel, Products};
 
+/// What a kernel of a plan computes.
+struct Body<'a>(&'a StepKernel, &'a Graph);
+
+impl emit::StepBody for Body<'_> {
+    fn step<L: Lanes>(&self, l: &mut L, loads: &[LaneOf<L>], states: &[LaneOf<L>]) -> (Vec<LaneOf<L>>, Vec<LaneOf<L>>) {
+        self.0.step(self.1, l, loads, states)
+    }
+}
+
 /// Generates the step kernels of a plan, in their order.
 fn generate(graph: &Graph, plan: &Plan, code: &mut emit::Code) -> Result<(), CompileError> {
     for task in &plan.tasks {
         if let Kernel::Step(k) = &task.kernel {
             for k in k.before.as_deref().into_iter().chain([&**k]) {
-                code.kernel(&k.name, &k.shape(graph), &|e, loads, states| k.step(graph, e, loads, states))?;
+                code.kernel(&k.name, &k.shape(graph), &Body(k, graph))?;
             }
         } else if let Kernel::Loop(l) = &task.kernel {
             generate(&l.body, &l.plan, code)?;

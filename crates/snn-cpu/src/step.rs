@@ -261,7 +261,7 @@ impl Bound<'_> {
                 scratch.pointers[*i] = earlier.map_or(scratch.zeros.as_mut_ptr().cast(), |t| first.wrapping_add(t * distance));
             }
             // SAFETY: every pointer of the table reaches `n` elements of the type that the kernel was generated for.
-            unsafe { (self.function)(scratch.pointers.as_ptr(), n as i64) };
+            unsafe { self.function.run(scratch.pointers.as_ptr(), n as i64) };
             for (k, sum) in kernel.sums.iter().enumerate() {
                 // SAFETY: the kernel has written `n` floats there, and nobody changes them before its next step.
                 let row = unsafe { std::slice::from_raw_parts(scratch.pointers[loads + states + sum.row].cast::<f32>(), n) };
