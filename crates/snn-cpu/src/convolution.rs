@@ -131,7 +131,7 @@ fn forward(
         return;
     }
     let sparse = |densest| lines::sparse(windows).is_some_and(|sparse| densest == Densest::ANY || are_few(x, windows.input[1], sparse));
-    let by_spikes = products.densest().filter(|densest| !by_lines || sparse(*densest));
+    let by_spikes = products.densest_in(windows).filter(|densest| !by_lines || sparse(*densest));
     if by_spikes.is_some_and(|densest| BySpikes { windows, densest, buffers: packing }.compute(x, w, kept, identity, out)) {
         return;
     }
@@ -158,7 +158,7 @@ fn weight_gradient_of_spikes(
         return false;
     }
     // The rows of the gradient that a spike meets are added.
-    let Some(spikes) = products.densest().and_then(|densest| spikes_of_windows(windows, x, densest)) else { return false };
+    let Some(spikes) = products.densest_in(windows).and_then(|densest| spikes_of_windows(windows, x, densest)) else { return false };
     let rows = Matrix { values: g_rows, row: outs, column: 1 };
     let Some(packed) = Packed::new(rows, [positions, outs], WORD, |n| buffers.take(n)) else { return false };
     product(&spikes, x, &packed, true, out);

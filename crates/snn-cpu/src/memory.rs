@@ -124,7 +124,7 @@ fn bytes_of([shared, own]: [usize; 2], threads: usize) -> usize {
 
 /// The bytes of the packed weights of a convolution.
 fn packed_bytes(w: &Windows) -> usize {
-    BySpikes { windows: w, densest: Densest::fastest(), buffers: None }
+    BySpikes { windows: w, densest: Densest::fastest(true), buffers: None }
         .packed_floats()
         .saturating_mul(FLOAT)
         .max(ByIntegers(w).kept_bytes())

@@ -603,7 +603,7 @@ mod tests {
             let size = |a: usize| (input[a] + 2 * padding[a] - dilation[a] * (kernel[a] - 1) - 1) / stride[a] + 1;
             let output = [size(0), size(1)];
             let windows = Windows { groups, channels, out_channels, input, output, kernel, stride, padding, dilation };
-            let c = BySpikes { windows: &windows, densest: Densest::fastest(), buffers: None };
+            let c = BySpikes { windows: &windows, densest: Densest::fastest(true), buffers: None };
             let mut next = crate::testing::numbers((channels * out_channels) as u64);
             let x: Vec<f32> = (0..images * channels * input[0] * input[1]).map(|_| f32::from(u8::from(next() < 0.3))).collect();
             let w: Vec<f32> = (0..out_channels * channels / groups * kernel[0] * kernel[1]).map(|_| next() - 0.5).collect();

@@ -2,6 +2,7 @@
 
 use gemm::Parallelism;
 use rayon::prelude::*;
+use snn_plan::convolution::Windows;
 
 use crate::bf16;
 use crate::products::{Matrix, MatrixMut, multiply};
@@ -34,8 +35,17 @@ pub struct Products {
 impl Products {
     /// Up to which densities the rows of active inputs are added; nothing where they never are.
     pub fn densest(self) -> Option<Densest> {
+        self.densest_of(false)
+    }
+
+    /// The same for a convolution.
+    pub fn densest_in(self, windows: &Windows) -> Option<Densest> {
+        self.densest_of(windows.taps() > 1)
+    }
+
+    fn densest_of(self, windows: bool) -> Option<Densest> {
         match self.kernel {
-            ProductKernel::Fastest => Some(Densest::fastest()),
+            ProductKernel::Fastest => Some(Densest::fastest(windows)),
             ProductKernel::Rows | ProductKernel::Exact => Some(Densest::ANY),
             ProductKernel::Dense => None,
         }
