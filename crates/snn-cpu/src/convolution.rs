@@ -32,6 +32,8 @@ const SMALL_PLANE: usize = 48;
 const SUMMED_POSITIONS: usize = 256;
 /// Columns of unrolled windows that one task sums over all positions.
 const UNROLLED_COLUMNS: usize = 160;
+/// Output channels that one task has, where that is summed over planes where they are.
+const OUTS_TOGETHER: usize = 128;
 /// Parts of the positions that the gradient of few weights is summed over by themselves.
 const PARTS: usize = 4;
 /// Fewer products than this are not worth a second thread.
@@ -94,11 +96,17 @@ pub fn convolve(
                     return;
                 }
             }
+            let unrolled = Unrolled { windows, products };
+            let sparse =
+                products.densest_in(windows).is_some_and(|densest| densest == Densest::ANY || are_few(a, windows.input[1], densest));
+            if !sparse && unrolled.multiplies_planes() && windows.groups == 1 {
+                return unrolled.weight_gradient_of_planes(a.floats(buffers, &mut held), b, out);
+            }
             let mut rows = buffers.scratch(b.len());
             // The gradient of results as `[positions, channels]`.
             crate::moves::transpose(b, [windows.out_channels, windows.out_plane()], &mut rows);
             if !weight_gradient_of_spikes(windows, buffers, products, (a, &rows), out) {
-                Unrolled { windows, products }.weight_gradient(a.floats(buffers, &mut held), &rows, out);
+                unrolled.weight_gradient(a.floats(buffers, &mut held), &rows, out);
             }
         }
     }
@@ -243,6 +251,11 @@ impl Unrolled<'_> {
         self.taps() == 1 && self.input == self.output && self.padding == [0, 0]
     }
 
+    /// Are whole planes multiplied where they are? Not if they are small, or weights are rounded for each product.
+    fn multiplies_planes(&self) -> bool {
+        self.is_pointwise() && self.out_plane() >= SMALL_PLANE && !self.products.bf16
+    }
+
     /// The blocks of `images` images, of about `positions` positions each.
     fn blocks(&self, images: usize, positions: usize) -> Vec<Block> {
         let [height, width] = self.output;
@@ -274,8 +287,7 @@ impl Unrolled<'_> {
 
     /// Computes a result of images of `size` elements block by block; `act` gets the part of the result of a block's images.
     fn each_block(&self, out: &mut [f32], size: usize, products: usize, act: impl Fn(Block, &mut [f32], &mut Scratch, Parallelism) + Sync) {
-        // Planes of a pointwise convolution are multiplied where they are, unless they are small, or weights are rounded for each product.
-        let whole = self.is_pointwise() && self.out_plane() >= SMALL_PLANE && !self.products.bf16;
+        let whole = self.multiplies_planes();
         let positions = if whole { self.out_plane() } else { POSITIONS };
         let blocks = self.blocks(out.len() / size, positions);
         // Bands of one image are computed one after the other, because they meet in the gradient of the input.
@@ -396,6 +408,25 @@ impl Unrolled<'_> {
                     columns.iter().enumerate().for_each(|(c, columns)| planes(image, i, c, columns, lines));
                 });
             }
+        }
+    }
+
+    /// The gradient of weights of a pointwise convolution image by image, where planes are: some output channels are a task, whose sums stay in the L2 cache.
+    fn weight_gradient_of_planes(&self, x: &[f32], g: &[f32], out: &mut [f32]) {
+        let (outs, channels, plane) = (self.out_channels, self.channels, self.plane());
+        let some = |(i, out): (usize, &mut [f32])| {
+            let rows = out.len() / channels;
+            let mut out = MatrixMut::new(out, rows, channels, channels);
+            for (image, x) in x.chunks_exact(channels * plane).enumerate() {
+                let gradient = Matrix { values: &g[(image * outs + i * OUTS_TOGETHER) * plane..], row: plane, column: 1 };
+                let x = Matrix { values: x, row: 1, column: plane };
+                self.products.multiply(plane, gradient, x, &mut out, image > 0, Parallelism::None);
+            }
+        };
+        if threads() > 1 && g.len() * channels > WORTH_A_THREAD {
+            out.par_chunks_mut(OUTS_TOGETHER * channels).enumerate().for_each(some);
+        } else {
+            out.chunks_mut(OUTS_TOGETHER * channels).enumerate().for_each(some);
         }
     }
 
