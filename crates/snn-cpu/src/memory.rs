@@ -70,11 +70,11 @@ fn of_product(p: &ProductPlan, lhs: usize, rhs: usize, threads: usize) -> Scratc
     let copied = [(&p.lhs, lhs), (&p.rhs, rhs)].iter().filter(|(side, _)| side.permutation.is_some()).map(|(_, n)| n).sum::<usize>();
     let (mut shared, mut own) = (copied.saturating_mul(FLOAT), 0);
     if p.batch.is_empty() && p.spikes {
-        let packed = if p.packed.is_some() { 0 } else { Packed::len([p.k, p.n], WORD).saturating_mul(FLOAT) };
+        let packed = if p.packed.is_some() { 0 } else { Packed::once_len([p.k, p.n], threads).saturating_mul(FLOAT) };
         shared = shared.max(packed);
         own = Spikes::bytes([p.m, p.k]).max(scratch_bytes([p.m, p.k], threads));
     } else if p.batch.is_empty() && p.k.min(p.m).min(p.n) >= 16 {
-        shared = shared.saturating_add(FLOAT.saturating_mul(Packed::len([p.k, p.m.max(p.n)], WORD)));
+        shared = shared.saturating_add(FLOAT.saturating_mul(Packed::once_len([p.k, p.m.max(p.n)], threads)));
         let spiking = p.m.min(p.n);
         own = Spikes::bytes([p.k, spiking]).saturating_add(Spikes::bytes([spiking, p.k]));
     }
@@ -103,7 +103,7 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], threads: usi
         Direction::WeightGradient if lines::fits_weight_gradient(w) => Scratch::default(),
         Direction::WeightGradient => {
             let positions = second / w.out_channels.max(1);
-            let packed = Packed::len([positions, w.out_channels], WORD);
+            let packed = Packed::once_len([positions, w.out_channels], threads);
             let bits = Spikes::bytes([w.channels * w.taps(), positions]);
             let images = positions / w.out_plane().max(1);
             let rows = second.saturating_add(packed).saturating_mul(FLOAT);

@@ -9,6 +9,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
+use snn_plan::buffers::Buffers;
 
 use crate::integers::{self, Integers};
 use crate::products::Matrix;
@@ -170,9 +171,19 @@ impl Packed {
         columns.div_ceil(width).saturating_mul(inputs.div_ceil(per_word)).saturating_mul(WORD * width)
     }
 
+    /// How many floats [`product_once`] takes, on so many threads.
+    pub fn once_len([inputs, columns]: [usize; 2], threads: usize) -> usize {
+        let width = Packed::lanes_of(columns) * LANES;
+        threads.min(columns.div_ceil(width)).saturating_mul(Packed::len([inputs, width.min(columns)], WORD))
+    }
+
     /// The memory, for something else.
     pub fn into_memory(self) -> Vec<f32> {
         self.data
+    }
+
+    fn panels(&self) -> usize {
+        self.columns.div_ceil(self.width())
     }
 
     /// The columns of a panel.
@@ -183,27 +194,100 @@ impl Packed {
 
 /// Spikes times weights: `out[rows, columns]`, or, `transposed`, `out[columns, rows]`. `x` is the tensor that the spikes were found in.
 pub fn product(spikes: &Spikes, x: Elements<'_>, w: &Packed, transposed: bool, out: &mut [f32]) {
-    assert_eq!(out.len(), spikes.rows * w.columns, "the output has a place for every sum");
-    let panels = w.columns.div_ceil(w.width());
-    let groups = spikes.rows.div_ceil(spikes.group);
-    let target = Shared(out.as_mut_ptr());
-    let task = |sums: &mut Vec<[f32; LANES]>, t: usize| {
-        let (p, g) = (t / groups, t % groups);
-        sums_of(spikes, x.values(), g, w, p, sums);
-        let (first_row, first_column) = (g * spikes.group, p * w.width());
-        let rows = spikes.group.min(spikes.rows - first_row);
-        let (row, column) = if transposed { (1, spikes.rows) } else { (w.columns, 1) };
-        // SAFETY: this group and this panel are inside of the output, whose length is asserted above, and belong to this task.
-        unsafe {
-            let to = target.get().add(first_row * row + first_column * column);
-            write(&sums[..rows * w.lanes], w.lanes, w.width().min(w.columns - first_column), to, row, column);
-        }
-    };
+    let part = Part { spikes, x, w, first_column: 0 };
+    let to = Target::new(spikes.rows, w.columns, transposed, out);
+    let tasks = w.panels() * part.groups();
     if threads() > 1 && spikes.count * w.columns > WORTH_A_THREAD {
-        (0..panels * groups).into_par_iter().for_each_init(Vec::new, task);
+        (0..tasks).into_par_iter().for_each_init(Vec::new, |sums, t| part.compute(t, sums, &to));
     } else {
         let mut sums = Vec::new();
-        (0..panels * groups).for_each(|t| task(&mut sums, t));
+        (0..tasks).for_each(|t| part.compute(t, &mut sums, &to));
+    }
+}
+
+/// [`product`] with weights `[inputs, columns]` that are wanted for it only: they are packed panel by panel, just before each is used. `false` where one is
+/// not finite.
+pub fn product_once(
+    spikes: &Spikes,
+    x: Elements<'_>,
+    w: Matrix<'_>,
+    [inputs, columns]: [usize; 2],
+    transposed: bool,
+    buffers: &Buffers,
+    out: &mut [f32],
+) -> bool {
+    let to = Target::new(spikes.rows, columns, transposed, out);
+    let worth = threads() > 1 && spikes.count * columns > WORTH_A_THREAD;
+    let width = Packed::lanes_of(columns) * LANES;
+    let panels = columns.div_ceil(width);
+    let each = worth && panels >= threads();
+    let panel = |sums: &mut Vec<[f32; LANES]>, p: usize| {
+        let first_column = p * width;
+        let own = Matrix { values: &w.values[first_column * w.column..], ..w };
+        let sizes = [inputs, width.min(columns - first_column)];
+        let Some(packed) = Packed::new(own, sizes, WORD, |n| buffers.take(n)) else { return false };
+        let part = Part { spikes, x, w: &packed, first_column };
+        let tasks = packed.panels() * part.groups();
+        if worth && !each {
+            (0..tasks).into_par_iter().for_each_init(Vec::new, |sums, t| part.compute(t, sums, &to));
+        } else {
+            (0..tasks).for_each(|t| part.compute(t, sums, &to));
+        }
+        buffers.give(packed.into_memory());
+        true
+    };
+    if each {
+        (0..panels).into_par_iter().map_init(Vec::new, panel).all(|done| done)
+    } else {
+        (0..panels).all(|p| panel(&mut Vec::new(), p))
+    }
+}
+
+/// Where a product is written.
+struct Target {
+    to: Shared<f32>,
+    rows: usize,
+    columns: usize,
+    /// The distances of rows and columns.
+    row: usize,
+    column: usize,
+}
+
+impl Target {
+    fn new(rows: usize, columns: usize, transposed: bool, out: &mut [f32]) -> Target {
+        assert_eq!(out.len(), rows * columns, "the output has a place for every sum");
+        let (row, column) = if transposed { (1, rows) } else { (columns, 1) };
+        Target { to: Shared(out.as_mut_ptr()), rows, columns, row, column }
+    }
+}
+
+/// Spikes times some columns of weights.
+struct Part<'a> {
+    spikes: &'a Spikes,
+    x: Elements<'a>,
+    w: &'a Packed,
+    first_column: usize,
+}
+
+impl Part<'_> {
+    fn groups(&self) -> usize {
+        self.spikes.rows.div_ceil(self.spikes.group)
+    }
+
+    /// Task `t`: a panel and a group of rows. No other thread may do the same, or another part with the same columns.
+    fn compute(&self, t: usize, sums: &mut Vec<[f32; LANES]>, to: &Target) {
+        let (spikes, w) = (self.spikes, self.w);
+        let (p, g) = (t / self.groups(), t % self.groups());
+        sums_of(spikes, self.x.values(), g, w, p, sums);
+        let (first_row, first_column) = (g * spikes.group, self.first_column + p * w.width());
+        let rows = spikes.group.min(spikes.rows - first_row);
+        let columns = w.width().min(w.columns - p * w.width());
+        assert!(first_row + rows <= to.rows && first_column + columns <= to.columns, "all sums have a place");
+        // SAFETY: this group and this panel are inside of the output, as is asserted above and in `Target::new`, and belong to this task.
+        unsafe {
+            let place = to.to.get().add(first_row * to.row + first_column * to.column);
+            write(&sums[..rows * w.lanes], w.lanes, columns, place, to.row, to.column);
+        }
     }
 }
 

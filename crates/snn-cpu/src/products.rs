@@ -8,7 +8,7 @@ use snn_plan::buffers::Buffers;
 use snn_plan::product::{ProductPlan, Side};
 
 use crate::integers::{self, Integers};
-use crate::panels::{Identity, Kept, Packed, product};
+use crate::panels::{Identity, Kept, Packed, product, product_once};
 use crate::shared::offset;
 use crate::spikes::{Densest, Elements, Spikes, WORD, sampled_density};
 use crate::ways::Products;
@@ -71,10 +71,7 @@ impl Product<'_> {
 
     /// Spikes times values that are packed for this product only; `false` where one is not finite.
     fn times(&self, spikes: &Spikes, x: Elements<'_>, values: Matrix<'_>, sizes: [usize; 2], transposed: bool, out: &mut [f32]) -> bool {
-        let Some(packed) = Packed::new(values, sizes, WORD, |n| self.buffers.take(n)) else { return false };
-        product(spikes, x, &packed, transposed, out);
-        self.buffers.give(packed.into_memory());
-        true
+        product_once(spikes, x, values, sizes, transposed, self.buffers, out)
     }
 
     fn spikes_times_weights(&self, lhs: Elements<'_>, weights: Elements<'_>, identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
@@ -82,40 +79,24 @@ impl Product<'_> {
         if !self.plan.spikes {
             return false;
         }
-        // What weights that the run changes are packed into is given back.
-        let once = Kept::default();
-        let kept = self.plan.packed.and_then(|i| self.packed.get(i));
-        let done = self.spikes_times(
-            lhs,
-            weights,
-            kept.unwrap_or(&once),
-            identity(),
-            |n| if kept.is_some() { vec![0.0; n] } else { self.buffers.take(n) },
-            out,
-        );
-        once.into_panels().into_iter().for_each(|panels| self.buffers.give(panels.into_memory()));
-        done
-    }
-
-    fn spikes_times(
-        &self,
-        lhs: Elements<'_>,
-        weights: &[f32],
-        kept: &Kept,
-        identity: Identity,
-        memory: impl FnOnce(usize) -> Vec<f32>,
-        out: &mut [f32],
-    ) -> bool {
         let weights = Matrix { values: weights, row: self.rhs.sum, column: self.rhs.free };
         let (lhs, sizes) = (lhs.range(0..self.m * self.k), [self.k, self.n]);
+        // Those that the run changes are packed for this product only.
+        let kept = self.plan.packed.and_then(|i| self.packed.get(i)).map(|kept| (kept, identity()));
         if integers::are_fast() {
-            let integers = kept.integers(identity.clone(), || sampled_density(lhs, self.k), || Integers::new(weights, sizes));
+            let pack = || Integers::new(weights, sizes);
+            let density = || sampled_density(lhs, self.k);
+            let integers = match &kept {
+                Some((kept, identity)) => kept.integers(identity.clone(), density, pack),
+                None => Kept::default().integers(Identity::Named(String::new()), density, pack),
+            };
             if integers.is_some_and(|w| integers::product(lhs, &w, out)) {
                 return true;
             }
         }
         let Some(spikes) = self.spikes(lhs, self.k, |_, _| true) else { return false };
-        let Some(packed) = kept.panels(identity, || Packed::new(weights, sizes, WORD, memory)) else { return false };
+        let Some((kept, identity)) = kept else { return self.times(&spikes, lhs, weights, sizes, false, out) };
+        let Some(packed) = kept.panels(identity, || Packed::new(weights, sizes, WORD, |n| vec![0.0; n])) else { return false };
         product(&spikes, lhs, &packed, false, out);
         true
     }
