@@ -194,7 +194,7 @@ struct Block {
     lines: usize,
 }
 
-/// The most floats that a thread unrolls, and copies beside that, for a convolution that is not done line by line.
+/// The most floats that each thread unrolls, and copies beside that, for a convolution that is not done line by line.
 pub fn unrolled_floats(windows: &Windows, direction: Direction) -> usize {
     let unrolled = Unrolled { windows, products: Products::default() };
     let positions = match direction {
@@ -207,11 +207,13 @@ pub fn unrolled_floats(windows: &Windows, direction: Direction) -> usize {
         Direction::Forward | Direction::InputGradient => unrolled.rows() + windows.per_group().1,
         Direction::WeightGradient => UNROLLED_COLUMNS.max(windows.taps()),
     };
-    let sums = match direction {
-        Direction::Forward | Direction::InputGradient => 0,
-        Direction::WeightGradient => windows.out_channels.saturating_mul((PARTS - 1) * unrolled.rows().min(PARTS * UNROLLED_COLUMNS)),
-    };
-    block.saturating_mul(rows).saturating_add(sums)
+    block.saturating_mul(rows)
+}
+
+/// The most floats of sums of parts of the positions, beside the result, of a gradient of weights.
+pub fn floats_of_parts(windows: &Windows) -> usize {
+    let unrolled = Unrolled { windows, products: Products::default() };
+    if unrolled.has_few_tasks() { (PARTS - 1).saturating_mul(windows.out_channels.saturating_mul(unrolled.rows())) } else { 0 }
 }
 
 /// Memory of one thread.
@@ -427,13 +429,22 @@ impl Unrolled<'_> {
         }
     }
 
+    /// Channels of a task of the gradient of weights.
+    fn channels_of_task(&self) -> usize {
+        (UNROLLED_COLUMNS / self.taps()).clamp(1, self.per_group().0)
+    }
+
+    fn has_few_tasks(&self) -> bool {
+        self.per_group().0.div_ceil(self.channels_of_task()) * self.groups < PARTS
+    }
+
     /// `g_rows` is the gradient as `[positions, channels]`.
     fn weight_gradient(&self, x: &[f32], g_rows: &[f32], out: &mut [f32]) {
         let (per_group, rows, image) = (self.per_group(), self.rows(), self.channels * self.plane());
         let blocks = self.blocks(x.len() / image, SUMMED_POSITIONS);
         // Each task has some channels, and sums over all positions, or, where there are few tasks, over a part of them.
-        let channels = (UNROLLED_COLUMNS / self.taps()).clamp(1, per_group.0);
-        let few = per_group.0.div_ceil(channels) * self.groups < PARTS && !self.products.is_exact();
+        let channels = self.channels_of_task();
+        let few = self.has_few_tasks() && !self.products.is_exact();
         let parts = if few { PARTS.min(blocks.len()) } else { 1 };
         let size = out.len();
         let mut others = vec![0f32; (parts - 1) * size];

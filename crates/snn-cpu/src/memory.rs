@@ -6,7 +6,7 @@ use snn_plan::product::ProductPlan;
 use snn_plan::selection::Place;
 use snn_plan::{Kernel, Plan, Task};
 
-use crate::convolution::unrolled_floats;
+use crate::convolution::{floats_of_parts, unrolled_floats};
 use crate::fourier;
 use crate::integer_windows::ByIntegers;
 use crate::integers::{Integers, scratch_bytes};
@@ -41,15 +41,16 @@ impl Scratch {
 pub fn scratch(graph: &Graph, plan: &Plan, task: &Task, threads: usize) -> Scratch {
     let floats = |v: Value| graph.ty(v).sizes().map_or(0, |s| s.iter().product::<usize>());
     // Booleans become floats for dense products.
-    let converted = |Scratch { shared, own }: Scratch| {
-        let spikes = task.needs.iter().filter(|v| plan.spikes.contains(v)).map(|v| floats(*v).saturating_mul(FLOAT));
-        Scratch { shared: spikes.fold(shared, usize::saturating_add), own }
-    };
+    let converted = task.needs.iter().filter(|v| plan.spikes.contains(v)).map(|v| floats(*v).saturating_mul(FLOAT));
+    let converted = converted.fold(0, usize::saturating_add);
     match &task.kernel {
-        Kernel::Product(p) => converted(of_product(p, floats(p.lhs.source), floats(p.rhs.source), threads)),
+        Kernel::Product(p) => {
+            let Scratch { shared, own } = of_product(p, floats(p.lhs.source), floats(p.rhs.source), threads);
+            Scratch { shared: shared.saturating_add(converted), own }
+        }
         Kernel::Convolution(c) => {
             let operands = &graph.node(task.node).operands;
-            converted(of_convolution(c, [floats(operands[0]), floats(operands[1])], threads))
+            of_convolution(c, [floats(operands[0]), floats(operands[1])], converted, threads)
         }
         Kernel::Selection(s) => Scratch { shared: 0, own: if s.place == Place::Last { task.computed } else { 0 } },
         Kernel::Step(s) => Scratch { shared: 0, own: step::bytes(s, threads) },
@@ -81,33 +82,38 @@ fn of_product(p: &ProductPlan, lhs: usize, rhs: usize, threads: usize) -> Scratc
     Scratch { shared, own }
 }
 
-fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], threads: usize) -> Scratch {
+/// `converted` are the bytes of the input as floats, if it is spikes.
+fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], converted: usize, threads: usize) -> Scratch {
     let w = &c.windows;
     let unrolled = threads.saturating_mul(unrolled_floats(w, c.direction)).saturating_mul(FLOAT);
+    let images = |outs: usize| outs / (w.out_channels * w.out_plane()).max(1);
     match c.direction {
         Direction::Forward => {
             let dense = if lines::fits_forward(w) { 0 } else { unrolled };
             let packed = if c.packed.is_some() { 0 } else { packed_bytes(w) };
-            Scratch { shared: packed, own: dense.max(ByIntegers(w).scratch_bytes(first, threads)) }
+            Scratch { shared: packed.saturating_add(converted), own: dense.max(ByIntegers(w).scratch_bytes(first, threads)) }
         }
-        Direction::InputGradient if lines::fits_input_gradient(w) => Scratch::default(),
+        Direction::InputGradient if lines::fits_input_gradient(w) => Scratch { shared: converted, own: 0 },
         Direction::InputGradient if taps::fits_input_gradient(w) => {
-            let images = first / (w.out_channels * w.out_plane()).max(1);
+            let images = images(first);
             let shared = if fourier::fits(w, images) { bytes_of(fourier::scratch_floats(w, images), threads) } else { 0 };
-            Scratch { shared: shared.max(taps::scratch_floats(w).saturating_mul(FLOAT)), own: 0 }
+            let shared = shared.max(taps::scratch_floats(w).saturating_mul(FLOAT));
+            Scratch { shared: shared.saturating_add(converted), own: 0 }
         }
         Direction::InputGradient => {
-            let images = first / (w.out_channels * w.out_plane()).max(1);
-            Scratch { shared: filtered_bytes(c, images, threads), own: unrolled }
+            let shared = filtered_bytes(c, images(first), threads);
+            Scratch { shared: shared.saturating_add(converted), own: unrolled }
         }
-        Direction::WeightGradient if lines::fits_weight_gradient(w) => Scratch::default(),
+        Direction::WeightGradient if lines::fits_weight_gradient(w) => Scratch { shared: converted, own: 0 },
         Direction::WeightGradient => {
             let positions = second / w.out_channels.max(1);
-            let packed = Packed::once_len([positions, w.out_channels], threads);
+            let packed = FLOAT.saturating_mul(Packed::once_len([positions, w.out_channels], threads));
             let bits = Spikes::bytes([w.channels * w.taps(), positions]);
-            let images = positions / w.out_plane().max(1);
-            let rows = second.saturating_add(packed).saturating_mul(FLOAT);
-            Scratch { shared: rows.max(filtered_bytes(c, images, threads)), own: bits.max(unrolled) }
+            // Of the gradient as rows, and what is packed of it or the input as floats; or of that and its tiles.
+            let rows = FLOAT.saturating_mul(second).saturating_add(packed.max(converted));
+            let filtered = filtered_bytes(c, images(second), threads).saturating_add(converted);
+            let parts = FLOAT.saturating_mul(floats_of_parts(w));
+            Scratch { shared: rows.max(filtered), own: bits.max(unrolled.saturating_add(parts)) }
         }
     }
 }

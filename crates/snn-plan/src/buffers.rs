@@ -128,10 +128,9 @@ impl Spare {
 }
 
 impl Buffers {
-    /// No buffers yet. `peak` is what a run holds at most. A quarter more is kept, of up to a GiB: with less, buffers of one size are given up for those
-    /// of another at every step of a training, and the system clears their pages anew.
+    /// No buffers yet. `peak` is what a run holds at most. A sixteenth more is kept, of up to a GiB, since buffers are not of one size.
     pub fn new(peak: usize) -> Buffers {
-        Buffers { spare: Mutex::default(), most: peak.saturating_add((peak / 4).min(1 << 30)) }
+        Buffers { spare: Mutex::default(), most: peak.saturating_add((peak / 16).min(1 << 30)) }
     }
 
     /// The most bytes that are held and kept together.
