@@ -15,11 +15,11 @@ use snn_plan::convolution::{ConvolutionPlan, Direction, Windows};
 use crate::fourier;
 use crate::integer_windows::ByIntegers;
 use crate::lines;
-use crate::panels::{Identity, Kept, product_once};
+use crate::panels::{Identity, Kept, Target, product_once};
 use crate::products::{Matrix, MatrixMut};
 use crate::shared::threads;
 use crate::spike_windows::{BySpikes, spikes_of_windows};
-use crate::spikes::{Densest, Elements, are_few};
+use crate::spikes::{Densest, Elements, WORD, are_few};
 use crate::taps;
 use crate::ways::Products;
 use crate::winograd;
@@ -168,7 +168,7 @@ fn weight_gradient_of_spikes(
     // The rows of the gradient that a spike meets are added.
     let Some(spikes) = products.densest_in(windows).and_then(|densest| spikes_of_windows(windows, x, densest)) else { return false };
     let rows = Matrix { values: g_rows, row: outs, column: 1 };
-    product_once(&spikes, x, rows, [positions, outs], true, buffers, out)
+    product_once(&spikes, x, rows, [positions, outs, WORD], buffers, &Target::matrix(spikes.rows, outs, true, out))
 }
 
 /// A convolution whose windows are unrolled.

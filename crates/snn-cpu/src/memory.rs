@@ -71,11 +71,11 @@ fn of_product(p: &ProductPlan, lhs: usize, rhs: usize, threads: usize) -> Scratc
     let copied = [(&p.lhs, lhs), (&p.rhs, rhs)].iter().filter(|(side, _)| side.permutation.is_some()).map(|(_, n)| n).sum::<usize>();
     let (mut shared, mut own) = (copied.saturating_mul(FLOAT), 0);
     if p.batch.is_empty() && p.spikes {
-        let packed = if p.packed.is_some() { 0 } else { Packed::once_len([p.k, p.n], threads).saturating_mul(FLOAT) };
+        let packed = if p.packed.is_some() { 0 } else { Packed::once_len([p.k, p.n, WORD], threads).saturating_mul(FLOAT) };
         shared = shared.max(packed);
         own = Spikes::bytes([p.m, p.k]).max(scratch_bytes([p.m, p.k], threads));
     } else if p.batch.is_empty() && p.k.min(p.m).min(p.n) >= 16 {
-        shared = shared.saturating_add(FLOAT.saturating_mul(Packed::once_len([p.k, p.m.max(p.n)], threads)));
+        shared = shared.saturating_add(FLOAT.saturating_mul(Packed::once_len([p.k, p.m.max(p.n), WORD], threads)));
         let spiking = p.m.min(p.n);
         own = Spikes::bytes([p.k, spiking]).saturating_add(Spikes::bytes([spiking, p.k]));
     }
@@ -90,8 +90,10 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], converted: u
     match c.direction {
         Direction::Forward => {
             let dense = if lines::fits_forward(w) { 0 } else { unrolled };
-            let packed = if c.packed.is_some() { 0 } else { packed_bytes(w) };
-            Scratch { shared: packed.saturating_add(converted), own: dense.max(ByIntegers(w).scratch_bytes(first, threads)) }
+            let [packed, bits] = by_spikes(w).scratch(first / (w.channels * w.plane()).max(1), threads);
+            let packed = packed.saturating_mul(FLOAT).max(ByIntegers(w).kept_bytes());
+            let shared = if c.packed.is_some() { converted } else { converted.saturating_add(packed) };
+            Scratch { shared, own: dense.max(bits).max(ByIntegers(w).scratch_bytes(first, threads)) }
         }
         Direction::InputGradient if lines::fits_input_gradient(w) => Scratch { shared: converted, own: 0 },
         Direction::InputGradient if taps::fits_input_gradient(w) => {
@@ -107,7 +109,7 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], converted: u
         Direction::WeightGradient if lines::fits_weight_gradient(w) => Scratch { shared: converted, own: 0 },
         Direction::WeightGradient => {
             let positions = second / w.out_channels.max(1);
-            let packed = FLOAT.saturating_mul(Packed::once_len([positions, w.out_channels], threads));
+            let packed = FLOAT.saturating_mul(Packed::once_len([positions, w.out_channels, WORD], threads));
             let bits = Spikes::bytes([w.channels * w.taps(), positions]);
             // Of the gradient as rows, and what is packed of it or the input as floats; or of that and its tiles.
             let rows = FLOAT.saturating_mul(second).saturating_add(packed.max(converted));
@@ -130,10 +132,11 @@ fn bytes_of([shared, own]: [usize; 2], threads: usize) -> usize {
 
 /// The bytes of the packed weights of a convolution.
 fn packed_bytes(w: &Windows) -> usize {
-    BySpikes { windows: w, densest: Densest::fastest(true), buffers: None }
-        .packed_floats()
-        .saturating_mul(FLOAT)
-        .max(ByIntegers(w).kept_bytes())
+    by_spikes(w).packed_floats().saturating_mul(FLOAT).max(ByIntegers(w).kept_bytes())
+}
+
+fn by_spikes(windows: &Windows) -> BySpikes<'_> {
+    BySpikes { windows, densest: Densest::ANY, buffers: None }
 }
 
 /// The bytes of weights that are kept packed from run to run, where spikes meet them.

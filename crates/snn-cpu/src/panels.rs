@@ -172,9 +172,9 @@ impl Packed {
     }
 
     /// How many floats [`product_once`] takes, on so many threads.
-    pub fn once_len([inputs, columns]: [usize; 2], threads: usize) -> usize {
+    pub fn once_len([inputs, columns, per_word]: [usize; 3], threads: usize) -> usize {
         let width = Packed::lanes_of(columns) * LANES;
-        threads.min(columns.div_ceil(width)).saturating_mul(Packed::len([inputs, width.min(columns)], WORD))
+        threads.min(columns.div_ceil(width)).saturating_mul(Packed::len([inputs, width.min(columns)], per_word))
     }
 
     /// The memory, for something else.
@@ -192,31 +192,57 @@ impl Packed {
     }
 }
 
-/// Spikes times weights: `out[rows, columns]`, or, `transposed`, `out[columns, rows]`. `x` is the tensor that the spikes were found in.
-pub fn product(spikes: &Spikes, x: Elements<'_>, w: &Packed, transposed: bool, out: &mut [f32]) {
-    let part = Part { spikes, x, w, first_column: 0 };
-    let to = Target::new(spikes.rows, w.columns, transposed, out);
-    let tasks = w.panels() * part.groups();
-    if threads() > 1 && spikes.count * w.columns > WORTH_A_THREAD {
-        (0..tasks).into_par_iter().for_each_init(Vec::new, |sums, t| part.compute(t, sums, &to));
-    } else {
-        let mut sums = Vec::new();
-        (0..tasks).for_each(|t| part.compute(t, &mut sums, &to));
+/// Where the sums of a product go.
+pub struct Target {
+    to: Shared<f32>,
+    rows: usize,
+    columns: usize,
+    /// The distances of rows and columns.
+    row: usize,
+    column: usize,
+    /// So many rows are that far apart, and those after them begin so far from the first.
+    block: usize,
+    blocks: usize,
+}
+
+impl Target {
+    /// `out[rows, columns]`, or, `transposed`, `out[columns, rows]`.
+    pub fn matrix(rows: usize, columns: usize, transposed: bool, out: &mut [f32]) -> Target {
+        assert_eq!(out.len(), rows * columns, "the output has a place for every sum");
+        let (row, column) = if transposed { (1, rows) } else { (columns, 1) };
+        Target { to: Shared(out.as_mut_ptr()), rows, columns, row, column, block: rows.max(1), blocks: 0 }
+    }
+
+    /// `out[image, column, position]`, of rows for each position of each image.
+    pub fn images(positions: usize, columns: usize, out: &mut [f32]) -> Target {
+        assert!(out.len().is_multiple_of(positions * columns), "the output has a place for every sum");
+        let (rows, to) = (out.len() / columns, Shared(out.as_mut_ptr()));
+        Target { to, rows, columns, row: 1, column: positions, block: positions, blocks: positions * columns }
     }
 }
 
-/// [`product`] with weights `[inputs, columns]` that are wanted for it only: they are packed panel by panel, just before each is used. `false` where one is
-/// not finite.
+/// Spikes times weights. `x` is the tensor that the spikes were found in.
+pub fn product(spikes: &Spikes, x: Elements<'_>, w: &Packed, to: &Target) {
+    let part = Part { spikes, x, w, first_column: 0 };
+    let tasks = w.panels() * part.groups();
+    if threads() > 1 && spikes.count * w.columns > WORTH_A_THREAD {
+        (0..tasks).into_par_iter().for_each_init(Vec::new, |sums, t| part.compute(t, sums, to));
+    } else {
+        let mut sums = Vec::new();
+        (0..tasks).for_each(|t| part.compute(t, &mut sums, to));
+    }
+}
+
+/// [`product`] with weights `[inputs, columns]`, `per_word` inputs to a word, that are wanted for it only: they are packed panel by panel, just before each
+/// is used. `false` where one is not finite.
 pub fn product_once(
     spikes: &Spikes,
     x: Elements<'_>,
     w: Matrix<'_>,
-    [inputs, columns]: [usize; 2],
-    transposed: bool,
+    [inputs, columns, per_word]: [usize; 3],
     buffers: &Buffers,
-    out: &mut [f32],
+    to: &Target,
 ) -> bool {
-    let to = Target::new(spikes.rows, columns, transposed, out);
     let worth = threads() > 1 && spikes.count * columns > WORTH_A_THREAD;
     let width = Packed::lanes_of(columns) * LANES;
     let panels = columns.div_ceil(width);
@@ -225,13 +251,13 @@ pub fn product_once(
         let first_column = p * width;
         let own = Matrix { values: &w.values[first_column * w.column..], ..w };
         let sizes = [inputs, width.min(columns - first_column)];
-        let Some(packed) = Packed::new(own, sizes, WORD, |n| buffers.take(n)) else { return false };
+        let Some(packed) = Packed::new(own, sizes, per_word, |n| buffers.take(n)) else { return false };
         let part = Part { spikes, x, w: &packed, first_column };
         let tasks = packed.panels() * part.groups();
         if worth && !each {
-            (0..tasks).into_par_iter().for_each_init(Vec::new, |sums, t| part.compute(t, sums, &to));
+            (0..tasks).into_par_iter().for_each_init(Vec::new, |sums, t| part.compute(t, sums, to));
         } else {
-            (0..tasks).for_each(|t| part.compute(t, sums, &to));
+            (0..tasks).for_each(|t| part.compute(t, sums, to));
         }
         buffers.give(packed.into_memory());
         true
@@ -240,24 +266,6 @@ pub fn product_once(
         (0..panels).into_par_iter().map_init(Vec::new, panel).all(|done| done)
     } else {
         (0..panels).all(|p| panel(&mut Vec::new(), p))
-    }
-}
-
-/// Where a product is written.
-struct Target {
-    to: Shared<f32>,
-    rows: usize,
-    columns: usize,
-    /// The distances of rows and columns.
-    row: usize,
-    column: usize,
-}
-
-impl Target {
-    fn new(rows: usize, columns: usize, transposed: bool, out: &mut [f32]) -> Target {
-        assert_eq!(out.len(), rows * columns, "the output has a place for every sum");
-        let (row, column) = if transposed { (1, rows) } else { (columns, 1) };
-        Target { to: Shared(out.as_mut_ptr()), rows, columns, row, column }
     }
 }
 
@@ -283,10 +291,16 @@ impl Part<'_> {
         let rows = spikes.group.min(spikes.rows - first_row);
         let columns = w.width().min(w.columns - p * w.width());
         assert!(first_row + rows <= to.rows && first_column + columns <= to.columns, "all sums have a place");
-        // SAFETY: this group and this panel are inside of the output, as is asserted above and in `Target::new`, and belong to this task.
-        unsafe {
-            let place = to.to.get().add(first_row * to.row + first_column * to.column);
-            write(&sums[..rows * w.lanes], w.lanes, columns, place, to.row, to.column);
+        let mut done = 0;
+        while done < rows {
+            let (block, row) = ((first_row + done) / to.block, (first_row + done) % to.block);
+            let some = (to.block - row).min(rows - done);
+            // SAFETY: these rows and columns are inside of the output, as is asserted above and where the target was made, and belong to this task.
+            unsafe {
+                let place = to.to.get().add(block * to.blocks + row * to.row + first_column * to.column);
+                write(&sums[done * w.lanes..(done + some) * w.lanes], w.lanes, columns, place, to.row, to.column);
+            }
+            done += some;
         }
     }
 }
@@ -567,13 +581,13 @@ mod tests {
                 let weights = packed(&w, [inputs, columns], 1, inputs).unwrap();
                 let spikes = Spikes::find(x[..].into(), inputs, Densest::ANY).unwrap();
                 let mut out = vec![f32::NAN; rows * columns];
-                product(&spikes, x[..].into(), &weights, false, &mut out);
+                product(&spikes, x[..].into(), &weights, &Target::matrix(rows, columns, false, &mut out));
                 let same = out.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same, "{rows} {inputs} {columns} {density}");
                 // The same weights the other way round, and the result too.
                 let w: Vec<f32> = (0..w.len()).map(|i| w[i % columns * inputs + i / columns]).collect();
                 let weights = packed(&w, [inputs, columns], columns, 1).unwrap();
-                product(&spikes, x[..].into(), &weights, true, &mut out);
+                product(&spikes, x[..].into(), &weights, &Target::matrix(rows, columns, true, &mut out));
                 let same = out.iter().enumerate().all(|(i, a)| a.to_bits() == want[i % rows * columns + i / rows].to_bits());
                 assert!(same, "{rows} {inputs} {columns} {density}, transposed");
             }

@@ -8,7 +8,7 @@ use snn_plan::buffers::Buffers;
 use snn_plan::product::{ProductPlan, Side};
 
 use crate::integers::{self, Integers};
-use crate::panels::{Identity, Kept, Packed, product, product_once};
+use crate::panels::{Identity, Kept, Packed, Target, product, product_once};
 use crate::shared::offset;
 use crate::spikes::{Densest, Elements, Spikes, WORD, sampled_density};
 use crate::ways::Products;
@@ -71,7 +71,8 @@ impl Product<'_> {
 
     /// Spikes times values that are packed for this product only; `false` where one is not finite.
     fn times(&self, spikes: &Spikes, x: Elements<'_>, values: Matrix<'_>, sizes: [usize; 2], transposed: bool, out: &mut [f32]) -> bool {
-        product_once(spikes, x, values, sizes, transposed, self.buffers, out)
+        let to = Target::matrix(spikes.rows, sizes[1], transposed, out);
+        product_once(spikes, x, values, [sizes[0], sizes[1], WORD], self.buffers, &to)
     }
 
     fn spikes_times_weights(&self, lhs: Elements<'_>, weights: Elements<'_>, identity: impl FnOnce() -> Identity, out: &mut [f32]) -> bool {
@@ -97,7 +98,7 @@ impl Product<'_> {
         let Some(spikes) = self.spikes(lhs, self.k, |_, _| true) else { return false };
         let Some((kept, identity)) = kept else { return self.times(&spikes, lhs, weights, sizes, false, out) };
         let Some(packed) = kept.panels(identity, || Packed::new(weights, sizes, WORD, |n| vec![0.0; n])) else { return false };
-        product(&spikes, lhs, &packed, false, out);
+        product(&spikes, lhs, &packed, &Target::matrix(self.m, self.n, false, out));
         true
     }
 

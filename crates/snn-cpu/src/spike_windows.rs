@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use snn_plan::buffers::Buffers;
 use snn_plan::convolution::Windows;
 
-use crate::panels::{Identity, Kept, LANES, Packed, sums_of, write_transposed};
+use crate::panels::{Identity, Kept, LANES, Packed, Target, product, product_once, sums_of, write_transposed};
 use crate::products::Matrix;
 use crate::shared::threads;
 use crate::simd::simd_dispatch;
@@ -24,6 +24,10 @@ use crate::spikes::{Densest, Elements, Found, Looker, Spikes, Values, WORD, are_
 const OUTPUTS: usize = 256;
 /// Groups with fewer output channels than this leave too much of a panel empty.
 const FEWEST_CHANNELS: usize = 8;
+/// Outputs whose bits are found all at once, at most.
+const MOST_OUTPUTS: usize = 1024;
+/// Packed weights, in floats, that are too many for the L2 cache.
+const MANY_WEIGHTS: usize = 1 << 18;
 /// Smaller convolutions than this are dense.
 const SMALLEST: usize = 1 << 14;
 
@@ -89,6 +93,9 @@ impl BySpikes<'_> {
         if out_channels < FEWEST_CHANNELS || out.len() * rows < SMALLEST || x.is_empty() || !are_few(x, self.input[1], self.densest) {
             return false;
         }
+        if self.goes_by_panels(out.len() / out_image) && image * (out.len() / out_image) <= 1 << 30 {
+            return self.by_panels(runs, x, w, &kept[0], identity, out);
+        }
         let memory = |n: usize| self.buffers.map_or_else(|| vec![0.0; n], |buffers| buffers.take(n));
         let pack = |g: usize| {
             let w = &w[g * out_channels * rows..(g + 1) * out_channels * rows];
@@ -108,6 +115,48 @@ impl BySpikes<'_> {
             self.images(&layout, x, &packed, out, scratch).is_some()
         };
         out.par_chunks_mut(together * out_image).enumerate().map_init(Scratch::default, some).all(|done| done)
+    }
+
+    /// Are there so few outputs, and so many weights, that threads had better share the weights than the images?
+    fn goes_by_panels(&self, images: usize) -> bool {
+        self.groups == 1 && images * self.out_plane() <= MOST_OUTPUTS && self.packed_floats() >= MANY_WEIGHTS && Shifts::fits(self.windows)
+    }
+
+    /// Finds what all outputs meet, and then goes panel by panel through the weights, which are read once, and packed so if they are wanted once.
+    fn by_panels(&self, runs: Runs, x: Elements<'_>, w: &[f32], kept: &Kept, identity: &Identity, out: &mut [f32]) -> bool {
+        let (inputs, outs, per_word) = (self.channels * self.taps(), self.out_channels, runs.bits * runs.per_word);
+        let images = out.len() / (outs * self.out_plane());
+        let Some(shifts) = Shifts::new(self.windows, images) else { return false };
+        let (planes, found) = shifts.planes(x, images);
+        if !found.are_few(x.len(), self.densest) {
+            return false;
+        }
+        let mut spikes = Spikes::default();
+        spikes.clear(images * self.out_plane(), inputs.div_ceil(per_word));
+        let words = spikes.bits.par_chunks_exact_mut(spikes.rows).zip(shifts.rows.par_chunks(per_word));
+        words.for_each(|(bits, rows)| gather(&shifts, rows, 0, &planes, bits));
+        spikes.sort();
+        if !found.are_ones() {
+            spikes.values = Some(Values { rows: self.rows(images, 0, 0..self.output[0]), inputs: self.inputs(runs) });
+        }
+        let weights = Matrix { values: w, row: 1, column: inputs };
+        let to = Target::images(self.out_plane(), outs, out);
+        if let Some(buffers) = self.buffers {
+            return product_once(&spikes, x, weights, [inputs, outs, per_word], buffers, &to);
+        }
+        let pack = || Packed::new(weights, [inputs, outs], per_word, |n| vec![0.0; n]);
+        let Some(packed) = kept.panels(identity.clone(), pack) else { return false };
+        product(&spikes, x, &packed, &to);
+        true
+    }
+
+    /// How many floats weights that are not kept are packed into, and how many bytes the bits of all outputs are if they are found at once, for so many
+    /// images on so many threads.
+    pub fn scratch(&self, images: usize, threads: usize) -> [usize; 2] {
+        let Some(runs) = self.runs().filter(|_| self.goes_by_panels(images)) else { return [self.packed_floats(), 0] };
+        let inputs = self.channels * self.taps();
+        let floats = Packed::once_len([inputs, self.out_channels, runs.bits * runs.per_word], threads);
+        [floats, 2 * Spikes::bytes([images * self.out_plane(), inputs])]
     }
 
     /// How many floats the packed weights of all groups are; 0 where spikes are not looked for.
@@ -166,7 +215,10 @@ impl BySpikes<'_> {
                 scratch.spikes.clear(count * outputs, words);
                 if let Some(shifts) = &layout.shifts {
                     let positions = lines.start * width..lines.start * width + count * outputs;
-                    gather(shifts, channels, runs.bits * runs.per_word, positions, &scratch.lines, &mut scratch.spikes);
+                    let rows = shifts.rows[..channels * self.taps()].chunks(runs.bits * runs.per_word);
+                    for (bits, rows) in scratch.spikes.bits.chunks_exact_mut(positions.len()).zip(rows) {
+                        gather(shifts, rows, positions.start, &scratch.lines, bits);
+                    }
                 } else {
                     (0..count).for_each(|i| unroll(self, runs, i, lines.clone(), &scratch.lines, &mut scratch.spikes));
                 }
@@ -285,9 +337,14 @@ struct Shifts<'a> {
 }
 
 impl Shifts<'_> {
+    /// Do positions lie so?
+    fn fits(windows: &Windows) -> bool {
+        (0..2).all(|a| windows.input[a] == windows.output[a] * windows.stride[a])
+    }
+
     /// For so many images, if their positions lie so.
     fn new(windows: &Windows, images: usize) -> Option<Shifts<'_>> {
-        if !(0..2).all(|a| windows.input[a] == windows.output[a] * windows.stride[a]) {
+        if !Shifts::fits(windows) {
             return None;
         }
         let ([height, width], plane) = (windows.output, windows.out_plane());
@@ -328,37 +385,63 @@ impl Shifts<'_> {
 
     /// Sets the bits of some channels of image `i`, `x[channel][element]`, in their planes.
     fn read(&self, looker: Looker, i: usize, x: Elements<'_>, planes: &mut [u64]) -> Found {
-        let ([_, columns], [vertical, horizontal]) = (self.windows.input, self.windows.stride);
-        let (plane, mut all) = (self.windows.plane(), Found::default());
+        let [vertical, horizontal] = self.windows.stride;
+        let [height, width] = if self.phases == 1 { [1, self.windows.plane()] } else { self.windows.input };
         let first = self.margin * WORD + i * self.windows.out_plane();
-        for (n, values) in x.chunks(WORD).enumerate() {
+        // The line that is read, among those that are a stride apart which of them and in which phase, and how much of it has been read.
+        let (mut channels, mut all) = (planes.chunks_exact_mut(self.of_channel()), Found::default());
+        let Some(mut channel) = channels.next() else { return all };
+        let (mut line, mut row, mut phase, mut column) = (0, 0, 0, 0);
+        for values in x.chunks(WORD) {
             let found = looker.look(values);
             all = all.and(found);
-            let (start, end) = (n * WORD, n * WORD + values.len());
-            let mut at = start;
-            while at < end {
-                let (channel, element) = (at / plane, at % plane);
-                let planes = &mut planes[channel * self.of_channel()..][..self.of_channel()];
+            let (mut mask, mut left) = (found.mask, values.len());
+            while left > 0 {
+                let length = (width - column).min(left);
+                let bits = mask & ones(length);
                 if self.phases == 1 {
-                    let length = (plane - element).min(end - at);
-                    put(planes, first + element, found.mask >> (at - start) & ones(length));
-                    at += length;
-                    continue;
+                    put(channel, first + column, bits);
+                } else {
+                    let own = &mut channel[phase * horizontal * self.words..][..horizontal * self.words];
+                    let place = first + row * self.windows.output[1];
+                    for skipped in 0..horizontal.min(length) {
+                        // Lines are hardly ever read in parts.
+                        let (at, of) =
+                            if column == 0 { (0, skipped) } else { ((column + skipped) / horizontal, (column + skipped) % horizontal) };
+                        put(&mut own[of * self.words..][..self.words], place + at, every(bits >> skipped, horizontal));
+                    }
                 }
-                // Line by line, and of each the elements that are a stride apart.
-                let (y, x) = (element / columns, element % columns);
-                let length = (columns - x).min(end - at);
-                let line = found.mask >> (at - start) & ones(length);
-                for skipped in 0..horizontal.min(length) {
-                    let x = x + skipped;
-                    let phase = y % vertical * horizontal + x % horizontal;
-                    let place = first + y / vertical * self.windows.output[1] + x / horizontal;
-                    put(&mut planes[phase * self.words..][..self.words], place, every(line >> skipped, horizontal));
+                (mask, left, column) = (if length < WORD { mask >> length } else { 0 }, left - length, column + length);
+                if column == width {
+                    (column, line, phase) = (0, line + 1, phase + 1);
+                    if phase == vertical {
+                        (phase, row) = (0, row + 1);
+                    }
                 }
-                at += length;
+                if line == height {
+                    (line, row, phase) = (0, 0, 0);
+                    channel = channels.next().unwrap_or_default();
+                }
             }
         }
         all
+    }
+
+    /// The planes of all channels, and what was seen in them.
+    fn planes(&self, x: Elements<'_>, images: usize) -> (Vec<u64>, Found) {
+        let (channels, plane) = (self.windows.channels, self.windows.plane());
+        let mut planes = vec![0u64; channels * self.of_channel() + BEHIND];
+        let (bits, _) = planes.split_at_mut(channels * self.of_channel());
+        // Some channels at a time, so that small planes are looked at together.
+        let together = channels.div_ceil(4 * threads()).max(WORD.div_ceil(plane)).min(channels);
+        let of_channels = |(n, planes): (usize, &mut [u64])| {
+            let looker = Looker::new();
+            let channels_of = |i: usize| i * channels + n * together..i * channels + channels.min((n + 1) * together);
+            let image = |i: usize| x.range(channels_of(i).start * plane..channels_of(i).end * plane);
+            (0..images).map(|i| self.read(looker, i, image(i), planes)).fold(Found::default(), Found::and)
+        };
+        let found = bits.par_chunks_mut(together * self.of_channel()).enumerate().map(of_channels).reduce(Found::default, Found::and);
+        (planes, found)
     }
 
     /// What sixty-four positions from `at` on meet of a row.
@@ -369,20 +452,18 @@ impl Shifts<'_> {
 }
 
 simd_dispatch! {
-    /// What some positions meet in the planes of some channels, as [`Shifts`] has them: in `spikes` a row for each position, in words of so many inputs.
-    fn gather(shifts: &Shifts<'_>, channels: usize, per_word: usize, positions: Range<usize>, planes: &[u64], spikes: &mut Spikes) {
-        let inputs = &shifts.rows[..channels * shifts.windows.taps()];
-        for (inputs, bits) in inputs.chunks(per_word).zip(spikes.bits.chunks_exact_mut(spikes.rows)) {
-            for (at, bits) in positions.clone().step_by(TOGETHER * WORD).zip(bits.chunks_mut(TOGETHER * WORD)) {
-                let mut blocks = [[0; WORD]; TOGETHER];
-                for (j, [from, inside]) in inputs.iter().enumerate() {
-                    let (from, inside) = (fetch_some(planes, from + at), fetch_some(&shifts.inside, inside + at));
-                    blocks.iter_mut().zip(from).zip(inside).for_each(|((block, from), inside)| block[j] = from & inside);
-                }
-                for (block, bits) in blocks.iter_mut().zip(bits.chunks_mut(WORD)) {
-                    transpose(block);
-                    bits.copy_from_slice(&block[..bits.len()]);
-                }
+    /// What positions from the first on meet of the inputs of a word, in the planes of channels as [`Shifts`] has them: a word for each position.
+    fn gather(shifts: &Shifts<'_>, inputs: &[[usize; 2]], first: usize, planes: &[u64], bits: &mut [u64]) {
+        for (n, bits) in bits.chunks_mut(TOGETHER * WORD).enumerate() {
+            let at = first + n * TOGETHER * WORD;
+            let mut blocks = [[0; WORD]; TOGETHER];
+            for (j, [from, inside]) in inputs.iter().enumerate() {
+                let (from, inside) = (fetch_some(planes, from + at), fetch_some(&shifts.inside, inside + at));
+                blocks.iter_mut().zip(from).zip(inside).for_each(|((block, from), inside)| block[j] = from & inside);
+            }
+            for (block, bits) in blocks.iter_mut().zip(bits.chunks_mut(WORD)) {
+                transpose(block);
+                bits.copy_from_slice(&block[..bits.len()]);
             }
         }
     }
@@ -403,15 +484,7 @@ fn fetch_some(words: &[u64], at: usize) -> [u64; TOGETHER] {
 
 /// [`spikes_of_windows`] where positions lie as [`Shifts`] has them.
 fn shifted_planes(shifts: &Shifts<'_>, x: Elements<'_>, images: usize, spikes: &mut Spikes, few: impl Fn(Found) -> bool) -> Option<Found> {
-    let windows = shifts.windows;
-    let looker = Looker::new();
-    let mut planes = vec![0u64; windows.channels * shifts.of_channel() + BEHIND];
-    let of_channel = |(c, planes): (usize, &mut [u64])| {
-        let image = |i: usize| x.range((i * windows.channels + c) * windows.plane()..(i * windows.channels + c + 1) * windows.plane());
-        (0..images).map(|i| shifts.read(looker, i, image(i), planes)).fold(Found::default(), Found::and)
-    };
-    let of_channels = planes.par_chunks_exact_mut(shifts.of_channel()).take(windows.channels);
-    let found = of_channels.enumerate().map(of_channel).reduce(Found::default, Found::and);
+    let (planes, found) = shifts.planes(x, images);
     if !few(found) {
         return None;
     }
