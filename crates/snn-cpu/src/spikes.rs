@@ -154,7 +154,9 @@ pub struct Spikes {
 impl Spikes {
     /// Finds what is not zero in `x[rows, inputs]`; `None` where that is much.
     pub fn find(x: Elements<'_>, inputs: usize, densest: Densest) -> Option<Spikes> {
-        if !are_few(x, inputs, densest) {
+        // All of a small matrix is looked at below.
+        let sampled = x.len() > SAMPLE;
+        if sampled && !are_few(x, inputs, densest) {
             return None;
         }
         let rows = x.len() / inputs;
@@ -183,7 +185,8 @@ impl Spikes {
             rows: (0..rows).map(|r| (r * inputs) as i32).collect(),
             inputs: (0..words * WORD).map(|i| i as i32).collect(),
         });
-        if x.len() >= 1 << 30 || !found.are_few(x.len(), densest) {
+        let few = if sampled { found.are_few(x.len(), densest) } else { found.are_at_most(x.len(), densest) };
+        if x.len() >= 1 << 30 || !few {
             return None;
         }
         let mut spikes = Spikes { bits, rows, group, words, values, ..Spikes::default() };
@@ -375,9 +378,13 @@ impl Found {
         self.count == self.ones
     }
 
-    /// Are they few of so many that the dense product is not faster?
+    /// Are they few of so many that the dense product is not faster? What a sample said is believed until there are a fifth more.
     pub fn are_few(self, of: usize, densest: Densest) -> bool {
-        self.count as f64 <= 1.2 * if self.are_ones() { densest.ones } else { densest.values } * of as f64
+        self.are_at_most(of, Densest { ones: 1.2 * densest.ones, values: 1.2 * densest.values })
+    }
+
+    fn are_at_most(self, of: usize, densest: Densest) -> bool {
+        self.count as f64 <= if self.are_ones() { densest.ones } else { densest.values } * of as f64
     }
 
     fn new(mask: u64, ones: u64) -> Found {
