@@ -654,7 +654,7 @@ mod tests {
     fn sums_are_those_of_the_plain_order_to_the_bit() {
         // Images, groups, channels, output channels, input, kernel, stride, padding, dilation.
         type Case = (usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], [usize; 2]);
-        let cases: [Case; 16] = [
+        let cases: [Case; 19] = [
             (3, 1, 4, 8, [12, 12], [3, 3], [1, 1], [1, 1], [1, 1]),
             (1, 1, 7, 70, [28, 28], [3, 3], [1, 1], [1, 1], [1, 1]),
             (2, 2, 8, 32, [9, 11], [5, 4], [2, 3], [2, 0], [1, 1]),
@@ -671,6 +671,10 @@ mod tests {
             (300, 1, 64, 8, [1, 1], [1, 1], [1, 1], [0, 0], [1, 1]),
             (3, 1, 5, 8, [3, 300], [3, 3], [1, 1], [1, 1], [1, 1]),
             (2, 1, 6, 8, [12, 24], [4, 4], [4, 4], [0, 0], [1, 1]),
+            // Weights that do not stay in cache, with few outputs.
+            (2, 1, 64, 500, [4, 4], [3, 3], [1, 1], [1, 1], [1, 1]),
+            (3, 1, 60, 512, [6, 6], [3, 3], [2, 2], [1, 1], [1, 1]),
+            (70, 1, 512, 520, [1, 1], [1, 1], [1, 1], [0, 0], [1, 1]),
         ];
         for (images, groups, channels, out_channels, input, kernel, stride, padding, dilation) in cases {
             let size = |a: usize| (input[a] + 2 * padding[a] - dilation[a] * (kernel[a] - 1) - 1) / stride[a] + 1;
@@ -688,6 +692,12 @@ mod tests {
                 let want = plain(&windows, &x, &w, i, o, [at / output[1], at % output[1]]);
                 assert_eq!(value.to_bits(), want.to_bits(), "{windows:?}, image {i}, channel {o}, output {at}");
             }
+            // The same with weights that are packed once.
+            let buffers = Buffers::new(0);
+            let (once, mut same) = (BySpikes { buffers: Some(&buffers), ..c }, vec![f32::NAN; out.len()]);
+            let new: Vec<Kept> = (0..groups).map(|_| Kept::default()).collect();
+            assert!(once.compute(x[..].into(), &w, &new, &Identity::Named("w".into()), &mut same));
+            assert_eq!(same, out, "{windows:?}");
             // Values that are no spikes, and one weight that is not finite.
             let other: Vec<f32> = x.iter().map(|x| x * (next() - 0.5)).collect();
             assert!(c.compute(other[..].into(), &w, &kept, &Identity::Named("w".into()), &mut out));
