@@ -6,6 +6,7 @@
 //! result equals the interpreter's sum to the bit: spikes are exactly 0 and 1 and weights are finite, which is checked.
 #![allow(unsafe_code)]
 
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -21,7 +22,7 @@ use crate::spikes::{Elements, SORTED, Spikes, WORD};
 
 /// Floats that are added at a time: registers of every width divide it.
 pub const LANES: usize = 16;
-/// Columns of the simd_dispatch panel.
+/// Columns of the widest panel.
 const WIDEST: usize = 4 * LANES;
 /// Fewer additions than this are not worth a second thread.
 const WORTH_A_THREAD: usize = 1 << 19;
@@ -193,8 +194,9 @@ impl Packed {
 }
 
 /// Where the sums of a product go.
-pub struct Target {
+pub struct Target<'a> {
     to: Shared<f32>,
+    of: PhantomData<&'a mut [f32]>,
     rows: usize,
     columns: usize,
     /// The distances of rows and columns.
@@ -205,24 +207,24 @@ pub struct Target {
     blocks: usize,
 }
 
-impl Target {
+impl<'a> Target<'a> {
     /// `out[rows, columns]`, or, `transposed`, `out[columns, rows]`.
-    pub fn matrix(rows: usize, columns: usize, transposed: bool, out: &mut [f32]) -> Target {
+    pub fn matrix(rows: usize, columns: usize, transposed: bool, out: &'a mut [f32]) -> Target<'a> {
         assert_eq!(out.len(), rows * columns, "the output has a place for every sum");
         let (row, column) = if transposed { (1, rows) } else { (columns, 1) };
-        Target { to: Shared(out.as_mut_ptr()), rows, columns, row, column, block: rows.max(1), blocks: 0 }
+        Target { to: Shared(out.as_mut_ptr()), of: PhantomData, rows, columns, row, column, block: rows.max(1), blocks: 0 }
     }
 
     /// `out[image, column, position]`, of rows for each position of each image.
-    pub fn images(positions: usize, columns: usize, out: &mut [f32]) -> Target {
+    pub fn images(positions: usize, columns: usize, out: &'a mut [f32]) -> Target<'a> {
         assert!(out.len().is_multiple_of(positions * columns), "the output has a place for every sum");
         let (rows, to) = (out.len() / columns, Shared(out.as_mut_ptr()));
-        Target { to, rows, columns, row: 1, column: positions, block: positions, blocks: positions * columns }
+        Target { to, of: PhantomData, rows, columns, row: 1, column: positions, block: positions, blocks: positions * columns }
     }
 }
 
 /// Spikes times weights. `x` is the tensor that the spikes were found in.
-pub fn product(spikes: &Spikes, x: Elements<'_>, w: &Packed, to: &Target) {
+pub fn product(spikes: &Spikes, x: Elements<'_>, w: &Packed, to: &Target<'_>) {
     let part = Part { spikes, x, w, first_column: 0 };
     let tasks = w.panels() * part.groups();
     if threads() > 1 && spikes.count * w.columns > WORTH_A_THREAD {
@@ -241,7 +243,7 @@ pub fn product_once(
     w: Matrix<'_>,
     [inputs, columns, per_word]: [usize; 3],
     buffers: &Buffers,
-    to: &Target,
+    to: &Target<'_>,
 ) -> bool {
     let worth = threads() > 1 && spikes.count * columns > WORTH_A_THREAD;
     let width = Packed::lanes_of(columns) * LANES;
@@ -282,8 +284,8 @@ impl Part<'_> {
         self.spikes.rows.div_ceil(self.spikes.group)
     }
 
-    /// Task `t`: a panel and a group of rows. No other thread may do the same, or another part with the same columns.
-    fn compute(&self, t: usize, sums: &mut Vec<[f32; LANES]>, to: &Target) {
+    /// Task `t`: a panel and a group of rows. Only [`product`] and [`product_once`] call this, each task once.
+    fn compute(&self, t: usize, sums: &mut Vec<[f32; LANES]>, to: &Target<'_>) {
         let (spikes, w) = (self.spikes, self.w);
         let (p, g) = (t / self.groups(), t % self.groups());
         sums_of(spikes, self.x.values(), g, w, p, sums);

@@ -1,7 +1,7 @@
-//! Functions that are compiled for the simd_dispatch vectors of the processor.
+//! Functions that are compiled for the widest vectors of the processor.
 #![allow(unsafe_code)]
 
-/// Makes of a function one that is compiled for each width of vectors, and calls the simd_dispatch that the processor has. What it does
+/// Makes of a function one that is compiled for each width of vectors, and calls the widest that the processor has. What it does
 /// is the same for all: no product is contracted and no sum re-associated.
 macro_rules! simd_dispatch {
     (@made [$($generics:tt)*] [$($own:tt)*] $(#[$meta:meta])* $vis:vis fn $name:ident ($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
@@ -102,7 +102,7 @@ pub enum Width {
 
 #[cfg(target_arch = "x86_64")]
 impl Width {
-    /// The simd_dispatch that this processor has.
+    /// The widest that this processor has.
     #[inline]
     pub fn of_this_processor() -> Width {
         #[cfg(test)]
