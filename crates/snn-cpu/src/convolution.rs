@@ -97,8 +97,7 @@ pub fn convolve(
                 }
             }
             let unrolled = Unrolled { windows, products };
-            let sparse =
-                products.densest_in(windows).is_some_and(|densest| densest == Densest::ANY || are_few(a, windows.input[1], densest));
+            let sparse = products.densest_in(windows).is_some_and(|densest| are_few(a, windows.input[1], densest));
             if !sparse && unrolled.multiplies_planes() && windows.groups == 1 {
                 return unrolled.weight_gradient_of_planes(a.floats(buffers, &mut held), b, out);
             }

@@ -90,9 +90,7 @@ pub struct Code {
     builder: FunctionBuilderContext,
     /// Of each kernel the function for any elements, and that for whole vectors of [`wide::LANES`].
     functions: Vec<(FuncId, Option<FuncId>)>,
-    known: HashMap<Stencil, FuncId>,
-    /// Functions for whole vectors.
-    wide: HashMap<Vec<u8>, FuncId>,
+    known: HashMap<Stencil, (FuncId, Option<FuncId>)>,
     listing: Option<Listing>,
     text: String,
 }
@@ -152,7 +150,6 @@ impl Code {
             builder: FunctionBuilderContext::new(),
             functions: vec![],
             known: HashMap::new(),
-            wide: HashMap::new(),
             listing: None,
             text: String::new(),
         })
@@ -170,9 +167,19 @@ impl Code {
 
     /// Adds a kernel; they are numbered in order.
     pub fn kernel(&mut self, name: &str, shape: &Shape, body: &impl StepBody) -> Result<(), CompileError> {
-        let any = self.any(name, shape, body)?;
-        let whole = self.whole(name, shape, body)?;
-        self.functions.push((any, whole));
+        self.build(name, shape, body);
+        // Equal kernels, as those of equal layers are, are one function.
+        let stencil = Stencil(self.context.func.stencil.clone());
+        let functions = match self.known.get(&stencil) {
+            Some(functions) => *functions,
+            None => {
+                let functions = (self.any(name)?, self.whole(name, shape, body)?);
+                self.known.insert(stencil, functions);
+                functions
+            }
+        };
+        self.module.clear_context(&mut self.context);
+        self.functions.push(functions);
         Ok(())
     }
 
@@ -185,14 +192,22 @@ impl Code {
         if self.listing == Some(Listing::Assembly) {
             self.text.push_str(&format!("\n; {name}, sixteen elements at a time\n{text}"));
         }
-        if let Some(id) = self.wide.get(&code) {
-            return Ok(Some(*id));
-        }
-        let declared = self.module.declare_function(&format!("kernel{}wide", self.wide.len()), Linkage::Export, &self.signature());
+        let declared = self.module.declare_function(&format!("kernel{}wide", self.known.len()), Linkage::Export, &self.signature());
         let id = declared.map_err(failed)?;
         self.module.define_function_bytes(id, 64, &code, &[]).map_err(failed)?;
-        self.wide.insert(code, id);
         Ok(Some(id))
+    }
+
+    /// The function of a kernel for any elements, which has been built.
+    fn any(&mut self, name: &str) -> Result<FuncId, CompileError> {
+        let declared = self.module.declare_function(&format!("kernel{}", self.known.len()), Linkage::Export, &self.signature());
+        let id = declared.map_err(failed)?;
+        self.context.set_disasm(self.listing == Some(Listing::Assembly));
+        self.module.define_function(id, &mut self.context).map_err(|e| CompileError::CodeGeneration(format!("{e:?}")))?;
+        if let (Some(Listing::Assembly), Some(code)) = (self.listing, self.context.compiled_code()) {
+            self.text.push_str(&format!("\n; {name}\n{}", code.vcode.as_deref().unwrap_or("")));
+        }
+        Ok(id)
     }
 
     fn signature(&self) -> Signature {
@@ -201,8 +216,8 @@ impl Code {
         Signature { params, returns: vec![], call_conv: config.default_call_conv }
     }
 
-    /// The function of a kernel for any elements.
-    fn any(&mut self, name: &str, shape: &Shape, body: &impl StepBody) -> Result<FuncId, CompileError> {
+    /// Builds the function of a kernel for any elements.
+    fn build(&mut self, name: &str, shape: &Shape, body: &impl StepBody) {
         let pointer = self.module.target_config().pointer_type();
         self.context.func.signature = self.signature();
         let config = self.module.target_config();
@@ -236,24 +251,6 @@ impl Code {
             let listing = self.context.func.display().to_string().replacen(&convention, " {", 1);
             self.text.push_str(&format!("\n; {name}\n{listing}"));
         }
-        // Equal kernels, as those of equal layers are, are one function.
-        let stencil = Stencil(self.context.func.stencil.clone());
-        if let Some(id) = self.known.get(&stencil) {
-            self.module.clear_context(&mut self.context);
-            return Ok(*id);
-        }
-        let id = self
-            .module
-            .declare_function(&format!("kernel{}", self.known.len()), Linkage::Export, &self.context.func.signature)
-            .map_err(failed)?;
-        self.context.set_disasm(self.listing == Some(Listing::Assembly));
-        self.module.define_function(id, &mut self.context).map_err(|e| CompileError::CodeGeneration(format!("{e:?}")))?;
-        if let (Some(Listing::Assembly), Some(code)) = (self.listing, self.context.compiled_code()) {
-            self.text.push_str(&format!("\n; {name}\n{}", code.vcode.as_deref().unwrap_or("")));
-        }
-        self.module.clear_context(&mut self.context);
-        self.known.insert(stencil, id);
-        Ok(id)
     }
 
     /// Makes the code runnable.

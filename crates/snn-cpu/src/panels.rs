@@ -401,9 +401,20 @@ impl<'a> Block<'a> {
 
     /// Of `words` the one after `w`, if it is asked for: parts for each pair of rows, or each row.
     #[inline(always)]
-    fn ahead<'w, const N: usize>(self, words: &'w [[[[f32; LANES]; N]; WORD]], w: usize) -> std::slice::Chunks<'w, [[f32; LANES]; N]> {
+    fn ahead<'w, const N: usize>(self, words: &'w [[[[f32; LANES]; N]; WORD]], w: usize) -> Ahead<'w, N> {
         let next: &[[[f32; LANES]; N]] = if self.ahead { words.get(w + 1).map_or(&[], |next| next) } else { &[] };
-        next.chunks(next.len().div_ceil(self.rows.div_ceil(2)).max(1))
+        Ahead(next.chunks(next.len().div_ceil(self.rows.div_ceil(2)).max(1)))
+    }
+}
+
+/// Weights that are asked for before they are added.
+struct Ahead<'w, const N: usize>(std::slice::Chunks<'w, [[f32; LANES]; N]>);
+
+impl<const N: usize> Ahead<'_, N> {
+    /// Asks for the next part.
+    #[inline(always)]
+    fn ask(&mut self) {
+        self.0.next().unwrap_or_default().as_flattened().iter().for_each(prefetch);
     }
 }
 
@@ -441,7 +452,7 @@ macro_rules! add_values {
                     let (bits, pairs, rest) = block.word::<N>(w);
                     let mut ahead = block.ahead(words, w);
                     for pair in pairs {
-                        ahead.next().unwrap_or_default().as_flattened().iter().for_each(prefetch);
+                        ahead.ask();
                         let [r, s] = pair.map(usize::from);
                         let (mut first, mut second) = (bits[r], bits[s]);
                         if second == 0 {
@@ -462,7 +473,7 @@ macro_rules! add_values {
                         (sums[r], sums[s]) = ([$($sum),*], [$($other),*]);
                     }
                     for r in rest {
-                        ahead.next().unwrap_or_default().as_flattened().iter().for_each(prefetch);
+                        ahead.ask();
                         let r = *r as usize;
                         let mut ones = bits[r];
                         if ones == 0 {
@@ -515,7 +526,7 @@ simd_dispatch! {
             let (bits, pairs, rest) = block.word::<N>(w);
             let mut ahead = block.ahead(words, w);
             for pair in pairs {
-                ahead.next().unwrap_or_default().as_flattened().iter().for_each(prefetch);
+                ahead.ask();
                 let [r, s] = pair.map(usize::from);
                 let (mut first, mut second) = (bits[r], bits[s]);
                 if second == 0 {
@@ -533,7 +544,7 @@ simd_dispatch! {
                 (sums[r], sums[s]) = (a, b);
             }
             for r in rest {
-                ahead.next().unwrap_or_default().as_flattened().iter().for_each(prefetch);
+                ahead.ask();
                 let r = *r as usize;
                 let (mut ones, mut sum) = (bits[r], sums[r]);
                 while let Some(i) = next_one(&mut ones) {

@@ -90,8 +90,8 @@ impl Program {
         })
     }
 
-    fn unary(&mut self, i: Instruction, a: Vector) -> Vector {
-        Vector(self.add(Unary(i, a.0, None)))
+    fn unary(&mut self, i: Instruction, a: Vector, immediate: Option<u8>) -> Vector {
+        Vector(self.add(Unary(i, a.0, immediate)))
     }
 
     fn binary(&mut self, i: Instruction, a: Vector, b: Vector) -> Vector {
@@ -145,13 +145,13 @@ impl Lanes for Program {
         self.binary(avx512::AND, a, rest)
     }
     fn sqrt(&mut self, a: Vector) -> Vector {
-        self.unary(avx512::SQRT, a)
+        self.unary(avx512::SQRT, a, None)
     }
     fn floor(&mut self, a: Vector) -> Vector {
-        Vector(self.add(Unary(avx512::ROUND, a.0, Some(avx512::DOWN))))
+        self.unary(avx512::ROUND, a, Some(avx512::DOWN))
     }
     fn round(&mut self, a: Vector) -> Vector {
-        Vector(self.add(Unary(avx512::ROUND, a.0, Some(avx512::TO_NEAREST))))
+        self.unary(avx512::ROUND, a, Some(avx512::TO_NEAREST))
     }
     // The instructions give the second operand where one is NaN or both are zero.
     fn max(&mut self, a: Vector, b: Vector) -> Vector {
@@ -189,14 +189,14 @@ impl Lanes for Program {
         Vector(self.add(Blend(m.0, b.0, a.0)))
     }
     fn to_int(&mut self, a: Vector) -> Vector {
-        let (whole, limit) = (self.unary(avx512::TO_INTEGERS, a), self.float(2_147_483_648.0));
+        let (whole, limit) = (self.unary(avx512::TO_INTEGERS, a, None), self.float(2_147_483_648.0));
         let (beyond, most) = (self.compare(a, limit, avx512::GREATER_OR_EQUAL), self.int(i32::MAX));
         let whole = self.select(beyond, most, whole);
         let (ordered, zero) = (self.compare(a, a, avx512::ORDERED), self.int(0));
         self.select(ordered, whole, zero)
     }
     fn to_float(&mut self, a: Vector) -> Vector {
-        self.unary(avx512::TO_FLOATS, a)
+        self.unary(avx512::TO_FLOATS, a, None)
     }
     fn bits(&mut self, a: Vector) -> Vector {
         a
@@ -273,7 +273,7 @@ pub fn assemble(
     loop {
         let function = Function::write(&program.operations, &schedule, kept, first, &results)?;
         if function.slots == 0 || kept == 0 {
-            return Some(function.finish(&schedule.repeated[..kept], &program.operations, first + results.len()));
+            return Some(function.finish(&schedule.repeated[..kept], first + results.len()));
         }
         kept /= 2;
     }
@@ -348,6 +348,26 @@ fn pointer_register(i: usize) -> Option<Gpr> {
     FREE[1..].iter().chain(&KEPT).nth(i).copied()
 }
 
+/// The register of a pointer, which is read first if it has none of its own.
+fn pointer(i: usize, code: &mut Assembler) -> Gpr {
+    pointer_register(i).unwrap_or_else(|| {
+        code.load_pointer(FREE[0], i);
+        FREE[0]
+    })
+}
+
+/// Where a value is that is read and not computed.
+fn in_memory(operation: Operation, code: &mut Assembler) -> Operand {
+    match operation {
+        Constant(bits) => Operand::Constant(bits),
+        Repeated(i) => Operand::Repeated(pointer(i, code)),
+        Elements(i, bytes) => Operand::Elements(pointer(i, code), bytes),
+        Unary(..) | Binary(..) | Shift(..) | Compare(..) | Masks(..) | Not(_) | Blend(..) => {
+            unreachable!("{operation:?} is done before it is wanted")
+        }
+    }
+}
+
 impl<'a> Function<'a> {
     /// The body of the loop, with so many constants in registers from the last on; `None` without enough masks.
     fn write(operations: &'a [Operation], schedule: &Schedule, kept: usize, first: usize, results: &[(Id, u8)]) -> Option<Function<'a>> {
@@ -371,7 +391,7 @@ impl<'a> Function<'a> {
         }
         for (i, (id, bytes)) in results.iter().enumerate() {
             let from = f.vector(*id);
-            let to = f.pointer(first + i, |r| Operand::Elements(r, *bytes));
+            let to = Operand::Elements(pointer(first + i, &mut f.body), *bytes);
             f.body.store(from, to);
             f.done(schedule.order.len() + i, std::iter::once(*id));
             f.pinned = [false; VECTORS as usize];
@@ -380,7 +400,7 @@ impl<'a> Function<'a> {
     }
 
     /// The whole function.
-    fn finish(self, kept: &[Id], operations: &[Operation], pointers: usize) -> (Vec<u8>, String) {
+    fn finish(self, kept: &[Id], pointers: usize) -> (Vec<u8>, String) {
         let registers = (0..pointers).map_while(pointer_register).enumerate();
         let saved: Vec<Gpr> = registers.clone().map(|(_, r)| r).filter(|r| KEPT.contains(r)).collect();
         let mut code = Assembler::default();
@@ -388,30 +408,12 @@ impl<'a> Function<'a> {
         registers.for_each(|(i, r)| code.load_pointer(r, i));
         for (i, id) in kept.iter().enumerate() {
             let to = Zmm(kept_register(i) as u8);
-            match operations[*id] {
-                Repeated(i) => match pointer_register(i) {
-                    Some(r) => code.load(to, Operand::Repeated(r)),
-                    None => {
-                        code.load_pointer(FREE[0], i);
-                        code.load(to, Operand::Repeated(FREE[0]));
-                    }
-                },
-                Constant(bits) => code.load(to, Operand::Constant(bits)),
-                Elements(..) | Unary(..) | Binary(..) | Shift(..) | Compare(..) | Masks(..) | Not(_) | Blend(..) => {}
-            }
+            let from = in_memory(self.operations[*id], &mut code);
+            code.load(to, from);
         }
         code.each_vector(|code| code.append(self.body));
         code.leave(&saved, self.slots);
         code.finish()
-    }
-
-    /// An operand in memory at a pointer, whose register is read first if it has none of its own.
-    fn pointer(&mut self, i: usize, operand: impl FnOnce(Gpr) -> Operand) -> Operand {
-        let register = pointer_register(i);
-        if register.is_none() {
-            self.body.load_pointer(FREE[0], i);
-        }
-        operand(register.unwrap_or(FREE[0]))
     }
 
     /// Writes the operation at a place of the order.
@@ -544,14 +546,7 @@ impl<'a> Function<'a> {
         if let Some(slot) = self.spilled.get(&id) {
             return Operand::Slot(*slot);
         }
-        match self.operations[id] {
-            Constant(bits) => Operand::Constant(bits),
-            Repeated(i) => self.pointer(i, Operand::Repeated),
-            Elements(i, bytes) => self.pointer(i, |r| Operand::Elements(r, bytes)),
-            operation @ (Unary(..) | Binary(..) | Shift(..) | Compare(..) | Masks(..) | Not(_) | Blend(..)) => {
-                unreachable!("{operation:?} is done before it is wanted")
-            }
-        }
+        in_memory(self.operations[id], &mut self.body)
     }
 
     /// The register of a mask.
