@@ -17,7 +17,7 @@ use crate::products::Matrix;
 use crate::shared::{Shared, threads};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Width;
-use crate::simd::{prefetch, simd_dispatch};
+use crate::simd::{prefetch, simd_dispatch, transpose, transpose_to};
 use crate::spikes::{Elements, SORTED, Spikes, WORD};
 
 /// Floats that are added at a time: registers of every width divide it.
@@ -146,15 +146,20 @@ impl Packed {
             }
             // Squares, so that both sides stay in cache.
             for first in (0..down).step_by(LANES) {
-                for j in 0..across {
-                    let from = &w[first_input * input_stride + (first_column + j) * column_stride..];
-                    for i in first..(first + LANES).min(down) {
-                        let x = from[i * input_stride];
-                        finite &= x.is_finite();
-                        panel[i * width + j] = x;
+                for column in (0..across).step_by(LANES) {
+                    let [rows, columns] = [LANES.min(across - column), LANES.min(down - first)];
+                    let from = &w[(first_input + first) * input_stride + (first_column + column) * column_stride..];
+                    let to = &mut panel[first * width + column..];
+                    if input_stride == 1 {
+                        transpose(from, column_stride, [rows, columns], to, width);
+                        continue;
+                    }
+                    for (r, c) in (0..rows).flat_map(|r| (0..columns).map(move |c| (r, c))) {
+                        to[c * width + r] = from[r * column_stride + c * input_stride];
                     }
                 }
             }
+            finite = panel.chunks_exact(width).take(down).all(|row| row[..across].iter().fold(true, |all, x| all & x.is_finite()));
             finite
         });
         finite.reduce(|| true, |a, b| a && b).then_some(Packed { data, words, columns, lanes })
@@ -185,6 +190,17 @@ impl Packed {
 
     fn panels(&self) -> usize {
         self.columns.div_ceil(self.width())
+    }
+
+    /// The columns of each panel of so many columns.
+    pub fn width_of(columns: usize) -> usize {
+        Packed::lanes_of(columns) * LANES
+    }
+
+    /// A panel: `[word][WORD inputs][width]`.
+    pub fn panel(&self, p: usize) -> &[f32] {
+        let size = self.words * WORD * self.width();
+        &self.data[p * size..][..size]
     }
 
     /// The columns of a panel.
@@ -319,13 +335,12 @@ unsafe fn write(sums: &[[f32; LANES]], lanes: usize, width: usize, to: *mut f32,
         }
         return;
     }
-    // Squares, so that both sides stay in the L1 cache.
+    assert_eq!(row, 1, "rows or columns are side by side");
     for (block, sums) in sums.chunks(LANES * lanes).enumerate() {
-        for o in 0..width {
-            for (r, sums) in sums.chunks_exact(lanes).enumerate() {
-                // SAFETY: the caller's promise.
-                unsafe { *to.add((block * LANES + r) * row + o * column) = sums[o / LANES][o % LANES] };
-            }
+        for first in (0..width).step_by(LANES) {
+            let size = [sums.len() / lanes, LANES.min(width - first)];
+            // SAFETY: the caller's promise.
+            unsafe { transpose_to(&sums.as_flattened()[first..], lanes * LANES, size, to.add(block * LANES + first * column), column) };
         }
     }
 }

@@ -62,30 +62,87 @@ pub fn transposed(square: &[[f32; 16]; 16]) -> [[f32; 16]; 16] {
     #[cfg(target_arch = "x86_64")]
     if Width::of_this_processor() == Width::Avx512 {
         // SAFETY: the processor has been asked.
-        return unsafe { transposed_in_registers(square) };
+        return unsafe { squares::transposed(square) };
     }
     std::array::from_fn(|r| std::array::from_fn(|c| square[c][r]))
 }
 
-/// [`transposed`], where the compiler would move element by element: to interleave each row with the one eight rows on puts every
-/// element at twice its number, modulo 255, so that four times do it.
+/// `to[c][r] = from[r][c]` of up to 16 rows and columns, where the rows of either are so many elements apart.
+pub fn transpose(from: &[f32], from_row: usize, [rows, columns]: [usize; 2], to: &mut [f32], to_row: usize) {
+    assert!(rows == 0 || columns == 0 || (columns - 1) * to_row + rows <= to.len());
+    // SAFETY: the assertion above.
+    unsafe { transpose_to(from, from_row, [rows, columns], to.as_mut_ptr(), to_row) };
+}
+
+/// [`transpose`], to where others write between the rows.
+///
+/// # Safety
+/// There are as many rows and columns at `to`, and nobody else reads or writes them.
+pub unsafe fn transpose_to(from: &[f32], from_row: usize, [rows, columns]: [usize; 2], to: *mut f32, to_row: usize) {
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    assert!(rows.max(columns) <= 16 && (rows - 1) * from_row + columns <= from.len());
+    #[cfg(target_arch = "x86_64")]
+    if Width::of_this_processor() == Width::Avx512 {
+        // SAFETY: the processor has been asked; the assertion above, and the caller's promise.
+        return unsafe { squares::transpose(from.as_ptr(), from_row, [rows, columns], to, to_row) };
+    }
+    for c in 0..columns {
+        for r in 0..rows {
+            // SAFETY: the caller's promise.
+            unsafe { *to.add(c * to_row + r) = from[r * from_row + c] };
+        }
+    }
+}
+
+/// Transpositions where the compiler would move element by element.
 #[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transposed_in_registers(square: &[[f32; 16]; 16]) -> [[f32; 16]; 16] {
-    use std::arch::x86_64::{__m512, _mm512_loadu_ps, _mm512_permutex2var_ps, _mm512_setr_epi32, _mm512_storeu_ps};
-    let first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    let second = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-    let interleaved = |rows: [__m512; 16]| -> [__m512; 16] {
-        std::array::from_fn(|i| _mm512_permutex2var_ps(rows[i / 2], if i % 2 == 0 { first } else { second }, rows[i / 2 + 8]))
+mod squares {
+    use std::arch::x86_64::{
+        __m512, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_permutex2var_ps, _mm512_setr_epi32,
+        _mm512_setzero_ps, _mm512_storeu_ps,
     };
-    // SAFETY: each row has 16 floats.
-    let rows = std::array::from_fn(|i| unsafe { _mm512_loadu_ps(square[i].as_ptr()) });
-    let rows = interleaved(interleaved(interleaved(interleaved(rows))));
-    let mut to = [[0.0; 16]; 16];
-    // SAFETY: as above.
-    to.iter_mut().zip(rows).for_each(|(to, row)| unsafe { _mm512_storeu_ps(to.as_mut_ptr(), row) });
-    to
+
+    /// To interleave each row with the one eight rows on puts every element at twice its number, modulo 255, so that four times transpose a square.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn turned(rows: [__m512; 16]) -> [__m512; 16] {
+        let first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        let second = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+        let interleaved = |rows: [__m512; 16]| -> [__m512; 16] {
+            std::array::from_fn(|i| _mm512_permutex2var_ps(rows[i / 2], if i % 2 == 0 { first } else { second }, rows[i / 2 + 8]))
+        };
+        interleaved(interleaved(interleaved(interleaved(rows))))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub fn transposed(square: &[[f32; 16]; 16]) -> [[f32; 16]; 16] {
+        // SAFETY: each row has 16 floats.
+        let rows = turned(std::array::from_fn(|i| unsafe { _mm512_loadu_ps(square[i].as_ptr()) }));
+        let mut to = [[0.0; 16]; 16];
+        // SAFETY: as above.
+        to.iter_mut().zip(rows).for_each(|(to, row)| unsafe { _mm512_storeu_ps(to.as_mut_ptr(), row) });
+        to
+    }
+
+    /// # Safety
+    /// There have to be as many rows and columns, at most 16, at both addresses.
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn transpose(from: *const f32, from_row: usize, [rows, columns]: [usize; 2], to: *mut f32, to_row: usize) {
+        let mask = |n: usize| ((1u32 << n) - 1) as u16;
+        let (of_row, of_column) = (mask(columns), mask(rows));
+        let row = |i: usize| match i < rows {
+            // SAFETY: the mask leaves the columns that there are.
+            true => unsafe { _mm512_maskz_loadu_ps(of_row, from.add(i * from_row)) },
+            false => _mm512_setzero_ps(),
+        };
+        for (i, column) in turned(std::array::from_fn(row)).into_iter().enumerate().take(columns) {
+            // SAFETY: as above, of rows.
+            unsafe { _mm512_mask_storeu_ps(to.add(i * to_row), of_column, column) };
+        }
+    }
 }
 
 /// The instructions of a function of [`simd_dispatch`].
