@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use snn_plan::buffers::Buffers;
 use snn_plan::convolution::{ConvolutionPlan, Direction, Windows};
 
+use crate::direct;
 use crate::fourier;
 use crate::integer_windows::ByIntegers;
 use crate::lines;
@@ -81,7 +82,12 @@ pub fn convolve(
                 }
             } else {
                 let filters = !products.is_exact() && winograd::fits(windows, images);
-                if !filters || !winograd::input_gradient(windows, buffers, a, b, out) {
+                if filters && winograd::input_gradient(windows, buffers, a, b, out) {
+                    return;
+                }
+                if products.are_fastest() && direct::fits_input_gradient(windows, images) {
+                    direct::input_gradient(windows, buffers, a, b, out);
+                } else {
                     Unrolled { windows, products }.input_gradient(a, b, out);
                 }
             }
@@ -114,6 +120,9 @@ pub fn convolve(
 /// Up to which densities of the input the gradient of weights is faster by spikes than by filtering.
 const SPARSE: Densest = Densest { ones: 0.35, values: 0.3 };
 
+/// And up to which a convolution is, than all products without unrolled windows.
+const DIRECTLY: Densest = Densest { ones: 0.75, values: 0.5 };
+
 /// Is the gradient of weights faster by filtering?
 fn filters_weight_gradient(windows: &Windows, products: Products, x: Elements<'_>) -> bool {
     let images = x.len() / (windows.channels * windows.plane());
@@ -138,7 +147,12 @@ fn forward(
         return;
     }
     let sparse = |densest| lines::sparse(windows).is_some_and(|sparse| densest == Densest::ANY || are_few(x, windows.input[1], sparse));
-    let by_spikes = products.densest_in(windows).filter(|densest| !by_lines || sparse(*densest));
+    let directly =
+        products.are_fastest() && !by_lines && direct::fits_forward(windows, x.len() / (windows.channels * windows.plane()).max(1));
+    let by_spikes = products
+        .densest_in(windows)
+        .map(|densest| if directly { densest.at_most(DIRECTLY) } else { densest })
+        .filter(|densest| !by_lines || sparse(*densest));
     if by_spikes.is_some_and(|densest| BySpikes { windows, densest, buffers: packing }.compute(x, w, kept, identity, out)) {
         return;
     }
@@ -146,7 +160,7 @@ fn forward(
     let x = x.floats(buffers, &mut held);
     if by_lines {
         lines::forward(windows, x, w, out);
-    } else {
+    } else if !directly || !direct::forward(windows, &kept[0], packing, buffers, (x, w), identity, out) {
         Unrolled { windows, products }.forward(x, w, out);
     }
 }
@@ -586,7 +600,7 @@ mod tests {
     /// Images, groups, channels, output channels, input, kernel, stride, padding, dilation.
     type Case = (usize, usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], [usize; 2]);
 
-    const CASES: [Case; 31] = [
+    const CASES: [Case; 36] = [
         (3, 1, 4, 8, [12, 12], [3, 3], [1, 1], [1, 1], [1, 1]),
         (1, 1, 7, 70, [28, 28], [3, 3], [1, 1], [1, 1], [1, 1]),
         (2, 2, 8, 32, [9, 11], [5, 4], [2, 3], [2, 0], [1, 1]),
@@ -623,6 +637,13 @@ mod tests {
         (2, 1, 32, 48, [37, 50], [3, 3], [1, 1], [1, 1], [1, 1]),
         (3, 1, 33, 32, [12, 9], [3, 3], [1, 1], [0, 2], [1, 1]),
         (14, 1, 64, 64, [4, 4], [3, 3], [1, 1], [2, 0], [1, 1]),
+        // Places of small images: words of whole channels and not, one that no element of the kernel meets, and channels that fill no tile.
+        (11, 1, 38, 64, [5, 6], [3, 3], [2, 2], [1, 1], [1, 1]),
+        (4, 1, 33, 70, [2, 2], [5, 5], [1, 1], [3, 2], [1, 1]),
+        (9, 1, 130, 128, [2, 2], [3, 3], [1, 1], [1, 1], [1, 1]),
+        // Positions along lines of padded images: bands of them, and tiles that are not full.
+        (2, 1, 3, 64, [45, 41], [7, 7], [2, 2], [3, 3], [1, 1]),
+        (3, 1, 30, 96, [9, 22], [3, 5], [1, 1], [2, 3], [2, 1]),
     ];
 
     fn close(found: &[f32], want: &[f32], what: &str) {
@@ -686,11 +707,30 @@ mod tests {
         }
     }
 
+    /// The cases above have all that [`direct`] does in them.
+    #[test]
+    fn cases_are_computed_directly() {
+        let windows = |(_, _, channels, outs, input, kernel, stride, padding, dilation): Case| {
+            let output = [0, 1].map(|a| (input[a] + 2 * padding[a] - dilation[a] * (kernel[a] - 1) - 1) / stride[a] + 1);
+            Windows { groups: 1, channels, out_channels: outs, input, output, kernel, stride, padding, dilation }
+        };
+        let ungrouped = || CASES.into_iter().filter(|case| case.1 == 1);
+        let forward = ungrouped().filter(|case| direct::fits_forward(&windows(*case), case.0)).count();
+        let back = ungrouped().filter(|case| direct::fits_input_gradient(&windows(*case), case.0)).count();
+        if crate::microkernel::is_fast() {
+            assert!(forward >= 6 && back >= 4, "{forward} forward, {back} of gradients");
+        } else {
+            assert_eq!((forward, back), (0, 0));
+        }
+    }
+
     /// An element that is not finite reaches the sums that it is part of and no others, in every direction.
     #[test]
     fn infinities_stay_where_they_are() {
         let tiles = infinities(9, [32, 40], [7, 7], [3, 3], [1, 1]);
         assert!(winograd::fits_weight_gradient(&tiles, 9));
+        let places = infinities(5, [40, 64], [2, 3], [3, 3], [1, 1]);
+        assert!(!winograd::fits(&places, 5));
         let lines = infinities(8, [64, 65], [1, 60], [1, 17], [0, 8]);
         assert!(taps::fits_input_gradient(&lines) && fourier::fits(&lines, 8));
     }

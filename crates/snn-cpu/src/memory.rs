@@ -7,6 +7,7 @@ use snn_plan::selection::Place;
 use snn_plan::{Kernel, Plan, Task};
 
 use crate::convolution::{floats_of_parts, unrolled_floats};
+use crate::direct;
 use crate::fourier;
 use crate::integer_windows::ByIntegers;
 use crate::integers::{Integers, scratch_bytes};
@@ -89,10 +90,12 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], converted: u
     let images = |outs: usize| outs / (w.out_channels * w.out_plane()).max(1);
     match c.direction {
         Direction::Forward => {
+            let images = first / (w.channels * w.plane()).max(1);
             let dense = if lines::fits_forward(w) { 0 } else { unrolled };
-            let [packed, bits] = by_spikes(w).scratch(first / (w.channels * w.plane()).max(1), threads);
+            let [packed, bits] = by_spikes(w).scratch(images, threads);
             let packed = packed.saturating_mul(FLOAT).max(ByIntegers(w).kept_bytes());
-            let shared = if c.packed.is_some() { converted } else { converted.saturating_add(packed) };
+            let packed = if c.packed.is_some() { 0 } else { packed };
+            let shared = converted.saturating_add(packed).saturating_add(direct_bytes(c, images, threads));
             Scratch { shared, own: dense.max(bits).max(ByIntegers(w).scratch_bytes(first, threads)) }
         }
         Direction::InputGradient if lines::fits_input_gradient(w) => Scratch { shared: converted, own: 0 },
@@ -103,7 +106,7 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], converted: u
             Scratch { shared: shared.saturating_add(converted), own: 0 }
         }
         Direction::InputGradient => {
-            let shared = filtered_bytes(c, images(first), threads);
+            let shared = filtered_bytes(c, images(first), threads).max(direct_bytes(c, images(first), threads));
             Scratch { shared: shared.saturating_add(converted), own: unrolled }
         }
         Direction::WeightGradient if lines::fits_weight_gradient(w) => Scratch { shared: converted, own: 0 },
@@ -118,6 +121,11 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], converted: u
             Scratch { shared: rows.max(filtered), own: bits.max(unrolled.saturating_add(parts)) }
         }
     }
+}
+
+/// What a convolution or gradient takes in [`direct`].
+fn direct_bytes(c: &ConvolutionPlan, images: usize, threads: usize) -> usize {
+    bytes_of([0, direct::scratch_floats(&c.windows, c.direction, images)], threads)
 }
 
 /// What a gradient takes in [`winograd`].

@@ -197,6 +197,16 @@ impl<'a> MatrixMut<'a> {
         (0..self.columns).step_by(columns).map(block).collect()
     }
 
+    /// Blocks of up to `rows` rows, from top to bottom.
+    pub fn row_blocks(self, rows: usize) -> Vec<MatrixMut<'a>> {
+        let block = |first: usize| {
+            // SAFETY: the first element of a row of the matrix; each row is in one block.
+            let values = unsafe { self.values.add(first * self.row) };
+            MatrixMut { values, rows: rows.min(self.rows - first), ..self }
+        };
+        (0..self.rows).step_by(rows).map(block).collect()
+    }
+
     /// Some of the rows.
     fn row_block(&mut self, rows: std::ops::Range<usize>) -> MatrixMut<'_> {
         assert!(rows.end <= self.rows);

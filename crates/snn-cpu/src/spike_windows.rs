@@ -284,6 +284,12 @@ impl BySpikes<'_> {
     }
 }
 
+/// How many inputs of a window a word has, in the order channel, row, column; nothing where a row of the kernel is longer than a word.
+pub fn inputs_of_a_word(windows: &Windows) -> Option<usize> {
+    let runs = BySpikes { windows, densest: Densest::ANY, buffers: None }.runs()?;
+    Some(runs.bits * runs.per_word)
+}
+
 /// Words of a padded row; one more, so that a run may begin anywhere.
 fn line_words(windows: &Windows) -> usize {
     (windows.input[1] + 2 * windows.padding[1]).div_ceil(WORD) + 1

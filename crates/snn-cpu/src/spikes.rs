@@ -34,6 +34,11 @@ impl Densest {
     /// Always.
     pub const ANY: Densest = Densest { ones: 1.0, values: 1.0 };
 
+    /// The smaller of each.
+    pub fn at_most(self, other: Densest) -> Densest {
+        Densest { ones: self.ones.min(other.ones), values: self.values.min(other.values) }
+    }
+
     /// As long as the dense product is not faster, by the vectors of this processor; `windows` says whether those of a convolution would be unrolled for
     /// it. Measured with products of 1,024 x 512 x 1,024, pointwise convolutions of 256 channels and others of 64 and 128 (Zen 5, before that Zen 4); not
     /// measured anew on each machine, so that equal processors compute equal bits.

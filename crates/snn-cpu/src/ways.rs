@@ -51,6 +51,11 @@ impl Products {
         }
     }
 
+    /// May any kernel be taken, and none of its operands be rounded?
+    pub fn are_fastest(self) -> bool {
+        self.kernel == ProductKernel::Fastest && !self.bf16
+    }
+
     /// Is every sum that of the interpreter?
     pub fn is_exact(self) -> bool {
         self.kernel == ProductKernel::Exact
