@@ -111,7 +111,13 @@ pub fn convolve(
             // The gradient of results as `[positions, channels]`.
             crate::moves::transpose(b, [windows.out_channels, windows.out_plane()], &mut rows);
             if !weight_gradient_of_spikes(windows, buffers, products, (a, &rows), out) {
-                unrolled.weight_gradient(a.floats(buffers, &mut held), &rows, out);
+                let images = a.len() / (windows.channels * windows.plane());
+                let a = a.floats(buffers, &mut held);
+                if products.are_fastest() && direct::fits_weight_gradient(windows, images) {
+                    direct::weight_gradient(windows, buffers, a, &rows, out);
+                } else {
+                    unrolled.weight_gradient(a, &rows, out);
+                }
             }
         }
     }
@@ -716,11 +722,12 @@ mod tests {
         };
         let ungrouped = || CASES.into_iter().filter(|case| case.1 == 1);
         let forward = ungrouped().filter(|case| direct::fits_forward(&windows(*case), case.0)).count();
+        let weights = ungrouped().filter(|case| direct::fits_weight_gradient(&windows(*case), case.0)).count();
         let back = ungrouped().filter(|case| direct::fits_input_gradient(&windows(*case), case.0)).count();
         if crate::microkernel::is_fast() {
-            assert!(forward >= 6 && back >= 4, "{forward} forward, {back} of gradients");
+            assert!(forward >= 6 && back >= 4 && weights >= 4, "{forward} forward, {back} of gradients of inputs, {weights} of weights");
         } else {
-            assert_eq!((forward, back), (0, 0));
+            assert_eq!((forward, back, weights), (0, 0, 0));
         }
     }
 

@@ -35,6 +35,12 @@ const WORDS: usize = 3;
 const MOST_TERMS: usize = 1 << 14;
 /// Floats of a padded image, or of what all images of a gradient have: they stay in the L2 cache.
 const MOST_FLOATS: usize = 1 << 18;
+/// Floats of all padded images of a gradient of weights.
+const MOST_PADDED: usize = 1 << 20;
+/// Kernels less wide than this leave too much of a tile empty.
+const FEWEST_ACROSS: usize = 3;
+/// Into how many parts the channels of a gradient of weights are divided.
+const TASKS: usize = 8;
 /// Channels of the result whose weights are in another order at a time.
 const BLOCK: usize = 64;
 /// How many channels of the result ahead weights are asked for.
@@ -81,17 +87,31 @@ pub fn fits_input_gradient(windows: &Windows, images: usize) -> bool {
         && images.saturating_mul(x.max(g)) <= MOST_FLOATS
 }
 
-/// The floats that each thread takes; none where it does not fit.
-pub fn scratch_floats(windows: &Windows, direction: Direction, images: usize) -> usize {
+/// Is the gradient of weights, where it is neither filtered nor of spikes?
+pub fn fits_weight_gradient(windows: &Windows, images: usize) -> bool {
+    microkernel::is_fast()
+        && windows.groups == 1
+        && (FEWEST_ACROSS..=ROWS).contains(&windows.kernel[1])
+        && windows.out_channels.is_multiple_of(COLUMNS)
+        && images.saturating_mul(padded(windows)) <= MOST_PADDED
+}
+
+/// The floats that all threads share, and that each takes; none where it does not fit.
+pub fn scratch_floats(windows: &Windows, direction: Direction, images: usize) -> [usize; 2] {
     let width = Packed::width_of(windows.out_channels);
     match direction {
         Direction::Forward => match rows(windows, images) {
-            Some(Rows::Images) => images_together(windows) * windows.out_plane() * width,
-            Some(Rows::Positions) => padded(windows) + lines_together(windows) * windows.output[1] * width,
-            None => 0,
+            Some(Rows::Images) => [0, images_together(windows) * windows.out_plane() * width],
+            Some(Rows::Positions) => [0, padded(windows) + lines_together(windows) * windows.output[1] * width],
+            None => [0, 0],
         },
-        Direction::InputGradient if fits_input_gradient(windows, images) => COLUMNS * (images * windows.plane() + BLOCK * windows.taps()),
-        Direction::InputGradient | Direction::WeightGradient => 0,
+        Direction::InputGradient if fits_input_gradient(windows, images) => {
+            [0, COLUMNS * (images * windows.plane() + BLOCK * windows.taps())]
+        }
+        Direction::WeightGradient if fits_weight_gradient(windows, images) => {
+            [images * padded(windows), COLUMNS * channels_together(windows) * windows.taps()]
+        }
+        Direction::InputGradient | Direction::WeightGradient => [0, 0],
     }
 }
 
@@ -103,6 +123,11 @@ fn images_together(windows: &Windows) -> usize {
 /// Lines of an image that a task computes at a time.
 fn lines_together(windows: &Windows) -> usize {
     (SUMS / windows.output[1]).clamp(1, windows.output[0])
+}
+
+/// Channels whose gradients of weights a task sums.
+fn channels_together(windows: &Windows) -> usize {
+    windows.channels.div_ceil(TASKS)
 }
 
 fn padded_size(windows: &Windows) -> [usize; 2] {
@@ -236,7 +261,7 @@ impl Forward<'_> {
             Rows::Images => images_together(self.windows),
             Rows::Positions => 1,
         };
-        let scratch = || self.buffers.scratch(scratch_floats(self.windows, Direction::Forward, self.x.len() / self.of_image()));
+        let scratch = || self.buffers.scratch(scratch_floats(self.windows, Direction::Forward, self.x.len() / self.of_image())[1]);
         let some = |scratch: &mut [f32], (i, mut out): (usize, MatrixMut<'_>)| {
             let images = out.sizes()[0];
             let x = &self.x[i * together * self.of_image()..][..images * self.of_image()];
@@ -275,12 +300,9 @@ impl Forward<'_> {
 
     fn image(&self, x: &[f32], weights: &[f32], scratch: &mut [f32], out: &mut MatrixMut<'_>) {
         let windows = self.windows;
-        let ([height, width], [down, across]) = (padded_size(windows), windows.stride);
+        let ([_, width], [down, across]) = (padded_size(windows), windows.stride);
         let (image, scratch) = scratch.split_at_mut(padded(windows));
-        image.fill(0.0);
-        for (plane, to) in x.chunks_exact(windows.plane()).zip(image.chunks_exact_mut(height * width)) {
-            put_inside(plane, windows.input, windows.padding, 0, width, to);
-        }
+        pad(windows, x, image);
         let [out_height, out_width] = windows.output;
         let together = lines_together(windows);
         for out in out.rows_mut() {
@@ -322,6 +344,15 @@ impl Forward<'_> {
             }
         }
         sums.chunks_exact(count).collect()
+    }
+}
+
+/// An image with zeros around it.
+fn pad(windows: &Windows, image: &[f32], to: &mut [f32]) {
+    let [height, width] = padded_size(windows);
+    to.fill(0.0);
+    for (plane, to) in image.chunks_exact(windows.plane()).zip(to.chunks_exact_mut(height * width)) {
+        put_inside(plane, windows.input, windows.padding, 0, width, to);
     }
 }
 
@@ -370,7 +401,7 @@ pub fn input_gradient(windows: &Windows, buffers: &Buffers, g: &[f32], w: &[f32]
         out.rows_mut().iter_mut().zip(sums.chunks_exact(plane)).for_each(|(out, sums)| write([sums].into_iter(), plane, out));
     };
     let parts = MatrixMut::new(out, images, channels * plane, channels * plane).column_blocks(COLUMNS * plane);
-    let scratch = || buffers.scratch(scratch_floats(windows, Direction::InputGradient, images));
+    let scratch = || buffers.scratch(scratch_floats(windows, Direction::InputGradient, images)[1]);
     parts.into_par_iter().enumerate().with_max_len(1).for_each_init(scratch, |scratch, p| part(scratch, p));
 }
 
@@ -390,4 +421,47 @@ fn kernels(w: &[f32], [channels, taps]: [usize; 2], first: usize, outs: Range<us
             }
         }
     }
+}
+
+/// The gradient of the weights into `out`, from the input and the gradient of the result as `[position, channel]`. It has to fit. The rows
+/// of a tile are the elements of a line of the kernel, and the terms of a sum are positions.
+pub fn weight_gradient(windows: &Windows, buffers: &Buffers, x: &[f32], g: &[f32], out: &mut [f32]) {
+    let (channels, outs, taps) = (windows.channels, windows.out_channels, windows.taps());
+    let ([height, width], [out_height, out_width]) = (padded_size(windows), windows.output);
+    let of_image = channels * windows.plane();
+    let [shared, own] = scratch_floats(windows, Direction::WeightGradient, x.len() / of_image);
+    let mut images = buffers.scratch(shared);
+    images.par_chunks_exact_mut(padded(windows)).zip(x.par_chunks_exact(of_image)).for_each(|(to, image)| pad(windows, image, to));
+    let images = &images[..];
+    // What a position and a line more is on both sides.
+    let pairs: Vec<[u32; 2]> = (0..out_width).map(|x| [(x * windows.stride[1]) as u32, (x * outs) as u32]).collect();
+    let steps = [windows.stride[0] * width, out_width * outs];
+    let together = lines_together(windows);
+    let terms = [together, out_height % together].map(|lines| Terms::new(pairs.clone(), lines, steps));
+    let part = |scratch: &mut [f32], (first_column, first, mut out): (usize, usize, MatrixMut<'_>)| {
+        let own = out.sizes()[1] / taps;
+        let sums = &mut scratch.as_chunks_mut::<COLUMNS>().0[..own * taps];
+        sums.fill([0.0; COLUMNS]);
+        for (image, g) in images.chunks_exact(padded(windows)).zip(g.chunks_exact(windows.out_plane() * outs)) {
+            let image = &image[first * height * width..][..own * height * width];
+            for line in (0..out_height).step_by(together) {
+                let terms = &terms[usize::from(out_height - line < together)];
+                let g = &g[line * steps[1] + first_column..];
+                for (i, sums) in sums.chunks_exact_mut(windows.kernel[1]).enumerate() {
+                    let (channel, ky) = (i / windows.kernel[0], i % windows.kernel[0]);
+                    let image = &image[channel * height * width + line * steps[0] + ky * windows.dilation[0] * width..];
+                    add_products(terms, image, windows.dilation[1], g, sums, 1);
+                }
+            }
+        }
+        for (lane, row) in out.rows_mut().into_iter().enumerate() {
+            row.iter_mut().zip(sums.iter()).for_each(|(to, sums)| *to = sums[lane]);
+        }
+    };
+    let mut parts = Vec::new();
+    for (i, rows) in MatrixMut::new(out, outs, channels * taps, channels * taps).row_blocks(COLUMNS).into_iter().enumerate() {
+        let blocks = rows.column_blocks(channels_together(windows) * taps).into_iter().enumerate();
+        parts.extend(blocks.map(|(c, out)| (i * COLUMNS, c * channels_together(windows), out)));
+    }
+    parts.into_par_iter().with_max_len(1).for_each_init(|| buffers.scratch(own), |scratch, p| part(scratch, p));
 }

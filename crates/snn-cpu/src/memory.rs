@@ -115,7 +115,8 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], converted: u
             let packed = FLOAT.saturating_mul(Packed::once_len([positions, w.out_channels, WORD], threads));
             let bits = Spikes::bytes([w.channels * w.taps(), positions]);
             // Of the gradient as rows, and what is packed of it or the input as floats; or of that and its tiles.
-            let rows = FLOAT.saturating_mul(second).saturating_add(packed.max(converted));
+            let directly = direct_bytes(c, images(second), threads).saturating_add(converted);
+            let rows = FLOAT.saturating_mul(second).saturating_add(packed.max(converted).max(directly));
             let filtered = filtered_bytes(c, images(second), threads).saturating_add(converted);
             let parts = FLOAT.saturating_mul(floats_of_parts(w));
             Scratch { shared: rows.max(filtered), own: bits.max(unrolled.saturating_add(parts)) }
@@ -125,7 +126,7 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], converted: u
 
 /// What a convolution or gradient takes in [`direct`].
 fn direct_bytes(c: &ConvolutionPlan, images: usize, threads: usize) -> usize {
-    bytes_of([0, direct::scratch_floats(&c.windows, c.direction, images)], threads)
+    bytes_of(direct::scratch_floats(&c.windows, c.direction, images), threads)
 }
 
 /// What a gradient takes in [`winograd`].
