@@ -1,5 +1,5 @@
-//! Convolutions and their gradients: windows unrolled for the `gemm` crate, some positions at a time so that they stay in cache, or,
-//! where the input is spikes, as bits ([`crate::spike_windows`]).
+//! Convolutions and their gradients: which way is the fastest, and windows unrolled for the `gemm` crate, some positions at a time so that
+//! they stay in cache, where no other way fits. Where the input is spikes, windows are bits ([`crate::spike_windows`]).
 //!
 //! With the windows of some positions of the result as a matrix `U[input channels and kernel, positions]`, for each group of channels:
 //! the result is `W U`, the gradient of the input is what `Wᵀ G` gives back to where `U` came from, and that of the weights is
@@ -126,7 +126,7 @@ pub fn convolve(
 /// Up to which densities of the input the gradient of weights is faster by spikes than by filtering.
 const SPARSE: Densest = Densest { ones: 0.35, values: 0.3 };
 
-/// And up to which a convolution is, than all products without unrolled windows.
+/// And up to which a convolution is faster by spikes than by [`direct`]. Measured with 64 channels at 16 x 16 places, 128 at 8 x 8 and 256 at 4 x 4.
 const DIRECTLY: Densest = Densest { ones: 0.75, values: 0.5 };
 
 /// Is the gradient of weights faster by filtering?

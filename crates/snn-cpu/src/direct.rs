@@ -20,6 +20,7 @@ use crate::shared::threads;
 use crate::simd::{prefetch, transpose};
 use crate::spike_windows::inputs_of_a_word;
 use crate::spikes::WORD;
+use crate::winograd;
 
 /// Fewer images than this leave too much of a tile empty.
 const FEWEST_IMAGES: usize = 4;
@@ -87,13 +88,14 @@ pub fn fits_input_gradient(windows: &Windows, images: usize) -> bool {
         && images.saturating_mul(x.max(g)) <= MOST_FLOATS
 }
 
-/// Is the gradient of weights, where it is neither filtered nor of spikes?
+/// Is the gradient of weights, where it is not filtered?
 pub fn fits_weight_gradient(windows: &Windows, images: usize) -> bool {
     microkernel::is_fast()
         && windows.groups == 1
         && (FEWEST_ACROSS..=ROWS).contains(&windows.kernel[1])
         && windows.out_channels.is_multiple_of(COLUMNS)
         && images.saturating_mul(padded(windows)) <= MOST_PADDED
+        && !winograd::fits_weight_gradient(windows, images)
 }
 
 /// The floats that all threads share, and that each takes; none where it does not fit.
