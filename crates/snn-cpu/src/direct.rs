@@ -1,5 +1,5 @@
-//! Dense convolutions, and the gradients of their inputs, without unrolled windows: a list says which inputs and weights a sum has, and
-//! [`crate::microkernel`] adds them up, in the order channel, row, column.
+//! Dense convolutions and their gradients without unrolled windows: a list says which inputs and weights a sum has, and
+//! [`crate::microkernel`] adds them up.
 //!
 //! The eight rows of a tile are positions along a line of a padded image. Where images are small, they are the same position of eight
 //! images; then an element of the kernel is multiplied only where it meets one of the image, which at 2 x 2 positions and a kernel of
@@ -170,7 +170,7 @@ pub fn forward(
     let once = |(p, out): (usize, MatrixMut<'_>)| {
         let own = Matrix { values: &w[p * width * inputs..], ..weights };
         let sizes = [inputs, width.min(outs - p * width)];
-        let Some(packed) = Packed::new(own, sizes, per_word, |n| buffers.take(n)) else { return false };
+        let Some(packed) = Packed::in_width(width, own, sizes, per_word, |n| buffers.take(n)) else { return false };
         forward.panel(packed.panel(0), out, !each);
         buffers.give(packed.into_memory());
         true
@@ -294,7 +294,7 @@ impl Forward<'_> {
             sums: first * places + place..(count.min(first + ROWS) - 1) * places + place + 1,
         };
         let tiles: Vec<Tile> = (0..places).flat_map(|place| (0..count).step_by(ROWS).map(move |first| tile(place, first))).collect();
-        let sums = self.add(&tiles, places, (x, self.of_image()), weights, &mut scratch.as_chunks_mut().0[..], count * places);
+        let sums = self.add(&tiles, places, (x, self.of_image()), weights, scratch.as_chunks_mut().0, count * places);
         for (i, out) in out.rows_mut().into_iter().enumerate() {
             write(sums.iter().map(|sums| &sums[i * places..][..places]), places, out);
         }
@@ -316,7 +316,7 @@ impl Forward<'_> {
                     sums: line * out_width + x..line * out_width + out_width.min(x + ROWS),
                 };
                 let tiles: Vec<Tile> = (0..lines).flat_map(|line| (0..out_width).step_by(ROWS).map(move |x| tile(line, x))).collect();
-                let sums = self.add(&tiles, 1, (image, across), weights, &mut scratch.as_chunks_mut().0[..], lines * out_width);
+                let sums = self.add(&tiles, 1, (image, across), weights, scratch.as_chunks_mut().0, lines * out_width);
                 write(sums.iter().copied(), windows.out_plane(), &mut out[first * out_width..]);
             }
         }

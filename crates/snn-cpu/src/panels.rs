@@ -124,11 +124,21 @@ pub struct Packed {
 impl Packed {
     /// Packs a matrix `[inputs, columns]`, `per_word` inputs to a word, into memory of a size that `memory` gives; `None` where a
     /// weight is not finite.
-    pub fn new(w: Matrix<'_>, [inputs, columns]: [usize; 2], per_word: usize, memory: impl FnOnce(usize) -> Vec<f32>) -> Option<Packed> {
+    pub fn new(w: Matrix<'_>, sizes: [usize; 2], per_word: usize, memory: impl FnOnce(usize) -> Vec<f32>) -> Option<Packed> {
+        Packed::in_width(Packed::width_of(sizes[1]), w, sizes, per_word, memory)
+    }
+
+    /// [`Packed::new`] in panels of a width, of which the last may be wider than its columns.
+    pub fn in_width(
+        width: usize,
+        w: Matrix<'_>,
+        [inputs, columns]: [usize; 2],
+        per_word: usize,
+        memory: impl FnOnce(usize) -> Vec<f32>,
+    ) -> Option<Packed> {
         let (input_stride, column_stride, w) = (w.row, w.column, w.values);
-        let (lanes, words) = (Packed::lanes_of(columns), inputs.div_ceil(per_word));
-        let width = lanes * LANES;
-        let mut data = memory(Packed::len([inputs, columns], per_word));
+        let (lanes, words) = (width / LANES, inputs.div_ceil(per_word));
+        let mut data = memory(columns.div_ceil(width) * words * WORD * width);
         let finite = data.par_chunks_mut(WORD * width).enumerate().map(|(i, panel)| {
             let (first_column, first_input) = (i / words * width, i % words * per_word);
             let (across, down) = (width.min(columns - first_column), per_word.min(inputs - first_input));
