@@ -72,7 +72,7 @@ pub fn convolve(
         }
         Direction::InputGradient => {
             let a = a.floats(buffers, &mut held);
-            let images = out.len() / (windows.channels * windows.plane());
+            let images = windows.images(out.len());
             if lines::fits_input_gradient(windows) {
                 lines::input_gradient(windows, a, b, out);
             } else if taps::fits_input_gradient(windows) {
@@ -111,9 +111,8 @@ pub fn convolve(
             // The gradient of results as `[positions, channels]`.
             crate::moves::transpose(b, [windows.out_channels, windows.out_plane()], &mut rows);
             if !weight_gradient_of_spikes(windows, buffers, products, (a, &rows), out) {
-                let images = a.len() / (windows.channels * windows.plane());
                 let a = a.floats(buffers, &mut held);
-                if products.are_fastest() && direct::fits_weight_gradient(windows, images) {
+                if products.are_fastest() && direct::fits_weight_gradient(windows, windows.images(a.len())) {
                     direct::weight_gradient(windows, buffers, a, &rows, out);
                 } else {
                     unrolled.weight_gradient(a, &rows, out);
@@ -131,7 +130,7 @@ const DIRECTLY: Densest = Densest { ones: 0.75, values: 0.5 };
 
 /// Is the gradient of weights faster by filtering?
 fn filters_weight_gradient(windows: &Windows, products: Products, x: Elements<'_>) -> bool {
-    let images = x.len() / (windows.channels * windows.plane());
+    let images = windows.images(x.len());
     let dense = products.densest().is_none_or(|densest| densest != Densest::ANY && !are_few(x, windows.input[1], SPARSE));
     !products.is_exact() && winograd::fits_weight_gradient(windows, images) && dense
 }
@@ -153,8 +152,7 @@ fn forward(
         return;
     }
     let sparse = |densest| lines::sparse(windows).is_some_and(|sparse| densest == Densest::ANY || are_few(x, windows.input[1], sparse));
-    let directly =
-        products.are_fastest() && !by_lines && direct::fits_forward(windows, x.len() / (windows.channels * windows.plane()).max(1));
+    let directly = products.are_fastest() && !by_lines && direct::fits_forward(windows, windows.images(x.len()));
     let by_spikes = products
         .densest_in(windows)
         .map(|densest| if directly { densest.at_most(DIRECTLY) } else { densest })
@@ -507,7 +505,7 @@ impl Unrolled<'_> {
     }
 
     fn padded_width(&self) -> usize {
-        self.input[1] + 2 * self.padding[1]
+        self.padded_input()[1]
     }
 
     fn met_lines(&self, block: Block) -> usize {
@@ -516,8 +514,7 @@ impl Unrolled<'_> {
 
     /// Where an element of the kernel meets the first position of a line of a block, in [`Self::padded`] lines.
     fn met(&self, tap: usize, line: usize) -> usize {
-        let (ky, kx) = (tap / self.kernel[1], tap % self.kernel[1]);
-        (line * self.stride[0] + ky * self.dilation[0]) * self.padded_width() + kx * self.dilation[1]
+        line * self.stride[0] * self.padded_width() + self.tap(tap, self.padded_width())
     }
 
     /// One row for each channel of a group and element of the kernel: what the positions of a block meet in `x`, the block's images.

@@ -132,13 +132,9 @@ fn channels_together(windows: &Windows) -> usize {
     windows.channels.div_ceil(TASKS)
 }
 
-fn padded_size(windows: &Windows) -> [usize; 2] {
-    [0, 1].map(|a| windows.input[a] + 2 * windows.padding[a])
-}
-
 /// Floats of a padded image.
 fn padded(windows: &Windows) -> usize {
-    padded_size(windows).iter().fold(windows.channels, |n, size| n.saturating_mul(*size))
+    windows.padded_input().iter().fold(windows.channels, |n, size| n.saturating_mul(*size))
 }
 
 /// A convolution of `x` by weights that are kept packed, or packed panel by panel into memory of `packing`; `false` where one is not
@@ -189,7 +185,7 @@ struct SomeInputs {
 /// The inputs of all sums, some words at a time.
 fn parts(windows: &Windows, rows: Rows, per_word: usize, width: usize) -> Vec<SomeInputs> {
     let (taps, inputs) = (windows.taps(), windows.channels * windows.taps());
-    let [padded_height, padded_width] = padded_size(windows);
+    let [padded_height, padded_width] = windows.padded_input();
     let (places, of_channel) = match rows {
         Rows::Images => (windows.out_plane(), windows.plane()),
         Rows::Positions => (1, padded_height * padded_width),
@@ -197,10 +193,7 @@ fn parts(windows: &Windows, rows: Rows, per_word: usize, width: usize) -> Vec<So
     // The elements of the kernel that are met from each place, and where in a channel.
     let tap_at = |tap: usize, place: usize| match rows {
         Rows::Images => met(windows, tap, place),
-        Rows::Positions => {
-            let (ky, kx) = (tap / windows.kernel[1], tap % windows.kernel[1]);
-            Some(ky * windows.dilation[0] * padded_width + kx * windows.dilation[1])
-        }
+        Rows::Positions => Some(windows.tap(tap, padded_width)),
     };
     let met: Vec<Vec<[usize; 2]>> =
         (0..places).map(|place| (0..taps).filter_map(|tap| Some([tap, tap_at(tap, place)?])).collect()).collect();
@@ -263,7 +256,7 @@ impl Forward<'_> {
             Rows::Images => images_together(self.windows),
             Rows::Positions => 1,
         };
-        let scratch = || self.buffers.scratch(scratch_floats(self.windows, Direction::Forward, self.x.len() / self.of_image())[1]);
+        let scratch = || self.buffers.scratch(scratch_floats(self.windows, Direction::Forward, self.windows.images(self.x.len()))[1]);
         let some = |scratch: &mut [f32], (i, mut out): (usize, MatrixMut<'_>)| {
             let images = out.sizes()[0];
             let x = &self.x[i * together * self.of_image()..][..images * self.of_image()];
@@ -302,7 +295,7 @@ impl Forward<'_> {
 
     fn image(&self, x: &[f32], weights: &[f32], scratch: &mut [f32], out: &mut MatrixMut<'_>) {
         let windows = self.windows;
-        let ([_, width], [down, across]) = (padded_size(windows), windows.stride);
+        let ([_, width], [down, across]) = (windows.padded_input(), windows.stride);
         let (image, scratch) = scratch.split_at_mut(padded(windows));
         pad(windows, x, image);
         let [out_height, out_width] = windows.output;
@@ -351,7 +344,7 @@ impl Forward<'_> {
 
 /// An image with zeros around it.
 fn pad(windows: &Windows, image: &[f32], to: &mut [f32]) {
-    let [height, width] = padded_size(windows);
+    let [height, width] = windows.padded_input();
     to.fill(0.0);
     for (plane, to) in image.chunks_exact(windows.plane()).zip(to.chunks_exact_mut(height * width)) {
         put_inside(plane, windows.input, windows.padding, 0, width, to);
@@ -374,7 +367,7 @@ fn write<'s>(sums: impl Iterator<Item = &'s [Columns]>, plane: usize, out: &mut 
 pub fn input_gradient(windows: &Windows, buffers: &Buffers, g: &[f32], w: &[f32], out: &mut [f32]) {
     let (channels, outs, taps) = (windows.channels, windows.out_channels, windows.taps());
     let (plane, out_plane) = (windows.plane(), windows.out_plane());
-    let images = out.len() / (channels * plane);
+    let images = windows.images(out.len());
     let of_g = outs * out_plane;
     // What meets each place.
     let mut pairs = vec![Vec::new(); plane];
@@ -429,9 +422,9 @@ fn kernels(w: &[f32], [channels, taps]: [usize; 2], first: usize, outs: Range<us
 /// of a tile are the elements of a line of the kernel, and the terms of a sum are positions.
 pub fn weight_gradient(windows: &Windows, buffers: &Buffers, x: &[f32], g: &[f32], out: &mut [f32]) {
     let (channels, outs, taps) = (windows.channels, windows.out_channels, windows.taps());
-    let ([height, width], [out_height, out_width]) = (padded_size(windows), windows.output);
+    let ([height, width], [out_height, out_width]) = (windows.padded_input(), windows.output);
     let of_image = channels * windows.plane();
-    let [shared, own] = scratch_floats(windows, Direction::WeightGradient, x.len() / of_image);
+    let [shared, own] = scratch_floats(windows, Direction::WeightGradient, windows.images(x.len()));
     let mut images = buffers.scratch(shared);
     images.par_chunks_exact_mut(padded(windows)).zip(x.par_chunks_exact(of_image)).for_each(|(to, image)| pad(windows, image, to));
     let images = &images[..];

@@ -58,7 +58,7 @@ impl ByIntegers<'_> {
             return 0;
         }
         let [height, width] = self.padded();
-        let images = inputs / (self.channels * self.plane()).max(1);
+        let images = self.images(inputs);
         let own = BAND * (self.terms().next_multiple_of(DEPTH) + WIDTH * size_of::<f32>());
         images.saturating_mul(self.channels * height * width).saturating_add(threads.saturating_mul(own))
     }

@@ -266,7 +266,7 @@ impl Lines<'_> {
         let w = self.windows;
         let [out_height, out_width] = w.output;
         let (plane, out_plane, taps) = (w.plane(), w.out_plane(), w.taps());
-        let padded_width = w.input[1] + 2 * w.padding[1];
+        let padded_width = w.padded_input()[1];
         let blocks = outs.len().div_ceil(OUTS);
         let mut sums: Vec<Sums> = vec![[[0.0; LANES]; OUTS]; channels.len() * blocks * taps];
         let reach = (w.kernel[0] - 1) * w.dilation[0];

@@ -90,7 +90,7 @@ fn of_convolution(c: &ConvolutionPlan, [first, second]: [usize; 2], converted: u
     let images = |outs: usize| outs / (w.out_channels * w.out_plane()).max(1);
     match c.direction {
         Direction::Forward => {
-            let images = first / (w.channels * w.plane()).max(1);
+            let images = w.images(first);
             let dense = if lines::fits_forward(w) { 0 } else { unrolled };
             let [packed, bits] = by_spikes(w).scratch(images, threads);
             let packed = packed.saturating_mul(FLOAT).max(ByIntegers(w).kept_bytes());

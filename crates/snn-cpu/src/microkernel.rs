@@ -102,9 +102,9 @@ macro_rules! vectors {
                                 2 => tile::<2>(terms, a, row, b, c, c_row, first),
                                 3 => tile::<3>(terms, a, row, b, c, c_row, first),
                                 4 => tile::<4>(terms, a, row, b, c, c_row, first),
-                                5 => tile::<{ if $rows < 5 { $rows } else { 5 } }>(terms, a, row, b, c, c_row, first),
-                                6 => tile::<{ if $rows < 6 { $rows } else { 6 } }>(terms, a, row, b, c, c_row, first),
-                                7 => tile::<{ if $rows < 7 { $rows } else { 7 } }>(terms, a, row, b, c, c_row, first),
+                                5 => tile::<5>(terms, a, row, b, c, c_row, first),
+                                6 => tile::<6>(terms, a, row, b, c, c_row, first),
+                                7 => tile::<7>(terms, a, row, b, c, c_row, first),
                                 _ => tile::<$rows>(terms, a, row, b, c, c_row, first),
                             }
                         }

@@ -138,39 +138,34 @@ impl Packed {
     ) -> Option<Packed> {
         let (input_stride, column_stride, w) = (w.row, w.column, w.values);
         let (lanes, words) = (width / LANES, inputs.div_ceil(per_word));
-        let mut data = memory(columns.div_ceil(width) * words * WORD * width);
+        let mut data = memory(Packed::len_in_width(width, [inputs, columns], per_word));
         let finite = data.par_chunks_mut(WORD * width).enumerate().map(|(i, panel)| {
             let (first_column, first_input) = (i / words * width, i % words * per_word);
             let (across, down) = (width.min(columns - first_column), per_word.min(inputs - first_input));
             if across < width || down < WORD {
                 panel.fill(0.0);
             }
-            let mut finite = true;
             if column_stride == 1 {
                 for (i, row) in panel.chunks_exact_mut(width).enumerate().take(down) {
-                    let from = &w[(first_input + i) * input_stride + first_column..][..across];
-                    finite &= from.iter().fold(true, |all, x| all & x.is_finite());
-                    row[..across].copy_from_slice(from);
+                    row[..across].copy_from_slice(&w[(first_input + i) * input_stride + first_column..][..across]);
                 }
-                return finite;
-            }
-            // Squares, so that both sides stay in cache.
-            for first in (0..down).step_by(LANES) {
-                for column in (0..across).step_by(LANES) {
+            } else {
+                // Squares, so that both sides stay in cache.
+                let squares = (0..down).step_by(LANES).flat_map(|first| (0..across).step_by(LANES).map(move |column| (first, column)));
+                for (first, column) in squares {
                     let [rows, columns] = [LANES.min(across - column), LANES.min(down - first)];
                     let from = &w[(first_input + first) * input_stride + (first_column + column) * column_stride..];
                     let to = &mut panel[first * width + column..];
                     if input_stride == 1 {
                         transpose(from, column_stride, [rows, columns], to, width);
-                        continue;
-                    }
-                    for (r, c) in (0..rows).flat_map(|r| (0..columns).map(move |c| (r, c))) {
-                        to[c * width + r] = from[r * column_stride + c * input_stride];
+                    } else {
+                        for (r, c) in (0..rows).flat_map(|r| (0..columns).map(move |c| (r, c))) {
+                            to[c * width + r] = from[r * column_stride + c * input_stride];
+                        }
                     }
                 }
             }
-            finite = panel.chunks_exact(width).take(down).all(|row| row[..across].iter().fold(true, |all, x| all & x.is_finite()));
-            finite
+            panel.chunks_exact(width).take(down).all(|row| row[..across].iter().fold(true, |all, x| all & x.is_finite()))
         });
         finite.reduce(|| true, |a, b| a && b).then_some(Packed { data, words, columns, lanes })
     }
@@ -182,14 +177,17 @@ impl Packed {
     }
 
     /// How many floats a matrix `[inputs, columns]` takes when it is packed.
-    pub fn len([inputs, columns]: [usize; 2], per_word: usize) -> usize {
-        let width = Packed::lanes_of(columns) * LANES;
+    pub fn len(sizes: [usize; 2], per_word: usize) -> usize {
+        Packed::len_in_width(Packed::width_of(sizes[1]), sizes, per_word)
+    }
+
+    fn len_in_width(width: usize, [inputs, columns]: [usize; 2], per_word: usize) -> usize {
         columns.div_ceil(width).saturating_mul(inputs.div_ceil(per_word)).saturating_mul(WORD * width)
     }
 
     /// How many floats [`product_once`] takes, on so many threads.
     pub fn once_len([inputs, columns, per_word]: [usize; 3], threads: usize) -> usize {
-        let width = Packed::lanes_of(columns) * LANES;
+        let width = Packed::width_of(columns);
         threads.min(columns.div_ceil(width)).saturating_mul(Packed::len([inputs, width.min(columns)], per_word))
     }
 
@@ -272,7 +270,7 @@ pub fn product_once(
     to: &Target<'_>,
 ) -> bool {
     let worth = threads() > 1 && spikes.count * columns > WORTH_A_THREAD;
-    let width = Packed::lanes_of(columns) * LANES;
+    let width = Packed::width_of(columns);
     let panels = columns.div_ceil(width);
     let each = worth && panels >= threads();
     let panel = |sums: &mut Vec<[f32; LANES]>, p: usize| {

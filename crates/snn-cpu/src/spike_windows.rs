@@ -292,7 +292,7 @@ pub fn inputs_of_a_word(windows: &Windows) -> Option<usize> {
 
 /// Words of a padded row; one more, so that a run may begin anywhere.
 fn line_words(windows: &Windows) -> usize {
-    (windows.input[1] + 2 * windows.padding[1]).div_ceil(WORD) + 1
+    windows.padded_input()[1].div_ceil(WORD) + 1
 }
 
 /// What the positions of all results meet in `x`, as bits: a row for each channel and element of the kernel, `[channels and kernel,
@@ -313,14 +313,13 @@ pub fn spikes_of_windows(windows: &Windows, x: Elements<'_>, densest: Densest) -
     };
     spikes.sort();
     if !found.are_ones() {
-        let tap = |tap: usize| tap / windows.kernel[1] * windows.dilation[0] * width + tap % windows.kernel[1] * windows.dilation[1];
         let position = |p: usize| {
             let (image, y, x) = (p / (out_height * out_width), p / out_width % out_height, p % out_width);
             let at = |axis: usize, i: usize| (i * windows.stride[axis]) as i32 - windows.padding[axis] as i32;
             (image * windows.channels * plane) as i32 + at(0, y) * width as i32 + at(1, x)
         };
         spikes.values = Some(Values {
-            rows: (0..windows.channels * taps).map(|r| (r / taps * plane + tap(r % taps)) as i32).collect(),
+            rows: (0..windows.channels * taps).map(|r| (r / taps * plane + windows.tap(r % taps, width)) as i32).collect(),
             inputs: (0..own_words * WORD).map(position).collect(),
         });
     }
@@ -509,7 +508,7 @@ fn runs_of_lines(windows: &Windows, x: Elements<'_>, images: usize, spikes: &mut
     let ([height, width], [out_height, out_width]) = (windows.input, windows.output);
     let (plane, taps) = (windows.plane(), windows.taps());
     // The rows of each channel as bits, padded; where windows are apart, those that one element of the kernel meets side by side.
-    let (stride, padded) = (windows.stride[1], width + 2 * windows.padding[1]);
+    let (stride, padded) = (windows.stride[1], windows.padded_input()[1]);
     let words = padded.div_ceil(stride).div_ceil(WORD) + 2;
     let per_line = stride * words;
     let mut lines = vec![0u64; windows.channels * images * height * per_line];

@@ -98,7 +98,7 @@ pub fn input_gradient(windows: &Windows, buffers: &Buffers, g: &[f32], w: &[f32]
 /// The gradient of the weights into `out`, from the input and the gradient of the result. `false` as in [`input_gradient`].
 pub fn weight_gradient(windows: &Windows, buffers: &Buffers, x: &[f32], g: &[f32], out: &mut [f32]) -> bool {
     let sizes = Sizes::new(windows);
-    let images = x.len() / (windows.channels * windows.plane());
+    let images = windows.images(x.len());
     let tiling = sizes.tiling(windows.output, images);
     let read_x = Planes { size: windows.input, before: windows.padding, channels: windows.channels };
     let read_g = Planes { size: windows.output, before: [0; 2], channels: windows.out_channels };
@@ -340,7 +340,7 @@ impl InputGradient<'_> {
     fn block(&self, lines: Range<usize>, g: &[f32], scratch: &mut [f32], out: &mut [f32]) -> bool {
         let Sizes { windows, outs, channels } = *self.sizes;
         let of_image = lines.len() * self.tiling.count[1];
-        let images = out.len() / (windows.channels * windows.plane());
+        let images = windows.images(out.len());
         let tiles = images * of_image;
         let (before_place, after_place) = (place_of(tiles, outs), place_of(tiles, channels));
         let (before, scratch) = scratch.split_at_mut(PLACES * before_place);

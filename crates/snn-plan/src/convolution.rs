@@ -107,6 +107,23 @@ impl Windows {
         self.kernel[0] * self.kernel[1]
     }
 
+    /// How many images so many inputs are.
+    pub fn images(&self, inputs: usize) -> usize {
+        inputs / (self.channels * self.plane()).max(1)
+    }
+
+    /// Height and width of an image with the zeros around it.
+    #[inline]
+    pub fn padded_input(&self) -> [usize; 2] {
+        [0, 1].map(|a| self.input[a] + 2 * self.padding[a])
+    }
+
+    /// How far an element of the kernel is from the first, where lines are so many elements apart.
+    #[inline]
+    pub fn tap(&self, tap: usize, line: usize) -> usize {
+        tap / self.kernel[1] * self.dilation[0] * line + tap % self.kernel[1] * self.dilation[1]
+    }
+
     /// Channels of a group, before and after.
     pub fn per_group(&self) -> (usize, usize) {
         (self.channels / self.groups, self.out_channels / self.groups)
